@@ -1,0 +1,2 @@
+//! The wire format that the kernel programs and userspace share.
+#![no_std]

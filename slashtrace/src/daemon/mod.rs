@@ -1,0 +1,2 @@
+//! The pipeline: sensor → record → engine → sinks.
+//! May touch: everything; it is the only place where they meet.

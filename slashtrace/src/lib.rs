@@ -1,0 +1,14 @@
+//! slashtrace: proves which code path leaks worker processes.
+//!
+//! The folders are the data flow: [`sensor`] → [`model::Observation`] → [`engine`] (pure) →
+//! [`model::Finding`] → [`evidence`] and [`report`]; [`daemon`] joins them, [`cli`] starts them.
+
+pub mod cli;
+pub mod daemon;
+pub mod engine;
+pub mod evidence;
+pub mod model;
+pub mod profile;
+pub mod redact;
+pub mod report;
+pub mod sensor;

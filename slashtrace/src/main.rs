@@ -1,0 +1,3 @@
+//! `slashtrace`: see `slashtrace --help`.
+
+fn main() {}

@@ -1,0 +1,183 @@
+use std::fmt;
+
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Identity, ParentSource};
+
+/// A named leak pattern. The names are part of the format.
+#[derive(
+    Clone, Copy, Debug, Deserialize, Eq, Hash, JsonSchema, Ord, PartialEq, PartialOrd, Serialize,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// A new worker for each call while the earlier ones stay.
+    SpawnPerCall,
+    /// Two or more live workers in a group past the overlap grace.
+    DuplicateWorker,
+    /// A duplicate that has served nothing while a sibling serves.
+    LostWorker,
+    /// Workers of a group replaced again and again, without overlap: a cost, not a leak.
+    RespawnChurn,
+    /// Its gateway exited and it outlives the orphan grace.
+    GatewayOrphan,
+    /// No other process holds the write end of its stdin.
+    Unreachable,
+    /// The worker exited, descendants of it outlive the orphan grace.
+    LeftoverChildren,
+    /// Exited, and not reaped by its parent.
+    Zombie,
+    /// Surplus workers of a gateway grow over the window.
+    Accumulation,
+}
+
+impl Kind {
+    /// Every kind, in the order in which they are judged.
+    pub const ALL: [Self; 9] = [
+        Self::SpawnPerCall,
+        Self::DuplicateWorker,
+        Self::LostWorker,
+        Self::RespawnChurn,
+        Self::GatewayOrphan,
+        Self::Unreachable,
+        Self::LeftoverChildren,
+        Self::Zombie,
+        Self::Accumulation,
+    ];
+
+    /// The name in the format.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::SpawnPerCall => "spawn-per-call",
+            Self::DuplicateWorker => "duplicate-worker",
+            Self::LostWorker => "lost-worker",
+            Self::RespawnChurn => "respawn-churn",
+            Self::GatewayOrphan => "gateway-orphan",
+            Self::Unreachable => "unreachable",
+            Self::LeftoverChildren => "leftover-children",
+            Self::Zombie => "zombie",
+            Self::Accumulation => "accumulation",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// How surely a finding holds.
+#[derive(
+    Clone, Copy, Debug, Deserialize, Eq, Hash, JsonSchema, Ord, PartialEq, PartialOrd, Serialize,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Confidence {
+    /// Consistent with what was seen; other readings are too.
+    Weak,
+    /// Seen, but one step of it by sampling or by reading /proc later.
+    Strong,
+    /// Every step was seen in the kernel.
+    Proven,
+}
+
+impl fmt::Display for Confidence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Weak => "weak",
+            Self::Strong => "strong",
+            Self::Proven => "proven",
+        })
+    }
+}
+
+/// Where a finding is in its life.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FindingState {
+    /// It holds now and did not before.
+    Opened,
+    /// It still holds, for other workers or with another confidence.
+    Updated,
+    /// It no longer holds.
+    Closed,
+}
+
+/// The gateway a finding is about.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub struct GatewayRef {
+    /// Thread group id.
+    pub pid: u32,
+    /// Start time, ns of the boot clock.
+    pub start_ns: u64,
+    /// `comm`, escaped.
+    pub comm: String,
+    /// First token of its argv, home masked; null where it could not be read.
+    pub argv0: Option<String>,
+    /// How it is known; `proc` means that it is only the current parent.
+    pub how: ParentSource,
+}
+
+/// A worker as a finding names it.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub struct FindingWorker {
+    /// Thread group id.
+    pub pid: u32,
+    /// Start time, ns of the boot clock.
+    pub start_ns: u64,
+    /// When it was spawned, RFC 3339.
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    pub spawned_at: Timestamp,
+    /// Resident set when last sampled, KiB; null if it never was.
+    pub rss_kib: Option<u64>,
+    /// Calls it served: exact with counted calls, else null.
+    pub reads: Option<u64>,
+}
+
+impl FindingWorker {
+    /// The identity of the worker.
+    pub fn identity(&self) -> Identity {
+        Identity { pid: self.pid, start_ns: self.start_ns }
+    }
+}
+
+/// When memory runs out if surplus workers go on growing as they do.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub struct Forecast {
+    /// Growth of the surplus, workers per hour.
+    pub workers_per_hour: u64,
+    /// Growth of its resident memory, KiB per hour.
+    pub kib_per_hour: u64,
+    /// Seconds until `MemAvailable` is used up at that rate; null if memory was not sampled.
+    pub exhausted_in_s: Option<u64>,
+}
+
+/// A named pattern, the observations that prove it, and how surely.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub struct Finding {
+    /// Stable name of this finding through its life.
+    pub id: String,
+    /// The pattern.
+    pub kind: Kind,
+    /// Where it is in its life.
+    pub state: FindingState,
+    /// How surely it holds.
+    pub confidence: Confidence,
+    /// The gateway; null where who forked the worker is unknown.
+    pub gateway: Option<GatewayRef>,
+    /// The session key; null where the finding is not about one session.
+    pub session: Option<String>,
+    /// The workers it is about, oldest first.
+    pub workers: Vec<FindingWorker>,
+    /// The processes it is about where they are not workers (`leftover-children`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub processes: Vec<Identity>,
+    /// Forecast (`accumulation`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forecast: Option<Forecast>,
+    /// Sequence numbers of the observations that prove it, ascending.
+    pub because: Vec<u64>,
+    /// One sentence for a person: what was seen.
+    pub text: String,
+}

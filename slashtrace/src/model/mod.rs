@@ -1,0 +1,17 @@
+//! The words of the product as types: identities, observations, findings, and the record that
+//! carries them in evidence. Everything here is plain data: serialisable, comparable, pure.
+//! May touch: nothing that does I/O, no clock, no async.
+
+mod finding;
+mod identity;
+mod observation;
+mod record;
+
+pub use finding::{Confidence, Finding, FindingState, FindingWorker, Forecast, GatewayRef, Kind};
+pub use identity::Identity;
+pub use observation::{
+    Capability, Exec, Exit, Gap, GapReason, Host, Limits, Memory, Parent, ParentSource, Process,
+    Role, Sample, Sender, SensorKind, Signal, Source, Spawn, Start, StdinPeer, StdinState, Stop,
+    Terminal, Tick,
+};
+pub use record::{Body, FORMAT_VERSION, Observation, Record};

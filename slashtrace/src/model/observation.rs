@@ -1,0 +1,459 @@
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::Identity;
+use crate::profile::Profile;
+
+/// Which sensor set is in use for a recording.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SensorKind {
+    /// Kernel programs, /proc snapshot and periodic samples.
+    Ebpf,
+    /// /proc alone, read every interval: needs no privilege and sees less.
+    Poll,
+}
+
+/// How one observation was made.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Source {
+    /// A kernel program saw it happen.
+    Kernel,
+    /// Read from /proc: at the start, in a sample, or in a resync after loss.
+    Proc,
+    /// Inferred by the poll sensor from two readings of /proc; the moment is that of the reading.
+    Poll,
+}
+
+/// What a tracked process is to us.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// Matched by the profile's worker rule.
+    Worker,
+    /// Descends from a worker (an MCP server it started, for instance).
+    Descendant,
+    /// Forked a worker.
+    Gateway,
+    /// Above a gateway, up to its session leader.
+    Ancestor,
+}
+
+/// How a worker's parent is known; decides whether it may be called its gateway.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ParentSource {
+    /// The kernel saw this thread group call fork/vfork/clone.
+    Fork,
+    /// `task_struct.real_parent` at the moment of the worker's exec.
+    Exec,
+    /// Read from /proc later: the *current* parent, which may have adopted the worker.
+    Proc,
+}
+
+/// A process as far as it may be shown: default-deny, secrets never get here.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub struct Process {
+    /// Thread group id.
+    pub pid: u32,
+    /// Start time, ns of the boot clock.
+    pub start_ns: u64,
+    /// `task_struct.comm`, escaped where it is not printable UTF-8.
+    pub comm: String,
+    /// First token of its argv with the home folder masked; absent where it could not be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub argv0: Option<String>,
+}
+
+impl Process {
+    /// The identity of this process.
+    pub fn identity(&self) -> Identity {
+        Identity { pid: self.pid, start_ns: self.start_ns }
+    }
+}
+
+/// The thread group that forked a worker, and how that is known.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub struct Parent {
+    /// The parent itself.
+    #[serde(flatten)]
+    pub process: Process,
+    /// How it is known.
+    pub how: ParentSource,
+    /// Whether it had already ended when this was observed (it died between fork and exec).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub gone: bool,
+    /// Whether it is a reaper that adopts orphans (pid 1 of its pid namespace, or a child
+    /// subreaper): with `how: proc`, such a parent proves nothing about who forked the worker.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reaper: bool,
+}
+
+/// A controlling terminal.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
+pub struct Terminal {
+    /// Index on its devpts instance: 3 for /dev/pts/3.
+    pub index: u32,
+}
+
+/// A tracked process came to be: a worker executed, or a process forked below one.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub struct Spawn {
+    /// `worker` or `descendant`.
+    pub role: Role,
+    /// Thread group id.
+    pub pid: u32,
+    /// Start time, ns of the boot clock.
+    pub start_ns: u64,
+    /// How this was observed.
+    pub source: Source,
+    /// True for a process that was there before the sensor watched (or that a resync found):
+    /// who forked it is unknown, `parent` is only who has it now.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub inherited: bool,
+    /// The thread group that forked it; for a descendant, the process above it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<Parent>,
+    /// Processes above `parent`, nearest first, up to and including the session leader.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ancestors: Vec<Process>,
+    /// The worker this descends from (descendants only).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<Identity>,
+    /// `task_struct.comm`, escaped.
+    pub comm: String,
+    /// Real user id.
+    pub uid: u32,
+    /// Session id (`setsid(2)`) in the initial pid namespace; 0 if unknown.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub sid: u32,
+    /// argv tokens, escaped and masked; empty for a descendant that has not executed yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub argv: Vec<String>,
+    /// True length of the argument area in bytes (`mm->arg_end - mm->arg_start`).
+    #[serde(default, skip_serializing_if = "is_zero_u64")]
+    pub argv_bytes: u64,
+    /// Whether `argv` is only the beginning.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub argv_truncated: bool,
+    /// The session key in argv (workers only), escaped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
+    /// The model in argv (workers only), escaped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// Its controlling terminal, or else its parent's or its parent's session leader's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub terminal: Option<Terminal>,
+    /// The profile's name for it if it is a known helper (descendants only).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub helper: Option<String>,
+}
+
+impl Spawn {
+    /// The identity of the spawned process.
+    pub fn identity(&self) -> Identity {
+        Identity { pid: self.pid, start_ns: self.start_ns }
+    }
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde's skip_serializing_if passes a reference"
+)]
+fn is_zero(n: &u32) -> bool {
+    *n == 0
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde's skip_serializing_if passes a reference"
+)]
+fn is_zero_u64(n: &u64) -> bool {
+    *n == 0
+}
+
+/// A tracked process executed another program: it keeps its identity.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub struct Exec {
+    /// Thread group id.
+    pub pid: u32,
+    /// Start time, ns of the boot clock.
+    pub start_ns: u64,
+    /// What it was to us before this exec.
+    pub role: Role,
+    /// Whether its new argv matches the worker rule.
+    pub is_worker: bool,
+    /// New `comm`, escaped.
+    pub comm: String,
+    /// First token of the new argv, home masked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub argv0: Option<String>,
+    /// The profile's name for it if it is a known helper.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub helper: Option<String>,
+    /// How this was observed.
+    pub source: Source,
+}
+
+impl Exec {
+    /// The identity of the process.
+    pub fn identity(&self) -> Identity {
+        Identity { pid: self.pid, start_ns: self.start_ns }
+    }
+}
+
+/// A tracked thread group ended (its last thread, not just one of them).
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub struct Exit {
+    /// Thread group id.
+    pub pid: u32,
+    /// Start time, ns of the boot clock.
+    pub start_ns: u64,
+    /// What it was to us.
+    pub role: Role,
+    /// Exit code, 0–255; absent if a signal ended it or if it is unknown (`source` not kernel).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<u8>,
+    /// The signal that ended it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<u8>,
+    /// Reads of its stdin that returned data, over its whole life; only with counted calls.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reads: Option<u64>,
+    /// How this was observed; unless `kernel`, the time is when it was missed.
+    pub source: Source,
+}
+
+impl Exit {
+    /// The identity of the process.
+    pub fn identity(&self) -> Identity {
+        Identity { pid: self.pid, start_ns: self.start_ns }
+    }
+}
+
+/// Who sent a signal.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub struct Sender {
+    /// Thread group id of the sender.
+    pub pid: u32,
+    /// Start time, ns of the boot clock.
+    pub start_ns: u64,
+    /// Its `comm`, escaped.
+    pub comm: String,
+    /// Its real user id.
+    pub uid: u32,
+}
+
+/// A signal was generated for a tracked process (tracepoint `signal:signal_generate`).
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub struct Signal {
+    /// Thread group id of the target.
+    pub pid: u32,
+    /// Start time of the target, ns of the boot clock.
+    pub start_ns: u64,
+    /// What the target was to us.
+    pub role: Role,
+    /// Signal number.
+    pub signal: u8,
+    /// Its name: `SIGTERM`.
+    pub name: String,
+    /// `si_code`: 0 `SI_USER`, -6 `SI_TKILL`, 128 `SI_KERNEL`, … (sigaction(2)).
+    pub si_code: i32,
+    /// Whether it was delivered rather than ignored or already pending.
+    pub delivered: bool,
+    /// Who sent it; absent if the kernel itself did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sender: Option<Sender>,
+}
+
+impl Signal {
+    /// The identity of the target.
+    pub fn identity(&self) -> Identity {
+        Identity { pid: self.pid, start_ns: self.start_ns }
+    }
+}
+
+/// Whether anybody can still write to a worker's stdin.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StdinState {
+    /// Another process holds the write end.
+    Held,
+    /// Every process was looked at and none other holds the write end.
+    Unheld,
+    /// Not a pipe or socket, or not every process could be looked at.
+    Unknown,
+}
+
+/// The other end of a worker's stdin.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub struct StdinPeer {
+    /// What is known of it.
+    pub state: StdinState,
+    /// A process that holds the write end, if one was found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder: Option<Identity>,
+}
+
+/// What a tracked process looked like at one moment. Written when something in it changed; a
+/// field that was not read this time is absent and keeps its last value.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub struct Sample {
+    /// Thread group id.
+    pub pid: u32,
+    /// Start time, ns of the boot clock.
+    pub start_ns: u64,
+    /// State letter of /proc/PID/stat: `S`, `R`, `D`, `T`, `Z`; `X` once a zombie was reaped.
+    pub state: char,
+    /// Resident set, KiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rss_kib: Option<u64>,
+    /// Proportional set, KiB (/proc/PID/smaps_rollup; read seldom because it is costly).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pss_kib: Option<u64>,
+    /// Number of threads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threads: Option<u32>,
+    /// Read system calls of the whole process so far (/proc/PID/io `syscr`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub syscr: Option<u64>,
+    /// Reads of its stdin that returned data so far, counted in the kernel (`--count-calls`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reads: Option<u64>,
+    /// The other end of its stdin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stdin: Option<StdinPeer>,
+}
+
+impl Sample {
+    /// The identity of the sampled process.
+    pub fn identity(&self) -> Identity {
+        Identity { pid: self.pid, start_ns: self.start_ns }
+    }
+}
+
+/// The machine's memory (/proc/meminfo).
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub struct Memory {
+    /// `MemTotal`, KiB.
+    pub total_kib: u64,
+    /// `MemAvailable`, KiB.
+    pub available_kib: u64,
+    /// `SwapTotal`, KiB.
+    pub swap_total_kib: u64,
+    /// `SwapFree`, KiB.
+    pub swap_free_kib: u64,
+}
+
+/// The sensor's clock: time passed. The engine has no clock of its own, so the ticks that it was
+/// given are evidence like everything else it used.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub struct Tick {
+    /// The machine's memory at that moment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Memory>,
+}
+
+/// Why something was missed.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GapReason {
+    /// The ring buffer was full when a record was to be written.
+    RingFull,
+    /// The map of tracked processes was full.
+    MapFull,
+    /// A kernel program could not read an argument area or a task field.
+    ReadFailed,
+    /// A kernel program was skipped because it already ran on that CPU
+    /// (`recursion_misses` of bpf(2)'s program info).
+    ProgramMissed,
+    /// The kernel says it submitted more records than were read.
+    Unread,
+    /// A record could not be decoded.
+    Undecodable,
+    /// The argument area was longer than what is searched, so a worker may have been overlooked.
+    ArgvNotSearched,
+}
+
+/// Something was not seen. A resync from /proc follows it.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub struct Gap {
+    /// Why.
+    pub reason: GapReason,
+    /// How many events, as far as is known.
+    pub lost: u64,
+    /// Whether the state was read again from /proc (false for reasons that cannot hide a worker).
+    pub resynced: bool,
+}
+
+/// The machine that was observed. Names of people and hosts are left out.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub struct Host {
+    /// Kernel release (`uname -r`).
+    pub kernel: String,
+    /// Architecture (`uname -m`).
+    pub arch: String,
+    /// CPUs online.
+    pub cpus: u32,
+    /// Memory at the start.
+    pub memory: Memory,
+}
+
+/// One thing a sensor set can or cannot do here.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub struct Capability {
+    /// Its name: `sched_process_exec`, `count-calls`, `stdin-peer`.
+    pub name: String,
+    /// Whether it works.
+    pub ok: bool,
+    /// How it is done, or why not.
+    pub detail: String,
+}
+
+/// Bounds within which the recording is complete.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub struct Limits {
+    /// Bytes of argv that are searched for a worker's tokens.
+    pub argv_searched_bytes: u32,
+    /// Size of the ring buffer, bytes; 0 without kernel programs.
+    pub ring_bytes: u32,
+    /// Processes that can be tracked at once.
+    pub tracked_max: u32,
+    /// Interval between samples, ms.
+    pub sample_interval_ms: u64,
+}
+
+/// First record of every evidence file: what was observed, with what, and by which rules.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+pub struct Start {
+    /// Version of slashtrace that wrote the file.
+    pub version: String,
+    /// The machine.
+    pub host: Host,
+    /// The sensor set in use.
+    pub sensor: SensorKind,
+    /// What each part of it can do here.
+    pub capabilities: Vec<Capability>,
+    /// Whether calls are counted exactly.
+    pub calls_counted: bool,
+    /// The profile, whole: replay needs no other file.
+    pub profile: Profile,
+    /// Bounds.
+    pub limits: Limits,
+}
+
+/// Last record of a recording that ended in order.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub struct Stop {
+    /// Why it ended: `interrupted`, `duration`, `command-exited`, …
+    pub reason: String,
+    /// Counters of the sensors, by name (`seen`, `matched`, `submitted`, `ring-full`, …).
+    #[serde(default)]
+    pub counters: BTreeMap<String, u64>,
+    /// Whether nothing is known to be missing.
+    pub complete: bool,
+}

@@ -1,0 +1,60 @@
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Exec, Exit, Finding, Gap, Sample, Signal, Spawn, Start, Stop, Tick};
+
+/// Version of the evidence format, in every record's `v`.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// What happened, before it has a place in the evidence. Sensors make these.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Observation {
+    /// When, ns of `CLOCK_BOOTTIME`.
+    pub boottime_ns: u64,
+    /// What. Never [`Body::Finding`]: sensors observe, they do not judge.
+    pub body: Body,
+}
+
+/// One line of evidence.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+pub struct Record {
+    /// Format version, [`FORMAT_VERSION`].
+    pub v: u32,
+    /// Place in the file, from 1, without holes.
+    pub seq: u64,
+    /// Wall-clock time, RFC 3339 in UTC.
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    pub time: Timestamp,
+    /// The same moment in ns of `CLOCK_BOOTTIME`: this clock is used for every judgement.
+    pub boottime_ns: u64,
+    /// What it says.
+    #[serde(flatten)]
+    pub body: Body,
+}
+
+/// The record types.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+pub enum Body {
+    /// First record: host, sensors, profile.
+    Start(Box<Start>),
+    /// A worker or a descendant of one came to be.
+    Spawn(Box<Spawn>),
+    /// A tracked process executed another program.
+    Exec(Exec),
+    /// A tracked process ended.
+    Exit(Exit),
+    /// A signal was generated for a tracked process.
+    Signal(Signal),
+    /// What a tracked process looked like.
+    Sample(Sample),
+    /// Time passed.
+    Tick(Tick),
+    /// Something was not seen.
+    Gap(Gap),
+    /// The engine's judgement; follows the record that caused it.
+    Finding(Box<Finding>),
+    /// Last record.
+    Stop(Stop),
+}

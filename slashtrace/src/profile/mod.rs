@@ -1,0 +1,102 @@
+//! Profiles as data: which processes are workers of a program, how to read session and model from
+//! their argv, how long is too long. Parsed from TOML, carried whole in the evidence.
+//! May touch: `model`'s plain data and text it is handed; never a file, a clock or /proc.
+
+mod matching;
+mod parse;
+mod span;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use matching::{WorkerMatch, tokens_of};
+pub use parse::{BUILTIN_HERMES, ParseError};
+pub use span::Span;
+
+/// One program whose workers are watched.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Profile {
+    /// Name of the profile: `hermes`.
+    pub name: String,
+    /// One line for people.
+    #[serde(default)]
+    pub description: String,
+    /// What a worker is.
+    pub worker: WorkerRule,
+    /// How long a state may last before it is a finding.
+    #[serde(default)]
+    pub graces: Graces,
+    /// Over which time patterns are looked for.
+    #[serde(default)]
+    pub windows: Windows,
+    /// Children of workers that are known and expected to end by themselves.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub helpers: Vec<Helper>,
+}
+
+/// The worker rule: exact argv tokens, never a substring, never argv[0].
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorkerRule {
+    /// Tokens that stand one behind the other somewhere in argv[1..].
+    pub tokens: Vec<String>,
+    /// Flag whose value is the session key: `--session-key` (also as `--session-key=VALUE`).
+    pub session_flag: String,
+    /// Flag whose value is the model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model_flag: Option<String>,
+}
+
+/// How long a state may last before it is a finding.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Graces {
+    /// Two live workers in one group: a restart overlaps for a moment. Default 5 s.
+    pub overlap: Span,
+    /// A worker whose gateway exited, or a child whose worker exited. Default 10 s.
+    pub orphan: Span,
+    /// A worker whose stdin nobody can write to: it needs a moment to read EOF. Default 10 s.
+    pub unreachable: Span,
+    /// A process that exited and was not reaped. Default 60 s.
+    pub zombie: Span,
+}
+
+impl Default for Graces {
+    fn default() -> Self {
+        Self {
+            overlap: Span::from_secs(5),
+            orphan: Span::from_secs(10),
+            unreachable: Span::from_secs(10),
+            zombie: Span::from_secs(60),
+        }
+    }
+}
+
+/// Over which time patterns are looked for.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Windows {
+    /// Spawns of one group counted for `respawn-churn`. Default 10 min.
+    pub churn: Span,
+    /// Growth of a gateway's surplus for `accumulation`. Default 1 h.
+    pub accumulation: Span,
+}
+
+impl Default for Windows {
+    fn default() -> Self {
+        Self { churn: Span::from_secs(600), accumulation: Span::from_secs(3600) }
+    }
+}
+
+/// A child of workers that is known and expected to end by itself some time after its worker.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Helper {
+    /// Name for people: `mcp-watchdog`.
+    pub name: String,
+    /// Last path component of one of its argv tokens: `mcp_stdio_watchdog.py`.
+    pub file: String,
+    /// How long it may outlive its worker.
+    pub grace: Span,
+}

@@ -1,0 +1,1 @@
+//! Periodic samples of tracked processes only.
