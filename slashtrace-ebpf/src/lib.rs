@@ -1,2 +1,147 @@
-//! The wire format that the kernel programs and userspace share.
+//! The wire format that the kernel programs and userspace share: records in the ring buffer, the
+//! values of the maps, the table of kernel fields whose offsets userspace looks up.
+//!
+//! Everything is in native byte order and `repr(C)` without implicit padding. A record starts with
+//! a [`Header`] that says how long it is and by which version it was written.
 #![no_std]
+
+mod counter;
+mod field;
+mod record;
+
+pub use counter::Counter;
+pub use field::{FIELD_COUNT, Field, UNKNOWN_OFFSET};
+pub use record::{
+    ARGV_MAX, CHAIN_MAX, ExecRecord, ExitRecord, ForkRecord, Header, NO_TERMINAL, ParentKnownBy,
+    RecordKind, SignalRecord, TaskInfo, WIRE_VERSION,
+};
+
+/// Processes that can be tracked at once (entries of `TRACKED`).
+pub const TRACKED_MAX: u32 = 16_384;
+
+/// Slots of the fork cache; a power of two. A slot is overwritten by a fork whose child's pid has
+/// the same low bits, so a parent is forgotten only if that many forks happen between a worker's
+/// fork and its exec.
+pub const FORK_SLOTS: u32 = 16_384;
+
+/// Default size of the ring buffer in bytes; a power of two and a multiple of the page size.
+pub const RING_BYTES: u32 = 1 << 20;
+
+/// Words (u64) of the argv word filter; a power of two. 512 bits fit one cache line.
+pub const WORD_FILTER_WORDS: usize = 8;
+
+/// Most tokens that the worker rules of all profiles may have together.
+pub const RULE_TOKENS_MAX: u32 = 64;
+
+/// What a tracked process is, as the kernel programs store it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u32)]
+pub enum Role {
+    /// Matched by a worker rule.
+    Worker = 1,
+    /// Descends from a worker.
+    Descendant = 2,
+    /// Forked a worker.
+    Gateway = 3,
+    /// Above a gateway, up to its session leader.
+    Ancestor = 4,
+}
+
+impl Role {
+    /// The role with this number.
+    pub const fn from_u32(number: u32) -> Option<Self> {
+        Some(match number {
+            1 => Self::Worker,
+            2 => Self::Descendant,
+            3 => Self::Gateway,
+            4 => Self::Ancestor,
+            _ => return None,
+        })
+    }
+}
+
+/// Value of the map of tracked processes; its key is the thread group id.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(C)]
+pub struct Tracked {
+    /// `task_struct.start_boottime` of the thread group leader, ns.
+    pub start_ns: u64,
+    /// Start time of the worker it descends from, ns; its own for a worker, else 0.
+    pub worker_start_ns: u64,
+    /// Reads of fd 0 that returned data (workers, with counted calls).
+    pub reads: u64,
+    /// Thread group id of the worker it descends from; its own for a worker, else 0.
+    pub worker: u32,
+    /// A [`Role`].
+    pub role: u32,
+}
+
+/// One slot of the fork cache: who forked `child`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(C)]
+pub struct ForkSlot {
+    /// Start time of the child, ns: tells a reused pid from this one.
+    pub child_start_ns: u64,
+    /// Start time of the thread group that forked it, ns.
+    pub parent_start_ns: u64,
+    /// Thread group id of the child.
+    pub child: u32,
+    /// Thread group id of the forker.
+    pub parent: u32,
+}
+
+/// 64-bit FNV-1a, by which both sides name argv tokens. Userspace confirms a match on the exact
+/// tokens, so a collision costs a look and nothing else.
+pub const fn fnv1a(bytes: &[u8]) -> u64 {
+    let mut hash = FNV_OFFSET;
+    let mut i = 0;
+    while i < bytes.len() {
+        hash = fnv1a_step(hash, bytes[i]);
+        i += 1;
+    }
+    hash
+}
+
+/// Start value of [`fnv1a`].
+pub const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+
+/// One step of [`fnv1a`].
+#[inline(always)]
+pub const fn fnv1a_step(hash: u64, byte: u8) -> u64 {
+    (hash ^ byte as u64).wrapping_mul(0x0000_0100_0000_01b3)
+}
+
+/// The two bits of the word filter (0–511) that stand for one aligned 8-byte word of argv.
+#[inline(always)]
+pub const fn word_bits(word: u64) -> (u32, u32) {
+    let mixed = word.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mask = (WORD_FILTER_WORDS * 64 - 1) as u32;
+    ((mixed >> 40) as u32 & mask, (mixed >> 52) as u32 & mask)
+}
+
+/// Signals that are worth a record: those that end or stop a process by default and are sent by
+/// somebody. Timers, window changes and SIGCHLD would only wake the reader.
+pub const SIGNALS_RECORDED: u64 = bit(1) // SIGHUP
+    | bit(2) // SIGINT
+    | bit(3) // SIGQUIT
+    | bit(4) // SIGILL
+    | bit(5) // SIGTRAP
+    | bit(6) // SIGABRT
+    | bit(7) // SIGBUS
+    | bit(8) // SIGFPE
+    | bit(9) // SIGKILL
+    | bit(10) // SIGUSR1
+    | bit(11) // SIGSEGV
+    | bit(12) // SIGUSR2
+    | bit(13) // SIGPIPE
+    | bit(15) // SIGTERM
+    | bit(18) // SIGCONT
+    | bit(19) // SIGSTOP
+    | bit(20) // SIGTSTP
+    | bit(24) // SIGXCPU
+    | bit(25) // SIGXFSZ
+    | bit(31); // SIGSYS
+
+const fn bit(signal: u32) -> u64 {
+    1 << signal
+}

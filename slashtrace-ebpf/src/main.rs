@@ -1,5 +1,81 @@
-//! The kernel programs of slashtrace.
+//! The kernel programs of slashtrace: maps, and one thin entry point a hook.
+//!
+//! Rooms: `hooks/` has one file a hook, `task.rs` reads kernel structures, `filter.rs` decides
+//! whether an argv is a worker's, `emit.rs` writes records and counts what could not be written.
+//!
+//! The programs are BTF tracepoints (`tp_btf`): their arguments are typed pointers, which the
+//! verifier lets be read directly, without a helper call, at offsets that it sees as constants
+//! because the global `OFFSETS` is frozen before they are loaded.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
+#[cfg(target_arch = "bpf")]
+mod emit;
+#[cfg(target_arch = "bpf")]
+mod filter;
+#[cfg(target_arch = "bpf")]
+mod hooks;
+#[cfg(target_arch = "bpf")]
+mod maps;
+#[cfg(target_arch = "bpf")]
+mod task;
+
+#[cfg(target_arch = "bpf")]
+mod programs {
+    use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+
+    use crate::hooks;
+
+    /// `TP_PROTO(struct task_struct *parent, struct task_struct *child)`
+    #[btf_tracepoint(function = "sched_process_fork")]
+    pub fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
+        hooks::fork::handle(&ctx);
+        0
+    }
+
+    /// `TP_PROTO(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)`
+    #[btf_tracepoint(function = "sched_process_exec")]
+    pub fn sched_process_exec(ctx: BtfTracePointContext) -> i32 {
+        hooks::exec::handle(&ctx);
+        0
+    }
+
+    /// `TP_PROTO(struct task_struct *p)`, since 6.16 `(struct task_struct *p, bool group_dead)`
+    #[btf_tracepoint(function = "sched_process_exit")]
+    pub fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
+        hooks::exit::handle(&ctx);
+        0
+    }
+
+    /// `TP_PROTO(int sig, struct kernel_siginfo *info, struct task_struct *task, int group,
+    /// int result)`
+    #[btf_tracepoint(function = "signal_generate")]
+    pub fn signal_generate(ctx: BtfTracePointContext) -> i32 {
+        hooks::signal::handle(&ctx);
+        0
+    }
+
+    /// `TP_PROTO(struct pt_regs *regs, long ret)`; attached only to count calls.
+    #[btf_tracepoint(function = "sys_exit")]
+    pub fn sys_exit(ctx: BtfTracePointContext) -> i32 {
+        hooks::read::handle(&ctx);
+        0
+    }
+}
+
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo) -> ! {
+    // SAFETY: the verifier refuses a program that can get here.
+    unsafe { core::hint::unreachable_unchecked() }
+}
+
+/// Licence of the object: the helpers that read memory are for GPL-compatible programs only.
+#[cfg(target_arch = "bpf")]
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
 #[cfg(not(target_arch = "bpf"))]
-fn main() {}
+fn main() {
+    eprintln!("these are kernel programs; `slashtrace` loads them");
+}

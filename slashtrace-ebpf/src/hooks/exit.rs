@@ -1,0 +1,49 @@
+//! `sched_process_exit` (kernel/exit.c, `do_exit`): once per thread, after `signal->live` was
+//! decremented and `exit_code` set, before files are closed.
+
+use aya_ebpf::{cty::c_void, helpers::bpf_get_current_pid_tgid, programs::BtfTracePointContext};
+use slashtrace_ebpf::{ExitRecord, Field, RecordKind};
+
+use crate::{
+    emit::{header, submit},
+    maps::TRACKED,
+    task::Kernel,
+};
+
+/// `SIGNAL_GROUP_EXIT` (include/linux/sched/signal.h).
+const SIGNAL_GROUP_EXIT: u32 = 4;
+
+#[inline(always)]
+pub fn handle(ctx: &BtfTracePointContext) {
+    let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    // SAFETY: the value is copied before it is removed.
+    let Some(known) = (unsafe { TRACKED.get(&tgid) }) else {
+        return;
+    };
+    let tracked = *known;
+    let task = Kernel::new(ctx.arg::<*const c_void>(0));
+    let signal = task.follow(Field::TaskSignal);
+    if signal.is_null() || signal.read::<i32>(Field::SignalLive) != 0 {
+        return;
+    }
+    // Two threads that end together both see zero; the one that removes the entry tells.
+    if TRACKED.remove(&tgid).is_err() {
+        return;
+    }
+    // What wait(2) would say: the group's status if there was a group exit, else the leader's.
+    let status = if signal.read::<u32>(Field::SignalFlags) & SIGNAL_GROUP_EXIT != 0 {
+        signal.read(Field::SignalGroupExitCode)
+    } else {
+        let leader = task.follow(Field::TaskGroupLeader);
+        if leader.is_null() { 0 } else { leader.read(Field::TaskExitCode) }
+    };
+    submit(ExitRecord {
+        header: header(RecordKind::Exit, size_of::<ExitRecord>()),
+        start_ns: tracked.start_ns,
+        reads: tracked.reads,
+        tgid,
+        role: tracked.role,
+        status,
+        reserved: 0,
+    });
+}

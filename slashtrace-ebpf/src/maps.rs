@@ -1,0 +1,76 @@
+//! Maps and globals. Userspace finds them by these names.
+
+use aya_ebpf::{
+    Global,
+    macros::map,
+    maps::{Array, HashMap, PerCpuArray, RingBuf},
+};
+use slashtrace_ebpf::{
+    Counter, ExecRecord, FIELD_COUNT, FORK_SLOTS, Field, ForkSlot, RING_BYTES, RULE_TOKENS_MAX,
+    TRACKED_MAX, Tracked, WORD_FILTER_WORDS,
+};
+
+/// Records to userspace.
+#[map]
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
+
+/// Tracked processes by thread group id.
+#[map]
+pub static TRACKED: HashMap<u32, Tracked> = HashMap::with_max_entries(TRACKED_MAX, 0);
+
+/// Who forked whom lately, by the low bits of the child's pid.
+#[map]
+pub static FORKS: Array<ForkSlot> = Array::with_max_entries(FORK_SLOTS, 0);
+
+/// Worker rules: hash of a token → the set of places (bits) where it may stand.
+#[map]
+pub static RULE_TOKENS: HashMap<u64, u64> = HashMap::with_max_entries(RULE_TOKENS_MAX, 0);
+
+/// Counters, indexed by [`Counter`].
+#[map]
+pub static COUNTERS: PerCpuArray<[u64; Counter::ALL.len()]> = PerCpuArray::with_max_entries(1, 0);
+
+/// Where the exec program builds its record. Its own: an interrupt on the same CPU may run the
+/// signal program meanwhile.
+#[map]
+pub static EXEC_SCRATCH: PerCpuArray<ExecRecord> = PerCpuArray::with_max_entries(1, 0);
+
+/// Offsets of kernel fields, indexed by [`Field`].
+#[unsafe(no_mangle)]
+pub static OFFSETS: [u32; FIELD_COUNT] = [0; FIELD_COUNT];
+
+/// Bits of [`slashtrace_ebpf::word_bits`] for words of which each worker's argv has one.
+#[unsafe(no_mangle)]
+pub static WORD_FILTER: [u64; WORD_FILTER_WORDS] = [0; WORD_FILTER_WORDS];
+
+/// Places in the worker rules where a rule starts.
+#[unsafe(no_mangle)]
+pub static RULE_STARTS: Global<u64> = Global::new(0);
+
+/// Places in the worker rules where a rule ends: reached means matched.
+#[unsafe(no_mangle)]
+pub static RULE_ENDS: Global<u64> = Global::new(0);
+
+/// Length of the shortest argument area that can match, bytes.
+#[unsafe(no_mangle)]
+pub static ARGV_MIN: Global<u64> = Global::new(0);
+
+/// `PIDTYPE_SID` of `enum pid_type`.
+#[unsafe(no_mangle)]
+pub static PIDTYPE_SID: Global<u32> = Global::new(0);
+
+/// Number of the read system call.
+#[unsafe(no_mangle)]
+pub static SYSCALL_READ: Global<u64> = Global::new(0);
+
+/// Whether the programs log.
+#[unsafe(no_mangle)]
+pub static LOG: Global<u32> = Global::new(0);
+
+/// Offset of a field, bytes. The verifier sees a constant.
+#[inline(always)]
+pub fn offset(field: Field) -> usize {
+    // SAFETY: `OFFSETS` has an element for each field. Volatile because userspace replaces the
+    // value before the program is loaded, so the compiler must not fold the zeros above.
+    unsafe { core::ptr::read_volatile(OFFSETS.as_ptr().add(field as usize)) as usize }
+}

@@ -1,0 +1,171 @@
+/// Version of the record layouts.
+pub const WIRE_VERSION: u8 = 1;
+
+/// Bytes of the argument area that are searched and carried.
+pub const ARGV_MAX: usize = 1024;
+
+/// Most processes above a worker that a record carries: its parent, and up to its session leader.
+pub const CHAIN_MAX: usize = 8;
+
+/// [`TaskInfo::terminal`] of a process without a PTY as controlling terminal.
+pub const NO_TERMINAL: u32 = u32::MAX;
+
+/// Which record follows a [`Header`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u8)]
+pub enum RecordKind {
+    /// [`ExecRecord`].
+    Exec = 1,
+    /// [`ForkRecord`].
+    Fork = 2,
+    /// [`ExitRecord`].
+    Exit = 3,
+    /// [`SignalRecord`].
+    Signal = 4,
+}
+
+/// How the kernel programs know a worker's parent.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u8)]
+pub enum ParentKnownBy {
+    /// It was seen forking (fork cache).
+    Fork = 1,
+    /// `real_parent` at the exec.
+    RealParent = 2,
+}
+
+/// Start of every record.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(C)]
+pub struct Header {
+    /// [`WIRE_VERSION`].
+    pub version: u8,
+    /// A [`RecordKind`].
+    pub kind: u8,
+    /// Zero.
+    pub reserved: u16,
+    /// Bytes of the whole record, this header included.
+    pub size: u32,
+    /// `bpf_ktime_get_boot_ns` when it happened.
+    pub boottime_ns: u64,
+}
+
+/// A thread group as the kernel knows it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(C)]
+pub struct TaskInfo {
+    /// Start of the leader in the boot clock, ns.
+    pub start_ns: u64,
+    /// Thread group id in the initial pid namespace; 0 where there is no such process.
+    pub tgid: u32,
+    /// Real user id.
+    pub uid: u32,
+    /// Session id in the initial pid namespace; 0 if unknown.
+    pub sid: u32,
+    /// Index of the PTY that is its controlling terminal, or [`NO_TERMINAL`].
+    pub terminal: u32,
+    /// `comm` of the leader, NUL-padded.
+    pub comm: [u8; 16],
+}
+
+impl TaskInfo {
+    /// No process.
+    pub const NONE: Self =
+        Self { start_ns: 0, tgid: 0, uid: 0, sid: 0, terminal: NO_TERMINAL, comm: [0; 16] };
+}
+
+/// A worker executed (`matched`), or a tracked process executed something else.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct ExecRecord {
+    /// Header; its size counts only the argv bytes that are there.
+    pub header: Header,
+    /// The process, after the exec.
+    pub task: TaskInfo,
+    /// Its role before this exec, 0 if it was not tracked.
+    pub role_before: u32,
+    /// Whether its argv matched a worker rule.
+    pub matched: u8,
+    /// A [`ParentKnownBy`]; 0 if not matched.
+    pub parent_known_by: u8,
+    /// Whether `real_parent` is another than the forker: the forker ended, or the child was
+    /// cloned with `CLONE_PARENT`.
+    pub reparented: u8,
+    /// Zero.
+    pub reserved: u8,
+    /// True length of the argument area, bytes.
+    pub argv_bytes: u64,
+    /// Bytes of it that are in `argv`.
+    pub argv_len: u32,
+    /// Processes in `chain`.
+    pub chain_len: u32,
+    /// Thread group that forked the process (tgid 0 if not matched).
+    pub forker: TaskInfo,
+    /// `real_parent` and what is above it, up to its session leader.
+    pub chain: [TaskInfo; CHAIN_MAX],
+    /// Start of the argument area; only the first `argv_len` bytes are sent.
+    pub argv: [u8; ARGV_MAX],
+}
+
+/// A worker or a descendant of one forked.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct ForkRecord {
+    /// Header.
+    pub header: Header,
+    /// The child.
+    pub child: TaskInfo,
+    /// Start time of the parent, ns.
+    pub parent_start_ns: u64,
+    /// Start time of the worker it descends from, ns.
+    pub worker_start_ns: u64,
+    /// Thread group id of the parent.
+    pub parent: u32,
+    /// Thread group id of the worker it descends from.
+    pub worker: u32,
+}
+
+/// A tracked thread group ended.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct ExitRecord {
+    /// Header.
+    pub header: Header,
+    /// Start time, ns.
+    pub start_ns: u64,
+    /// Reads of fd 0 that returned data (workers, with counted calls).
+    pub reads: u64,
+    /// Thread group id.
+    pub tgid: u32,
+    /// Its role.
+    pub role: u32,
+    /// Wait status: exit code in bits 8–15, signal in bits 0–6, core dump in bit 7.
+    pub status: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// A signal was generated for a tracked thread group.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct SignalRecord {
+    /// Header.
+    pub header: Header,
+    /// Start time of the target, ns.
+    pub start_ns: u64,
+    /// Thread group id of the target.
+    pub tgid: u32,
+    /// Its role.
+    pub role: u32,
+    /// Signal number.
+    pub signal: u32,
+    /// `si_code`.
+    pub si_code: i32,
+    /// `TRACE_SIGNAL_*`: 0 delivered, 1 ignored, 2 already pending, 3 and 4 lost
+    /// (include/trace/events/signal.h).
+    pub result: u32,
+    /// Whether the kernel itself sent it (`SEND_SIG_PRIV`): then `sender` is only who was running.
+    pub from_kernel: u32,
+    /// Who was running: the sender.
+    pub sender: TaskInfo,
+}

@@ -1,0 +1,292 @@
+use std::{
+    fs,
+    io::Write as _,
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
+    path::PathBuf,
+};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use aya::{
+    Ebpf, EbpfLoader, Pod,
+    maps::{HashMap, MapData, PerCpuArray, RingBuf},
+    programs::{BtfTracePoint, ProgramError},
+};
+use aya_log::EbpfLogger;
+use bytes::Bytes;
+use slashtrace_ebpf::{Counter, FIELD_COUNT, Field, Tracked, UNKNOWN_OFFSET};
+use tokio::io::{Interest, unix::AsyncFd};
+
+use super::{
+    btf::{Btf, VMLINUX_BTF},
+    rule::Rule,
+};
+use crate::model::Capability;
+
+static PROBES: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/probes"));
+
+/// The hooks without which nothing can be seen, in the order in which they are attached: the end
+/// of a process is watched before its birth.
+const HOOKS: [&str; 4] =
+    ["sched_process_exit", "sched_process_fork", "signal_generate", "sched_process_exec"];
+
+/// The hook that counts calls.
+const READ_HOOK: &str = "sys_exit";
+
+/// A map value that may be written as bytes.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub struct TrackedValue(pub Tracked);
+
+// SAFETY: `Tracked` is `repr(C)`, of integers, and without padding.
+unsafe impl Pod for TrackedValue {}
+
+/// The loaded and attached programs. Dropping it detaches them.
+pub struct Object {
+    /// Keeps programs and links alive.
+    _ebpf: Ebpf,
+    /// Records from the programs.
+    pub events: AsyncFd<RingBuf<MapData>>,
+    /// Log lines from the programs, if asked for.
+    pub log: Option<EbpfLogger<StderrLog>>,
+    tracked: HashMap<MapData, u32, TrackedValue>,
+    counters: PerCpuArray<MapData, [u64; Counter::ALL.len()]>,
+    /// Descriptors of the programs, for the kernel's own count of skipped runs.
+    programs: Vec<OwnedFd>,
+}
+
+impl std::fmt::Debug for Object {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Object").field("programs", &self.programs.len()).finish_non_exhaustive()
+    }
+}
+
+impl Object {
+    /// Loads the programs with this rule and attaches them; with `count_calls` also the hook on
+    /// the end of every system call. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// If BTF is missing, a field is unknown, or the kernel refuses something. What the verifier
+    /// says goes to a file that the error names.
+    pub fn load(rule: &Rule, count_calls: bool, log: bool) -> Result<Self> {
+        let mut ebpf = create(rule, log)?;
+        let hooks: Vec<&'static str> =
+            HOOKS.into_iter().chain(count_calls.then_some(READ_HOOK)).collect();
+        {
+            let btf = aya::Btf::from_sys_fs().context("cannot parse the kernel's BTF")?;
+            for &hook in &hooks {
+                load_hook(&mut ebpf, hook, &btf)?;
+            }
+        }
+        let log = log.then(|| EbpfLogger::init_with_logger(&mut ebpf, StderrLog)).transpose()?;
+        let mut programs = Vec::new();
+        for &hook in &hooks {
+            let program = hook_mut(&mut ebpf, hook)?;
+            program.attach().with_context(|| format!("the kernel refused to attach {hook}"))?;
+            programs.push(program.fd()?.as_fd().try_clone_to_owned()?);
+        }
+        let events = RingBuf::try_from(take(&mut ebpf, "EVENTS")?)?;
+        // SAFETY: the ring buffer owns its descriptor, always returns the same one, and keeps it
+        // open until the `AsyncFd` that owns the buffer is dropped.
+        let events = unsafe { AsyncFd::register_with_interest(events, Interest::READABLE) }
+            .map_err(|_| anyhow!("the ring buffer cannot be polled"))?;
+        Ok(Self {
+            events,
+            log,
+            tracked: HashMap::try_from(take(&mut ebpf, "TRACKED")?)?,
+            counters: PerCpuArray::try_from(take(&mut ebpf, "COUNTERS")?)?,
+            programs,
+            _ebpf: ebpf,
+        })
+    }
+
+    pub fn verified(&self) -> Vec<String> {
+        self.programs.iter().map(|fd| fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).unwrap_or_default().lines().filter(|l| l.starts_with("verified")).collect()).collect()
+    }
+
+    /// Takes the next record, without waiting.
+    pub fn next_record(&mut self) -> Option<Bytes> {
+        self.events.get_mut().next().map(|record| Bytes::copy_from_slice(&record))
+    }
+
+    /// Has the kernel track a process that was there before the programs. Keeps what the kernel
+    /// itself wrote meanwhile.
+    ///
+    /// # Errors
+    /// If the map is full.
+    pub fn track(&mut self, pid: u32, tracked: Tracked) -> Result<()> {
+        const BPF_NOEXIST: u64 = 1;
+        match self.tracked.insert(pid, TrackedValue(tracked), BPF_NOEXIST) {
+            Ok(()) => Ok(()),
+            Err(error) if self.tracked.get(&pid, 0).is_ok() => {
+                drop(error);
+                Ok(())
+            }
+            Err(error) => Err(error).context("the map of tracked processes is full"),
+        }
+    }
+
+    /// What the kernel knows of a tracked process.
+    pub fn tracked(&self, pid: u32) -> Option<Tracked> {
+        self.tracked.get(&pid, 0).ok().map(|TrackedValue(tracked)| tracked)
+    }
+
+    /// Has the kernel forget a process.
+    pub fn untrack(&mut self, pid: u32) {
+        // It may have ended and been forgotten already, which is what is wanted.
+        drop(self.tracked.remove(&pid));
+    }
+
+    /// The counters, summed over the CPUs.
+    pub fn counters(&self) -> Result<[u64; Counter::ALL.len()]> {
+        let mut sums = [0u64; Counter::ALL.len()];
+        for of_cpu in self.counters.get(&0, 0)?.iter() {
+            for (sum, count) in sums.iter_mut().zip(of_cpu) {
+                *sum += count;
+            }
+        }
+        Ok(sums)
+    }
+
+    /// Runs of the programs that the kernel skipped because the same program was already running
+    /// on that CPU (`recursion_misses` in fdinfo, kernel/bpf/syscall.c, since 5.12).
+    pub fn missed_runs(&self) -> u64 {
+        self.programs.iter().filter_map(|fd| recursion_misses(fd.as_fd())).sum()
+    }
+}
+
+fn recursion_misses(program: BorrowedFd<'_>) -> Option<u64> {
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_raw_fd())).ok()?;
+    let line = info.lines().find_map(|line| line.strip_prefix("recursion_misses:"))?;
+    line.trim().parse().ok()
+}
+
+/// Creates the maps and fills what the programs only read.
+fn create(rule: &Rule, log: bool) -> Result<Ebpf> {
+    let (offsets, pidtype_sid) = kernel_layout()?;
+    let log_flag = u32::from(log);
+    let syscall_read = libc::SYS_read as u64;
+    let mut ebpf = EbpfLoader::new()
+        .override_global("OFFSETS", &offsets, true)
+        .override_global("PIDTYPE_SID", &pidtype_sid, true)
+        .override_global("WORD_FILTER", &rule.word_filter, true)
+        .override_global("RULE_STARTS", &rule.starts, true)
+        .override_global("RULE_ENDS", &rule.ends, true)
+        .override_global("ARGV_MIN", &rule.argv_min, true)
+        .override_global("SYSCALL_READ", &syscall_read, true)
+        .override_global("LOG", &log_flag, true)
+        .load(PROBES)
+        .context("the kernel refused the maps of the kernel programs")?;
+    let mut tokens: HashMap<_, u64, u64> =
+        HashMap::try_from(ebpf.map_mut("RULE_TOKENS").context("the object has no RULE_TOKENS")?)?;
+    for (hash, places) in &rule.tokens {
+        tokens.insert(hash, places, 0)?;
+    }
+    Ok(ebpf)
+}
+
+/// Offsets of the fields that the programs read, and the value of `PIDTYPE_SID`, of this kernel.
+fn kernel_layout() -> Result<([u32; FIELD_COUNT], u32)> {
+    let data = fs::read(VMLINUX_BTF).with_context(|| {
+        format!("cannot read {VMLINUX_BTF}: this kernel was built without CONFIG_DEBUG_INFO_BTF")
+    })?;
+    let btf = Btf::parse(&data).with_context(|| format!("cannot parse {VMLINUX_BTF}"))?;
+    let mut offsets = [UNKNOWN_OFFSET; FIELD_COUNT];
+    for &field in Field::ALL {
+        let (strukt, member) = field.location();
+        match btf.member_offset(strukt, member)? {
+            Some(offset) => offsets[field as usize] = offset,
+            // Only for counting calls, and only on x86-64; `hooks::read` is not loaded elsewhere.
+            None if strukt == "pt_regs" => offsets[field as usize] = 0,
+            None => bail!("this kernel's {strukt} has no member {member}"),
+        }
+    }
+    let pidtype_sid = btf.enumerator("PIDTYPE_SID")?.context("this kernel has no PIDTYPE_SID")?;
+    Ok((offsets, pidtype_sid))
+}
+
+fn hook_mut<'a>(ebpf: &'a mut Ebpf, hook: &str) -> Result<&'a mut BtfTracePoint> {
+    let program = ebpf.program_mut(hook).with_context(|| format!("the object has no {hook}"))?;
+    Ok(program.try_into()?)
+}
+
+fn load_hook(ebpf: &mut Ebpf, hook: &str, btf: &aya::Btf) -> Result<()> {
+    if hook == READ_HOOK && !cfg!(target_arch = "x86_64") {
+        bail!("calls can be counted on x86-64 only");
+    }
+    hook_mut(ebpf, hook)?.load(hook, btf).map_err(|error| explain(hook, error))
+}
+
+/// Puts what the verifier said into a file; it is too long for a terminal.
+fn explain(hook: &str, error: ProgramError) -> anyhow::Error {
+    let ProgramError::LoadError { io_error, verifier_log } = error else {
+        return anyhow::Error::new(error).context(format!("cannot load {hook}"));
+    };
+    let reason = match io_error.raw_os_error() {
+        Some(libc::EPERM) => "the kernel refused it (needs root, or CAP_BPF and CAP_PERFMON)",
+        _ => "the kernel's verifier refused it",
+    };
+    let error = anyhow!("cannot load {hook}: {reason}: {io_error}");
+    match save_verifier_log(hook, &verifier_log.to_string()) {
+        Ok(path) => error.context(format!("what the verifier said is in {}", path.display())),
+        Err(failed) => error.context(format!("what the verifier said could not be kept: {failed}")),
+    }
+}
+
+fn save_verifier_log(hook: &str, text: &str) -> Result<PathBuf> {
+    if text.trim().is_empty() {
+        bail!("it said nothing");
+    }
+    let mut file = tempfile::Builder::new()
+        .prefix(&format!("slashtrace-verifier-{hook}-"))
+        .suffix(".log")
+        .tempfile()?;
+    file.write_all(text.as_bytes())?;
+    let (_, path) = file.keep()?;
+    Ok(path)
+}
+
+fn take(ebpf: &mut Ebpf, name: &str) -> Result<aya::maps::Map> {
+    ebpf.take_map(name).with_context(|| format!("the object has no map {name}"))
+}
+
+/// Tries each hook by itself: loads and attaches it, and takes it away again.
+pub fn probe_hooks(rule: &Rule) -> Vec<Capability> {
+    let probe = |hook: &'static str| -> Result<()> {
+        let btf = aya::Btf::from_sys_fs().context("cannot parse the kernel's BTF")?;
+        let mut ebpf = create(rule, false)?;
+        load_hook(&mut ebpf, hook, &btf)?;
+        hook_mut(&mut ebpf, hook)?.attach()?;
+        Ok(())
+    };
+    HOOKS
+        .into_iter()
+        .chain([READ_HOOK])
+        .map(|hook| {
+            let result = probe(hook);
+            Capability {
+                name: hook.to_owned(),
+                ok: result.is_ok(),
+                detail: match result {
+                    Ok(()) => "BTF tracepoint loads and attaches".to_owned(),
+                    Err(error) => format!("{error:#}"),
+                },
+            }
+        })
+        .collect()
+}
+
+/// Where log lines of the kernel programs go.
+#[derive(Debug)]
+pub struct StderrLog;
+
+impl log::Log for StderrLog {
+    fn enabled(&self, _metadata: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        eprintln!("kernel: {}", record.args());
+    }
+
+    fn flush(&self) {}
+}
