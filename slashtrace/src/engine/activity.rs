@@ -1,0 +1,231 @@
+//! Which calls a worker served, as far as its samples show it.
+//!
+//! *Counted* (`reads`): the exact number, for a worker that was watched from its spawn.
+//! *Sampled* (`syscr`): a rise of the process's read system calls. Start-up reads too, so rises
+//! are taken in runs: rises less than [`Rules::settle`] apart are one run. The first run is
+//! start-up, each later one is a *burst*: at least one call.
+
+use std::collections::VecDeque;
+
+use super::rules::Rules;
+
+/// Rises that are kept; more than three are within the settle time only in made-up recordings.
+const RISES_KEPT: usize = 8;
+
+/// Calls a worker was seen to serve.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Served {
+    /// How many.
+    pub(super) calls: u64,
+    /// Whether that is the number of calls over its whole life, rather than of bursts seen.
+    pub(super) exact: bool,
+}
+
+/// A moment at which a worker served: somewhere in `from..=to`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Rise {
+    pub(super) from: u64,
+    pub(super) to: u64,
+    pub(super) seq: u64,
+}
+
+/// A counter as last sampled.
+#[derive(Clone, Copy, Debug)]
+struct Reading {
+    value: u64,
+    /// When it was last given.
+    at: u64,
+    /// When it last was another than before.
+    changed_at: u64,
+    /// The record that gave this value first.
+    seq: u64,
+}
+
+/// What the samples of one worker say about its calls.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Activity {
+    reads: Option<Reading>,
+    syscr: Option<Reading>,
+    bursts: u64,
+    rises: VecDeque<Rise>,
+}
+
+impl Activity {
+    /// Takes a counted number of calls. `since` is when the worker was spawned, if the count runs
+    /// from there. Returns whether something that is judged by changed.
+    pub(super) fn counted(
+        &mut self,
+        value: u64,
+        (at, seq): (u64, u64),
+        since: Option<u64>,
+        rules: &Rules,
+    ) -> bool {
+        if self.reads.is_none() {
+            self.rises.clear();
+        }
+        let known =
+            self.reads.or(since.map(|born| Reading { value: 0, at: born, changed_at: born, seq }));
+        let Some(before) = known else {
+            self.reads = Some(Reading { value, at, changed_at: at, seq });
+            return true;
+        };
+        let first = self.reads.is_none();
+        let at = at.max(before.at);
+        if value > before.value {
+            self.rose(before.at, at, seq, rules);
+            self.reads = Some(Reading { value, at, changed_at: at, seq });
+            true
+        } else {
+            self.reads = Some(Reading { at, ..before });
+            first
+        }
+    }
+
+    /// Takes the read system calls of the whole process so far.
+    pub(super) fn sampled(&mut self, value: u64, (at, seq): (u64, u64), rules: &Rules) -> bool {
+        if self.reads.is_some() {
+            return false;
+        }
+        let Some(before) = self.syscr else {
+            self.syscr = Some(Reading { value, at, changed_at: at, seq });
+            return true;
+        };
+        let at = at.max(before.at);
+        if value <= before.value {
+            self.syscr = Some(Reading { at, ..before });
+            return false;
+        }
+        if at.saturating_sub(before.changed_at) >= rules.settle() {
+            self.bursts = self.bursts.saturating_add(1);
+        }
+        if self.bursts > 0 {
+            self.rose(before.at, at, seq, rules);
+        }
+        self.syscr = Some(Reading { value, at, changed_at: at, seq });
+        true
+    }
+
+    fn rose(&mut self, looked_at: u64, to: u64, seq: u64, rules: &Rules) {
+        let from = looked_at.max(to.saturating_sub(rules.look_back()));
+        self.rises.push_back(Rise { from, to, seq });
+        while self.rises.len() > RISES_KEPT
+            || self.rises.get(1).is_some_and(|rise| rise.to.saturating_add(rules.settle()) <= to)
+        {
+            self.rises.pop_front();
+        }
+    }
+
+    /// Calls served by `now`; none while that is unknown: never sampled, or still starting up.
+    /// `whole_life` is false for a worker that was there before the count began.
+    pub(super) fn served(&self, now: u64, whole_life: bool, rules: &Rules) -> Option<Served> {
+        if let Some(reads) = self.reads {
+            return Some(Served { calls: reads.value, exact: whole_life });
+        }
+        let syscr = self.syscr?;
+        let settled = self.bursts > 0 || now >= syscr.changed_at.saturating_add(rules.settle());
+        settled.then_some(Served { calls: self.bursts, exact: false })
+    }
+
+    /// When start-up is over if nothing changes until then.
+    pub(super) fn settles_at(&self, rules: &Rules) -> Option<u64> {
+        match (self.reads, self.syscr) {
+            (None, Some(syscr)) if self.bursts == 0 => {
+                Some(syscr.changed_at.saturating_add(rules.settle()))
+            }
+            _ => None,
+        }
+    }
+
+    /// The newest rise behind which every other worker was looked at too, so that of two workers
+    /// that served in one round of the sampler neither is taken for the lost one.
+    pub(super) fn last_rise(&self, now: u64, rules: &Rules) -> Option<Rise> {
+        self.rises.iter().rev().find(|rise| rise.to.saturating_add(rules.settle()) <= now).copied()
+    }
+
+    /// The newest rise, whoever else was looked at since.
+    pub(super) fn newest_rise(&self) -> Option<Rise> {
+        self.rises.back().copied()
+    }
+
+    /// When the next rise becomes one that [`Self::last_rise`] gives.
+    pub(super) fn rise_confirmed_at(&self, now: u64, rules: &Rules) -> Option<u64> {
+        self.rises.iter().map(|rise| rise.to.saturating_add(rules.settle())).find(|&at| at > now)
+    }
+
+    /// The exact number of calls, where they are counted.
+    pub(super) fn reads(&self) -> Option<u64> {
+        self.reads.map(|reads| reads.value)
+    }
+
+    /// The record that gave the counter in use its value.
+    pub(super) fn seq(&self) -> Option<u64> {
+        self.reads.or(self.syscr).map(|reading| reading.seq)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::profile::Profile;
+
+    const S: u64 = 1_000_000_000;
+
+    fn rules() -> Rules {
+        Rules::new(&Profile::hermes())
+    }
+
+    fn calls(activity: &Activity, now: u64) -> Option<u64> {
+        activity.served(now, true, &rules()).map(|served| served.calls)
+    }
+
+    #[test]
+    fn start_up_reads_are_no_call() {
+        let mut activity = Activity::default();
+        for (at, value) in [(S, 200), (3 * S, 900), (5 * S, 950)] {
+            activity.sampled(value, (at, at), &rules());
+        }
+        assert_eq!(calls(&activity, 6 * S), None, "still rising: unknown");
+        assert_eq!(calls(&activity, 9 * S), Some(0), "unchanged since 5 s");
+        assert_eq!(activity.settles_at(&rules()), Some(8_500_000_000));
+    }
+
+    #[test]
+    fn a_run_of_rises_behind_start_up_is_one_burst() {
+        let mut activity = Activity::default();
+        for (at, value) in [(S, 200), (11 * S, 203), (13 * S, 206), (30 * S, 209)] {
+            activity.sampled(value, (at, at), &rules());
+        }
+        assert_eq!(calls(&activity, 30 * S), Some(2));
+        assert_eq!(activity.last_rise(30 * S, &rules()).map(|rise| rise.to), Some(13 * S));
+        assert_eq!(activity.last_rise(40 * S, &rules()).map(|rise| rise.to), Some(30 * S));
+    }
+
+    #[test]
+    fn counted_calls_win_over_sampled_ones() {
+        let mut activity = Activity::default();
+        activity.sampled(10, (S, 1), &rules());
+        activity.sampled(20, (20 * S, 2), &rules());
+        activity.counted(0, (21 * S, 3), Some(0), &rules());
+        activity.sampled(30, (40 * S, 4), &rules());
+        assert_eq!(activity.served(50 * S, true, &rules()), Some(Served { calls: 0, exact: true }));
+        assert_eq!(activity.newest_rise(), None);
+    }
+
+    #[test]
+    fn a_count_that_began_late_is_no_count_of_its_life() {
+        let mut activity = Activity::default();
+        activity.counted(4, (S, 1), None, &rules());
+        assert_eq!(activity.newest_rise(), None, "served before it was watched");
+        assert_eq!(activity.served(S, false, &rules()), Some(Served { calls: 4, exact: false }));
+    }
+
+    #[test]
+    fn rises_stay_few_when_a_worker_is_always_busy() {
+        let mut activity = Activity::default();
+        for round in 0..1_000 {
+            activity.counted(round, (round * 2 * S, round), Some(0), &rules());
+        }
+        assert!(activity.rises.len() <= 3, "{}", activity.rises.len());
+        assert!(activity.last_rise(2_000 * S, &rules()).is_some());
+    }
+}

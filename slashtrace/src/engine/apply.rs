@@ -1,0 +1,392 @@
+//! What each record does to the table.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use jiff::SignedDuration;
+
+use super::{
+    activity::Activity,
+    attribution,
+    table::{Birth, Descendant, Moment, Subject, Table, Worker},
+};
+use crate::model::{
+    Body, Exec, Exit, Identity, Parent, ParentSource, Record, Role, Sample, Source, Spawn,
+    StdinState,
+};
+
+impl Table {
+    /// Takes one record. What it does not concern stays as it is; processes that are not known
+    /// are no error.
+    pub(super) fn apply(&mut self, record: &Record) {
+        match &record.body {
+            Body::Start(start) => self.rules.sampled_every(start.limits.sample_interval_ms),
+            Body::Spawn(spawn) => match spawn.role {
+                Role::Worker => self.worker_spawned(record, spawn),
+                Role::Descendant => self.descendant_spawned(record, spawn),
+                Role::Gateway | Role::Ancestor => {}
+            },
+            Body::Exec(exec) => self.executed(record, exec),
+            Body::Exit(exit) => self.exited(record, exit),
+            Body::Sample(sample) => self.sampled(record, sample),
+            Body::Tick(tick) => {
+                if let Some(memory) = tick.memory {
+                    self.memory = Some((memory, record.seq));
+                }
+            }
+            Body::Signal(_) | Body::Gap(_) | Body::Finding(_) | Body::Stop(_) => {}
+        }
+    }
+
+    fn worker_spawned(&mut self, record: &Record, spawn: &Spawn) {
+        let id = spawn.identity();
+        // A child that a launcher forked was its descendant until it executed.
+        self.drop_descendant(id, None);
+        let mut worker = new_worker(record, spawn);
+        if let Some(known) = self.workers.get(&id) {
+            if !supersedes(&worker, known) {
+                self.fill_in(id, worker);
+                return;
+            }
+            worker.exit = known.exit;
+            worker.zombie = known.zombie;
+            worker.rss_kib = known.rss_kib;
+            worker.activity = known.activity.clone();
+            worker.unheld = known.unheld;
+            worker.launcher = known.launcher;
+            worker.session = worker.session.or_else(|| known.session.clone());
+            worker.model = worker.model.or_else(|| known.model.clone());
+            if worker.link.is_none() {
+                worker.link.clone_from(&known.link);
+            }
+            self.dismiss(id);
+        } else {
+            worker.exit = self.ends.get(id);
+        }
+        let launcher = spawn.parent.as_ref().map(|parent| parent.process.identity()).filter(|at| {
+            self.workers.get(at).is_some_and(|parent| attribution::launched(parent, &worker))
+        });
+        if let Some(launcher) = launcher.and_then(|launcher| self.workers.get(&launcher)) {
+            worker.link.clone_from(&launcher.link);
+            worker.surety = worker.surety.min(launcher.surety);
+        } else if let Some(link) = &worker.link {
+            let gone = spawn.parent.as_ref().filter(|parent| parent.gone);
+            self.ensure_gateway(
+                link.gateway.identity(),
+                gone.map(|_| moment(record, spawn.source)),
+            );
+        }
+        let ended = worker.exit.is_some();
+        self.workers.insert(id, worker);
+        self.enlist(id);
+        if let Some(launcher) = launcher {
+            self.step_back(launcher);
+        }
+        self.take_over_from(id);
+        if let Some(parent) = &spawn.parent {
+            self.rehome(parent.process.identity(), id);
+        }
+        if ended {
+            self.life_changed(id);
+        }
+    }
+
+    /// What a new worker forked before it was known as one descends from it, not from the worker
+    /// above it.
+    fn rehome(&mut self, above: Identity, id: Identity) {
+        let Some(family) = self.families.get(&above) else { return };
+        let moving: Vec<Identity> = family
+            .iter()
+            .filter(|&&member| self.lineage(member).any(|(_, one)| one.parent == Some(id)))
+            .copied()
+            .collect();
+        for member in moving {
+            if let Some(descendant) = self.descendants.get_mut(&member) {
+                descendant.worker = id;
+            }
+            self.families.entry(id).or_default().insert(member);
+            if let Some(family) = self.families.get_mut(&above) {
+                family.remove(&member);
+            }
+        }
+        if self.families.get(&above).is_some_and(BTreeSet::is_empty) {
+            self.families.remove(&above);
+        }
+        self.touch(Subject::Worker(above));
+        self.touch(Subject::Worker(id));
+    }
+
+    /// A launcher leaves its group to the worker that it launched.
+    fn step_back(&mut self, launcher: Identity) {
+        if self.workers.get(&launcher).is_some_and(|worker| !worker.launcher) {
+            self.dismiss(launcher);
+            if let Some(worker) = self.workers.get_mut(&launcher) {
+                worker.launcher = true;
+            }
+        }
+    }
+
+    /// The same where the launched worker was reported before its launcher: it stands below the
+    /// launcher as if that were its gateway.
+    fn take_over_from(&mut self, launcher: Identity) {
+        let Some(below) = self.gateways.get(&launcher) else { return };
+        let Some(parent) = self.workers.get(&launcher) else { return };
+        let link = parent.link.clone();
+        let surety = parent.surety;
+        let children: Vec<Identity> = below
+            .workers
+            .iter()
+            .filter(|&child| {
+                self.workers.get(child).is_some_and(|child| attribution::launched(parent, child))
+            })
+            .copied()
+            .collect();
+        for &child in &children {
+            self.dismiss(child);
+            if let Some(child) = self.workers.get_mut(&child) {
+                child.link.clone_from(&link);
+                child.surety = child.surety.min(surety);
+            }
+            self.enlist(child);
+        }
+        if !children.is_empty() {
+            self.step_back(launcher);
+        }
+    }
+
+    /// A spawn that was known already adds what was missing.
+    fn fill_in(&mut self, id: Identity, later: Worker) {
+        let Some(known) = self.workers.get(&id) else { return };
+        let link = known.link.is_none() && later.link.is_some() && !known.launcher;
+        let session = known.session.is_none() && later.session.is_some();
+        if link || session {
+            self.dismiss(id);
+        }
+        let Some(known) = self.workers.get_mut(&id) else { return };
+        if link {
+            known.surety = known.surety.min(later.surety);
+            known.link = later.link;
+        }
+        known.session = known.session.take().or(later.session);
+        known.model = known.model.take().or(later.model);
+        if link || session {
+            self.enlist(id);
+        }
+    }
+
+    fn descendant_spawned(&mut self, record: &Record, spawn: &Spawn) {
+        let id = spawn.identity();
+        let Some(worker) = self.worker_above(spawn) else { return };
+        if self.workers.contains_key(&id) || self.ends.get(id).is_some() {
+            return;
+        }
+        if let Some(known) = self.descendants.get_mut(&id) {
+            if known.helper.is_none() {
+                known.helper.clone_from(&spawn.helper);
+            }
+        } else {
+            let parent = spawn.parent.as_ref().map(|parent| parent.process.identity());
+            let between =
+                spawn.parent.as_ref().filter(|parent| parent.process.identity() != worker);
+            let ended = between.and_then(|parent| self.ends.get(parent.process.identity()));
+            let detached_at = ended
+                .map(|end| end.at)
+                .or_else(|| between.filter(|parent| is_lost(parent)).map(|_| record.boottime_ns));
+            let spawned = moment(record, spawn.source);
+            let helper = spawn.helper.clone();
+            self.descendants.insert(
+                id,
+                Descendant { worker, parent, spawned, helper, detached_at, grace: None },
+            );
+            self.families.entry(worker).or_default().insert(id);
+        }
+        self.touch(Subject::Worker(worker));
+    }
+
+    /// The nearest worker above a descendant.
+    fn worker_above(&self, spawn: &Spawn) -> Option<Identity> {
+        let parent = spawn.parent.as_ref().map(|parent| parent.process.identity());
+        let nearest = parent.and_then(|parent| {
+            let worker = self.workers.contains_key(&parent).then_some(parent);
+            worker.or_else(|| self.descendants.get(&parent).map(|parent| parent.worker))
+        });
+        nearest.or(spawn.worker)
+    }
+
+    /// Takes a descendant out; where it ended, what it had forked is detached from the worker.
+    fn drop_descendant(&mut self, id: Identity, ended_at: Option<u64>) {
+        let Some(gone) = self.descendants.get(&id) else { return };
+        let worker = gone.worker;
+        let grace = self.helper_grace_of(id);
+        self.descendants.remove(&id);
+        let mut last = false;
+        if let Some(family) = self.families.get_mut(&worker) {
+            family.remove(&id);
+            last = family.is_empty();
+            for child in &*family {
+                if let Some(child) = self.descendants.get_mut(child)
+                    && child.parent == Some(id)
+                    && let Some(at) = ended_at
+                {
+                    child.detached_at = child.detached_at.or(Some(at));
+                    child.grace = child.grace.max(grace);
+                }
+            }
+        }
+        if last {
+            self.families.remove(&worker);
+            self.forget_if_due(worker);
+        }
+        self.touch(Subject::Worker(worker));
+    }
+
+    fn executed(&mut self, record: &Record, exec: &Exec) {
+        let id = exec.identity();
+        if let Some(descendant) = self.descendants.get_mut(&id) {
+            descendant.helper.clone_from(&exec.helper);
+            let worker = descendant.worker;
+            self.touch(Subject::Worker(worker));
+        }
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        if exec.is_worker == worker.left.is_some() && worker.exit.is_none() {
+            worker.left = (!exec.is_worker).then(|| moment(record, exec.source));
+            self.life_changed(id);
+        }
+    }
+
+    fn exited(&mut self, record: &Record, exit: &Exit) {
+        let id = exit.identity();
+        let end = moment(record, exit.source);
+        if let Some(worker) = self.workers.get_mut(&id) {
+            if let Some(reads) = exit.reads {
+                let since = (!worker.birth.inherited).then_some(worker.birth.at);
+                worker.activity.counted(
+                    reads,
+                    (record.boottime_ns, record.seq),
+                    since,
+                    &self.rules,
+                );
+            }
+            if surer(end, worker.exit) {
+                worker.exit = Some(end);
+                self.life_changed(id);
+            }
+        }
+        self.drop_descendant(id, Some(end.at));
+        if let Some(gateway) = self.gateways.get_mut(&id)
+            && surer(end, gateway.exit)
+        {
+            gateway.exit = Some(end);
+            self.touch(Subject::Gateway(id));
+        }
+        if surer(end, self.ends.get(id)) {
+            self.ends.remember(id, end, self.now);
+        }
+    }
+
+    fn sampled(&mut self, record: &Record, sample: &Sample) {
+        let id = sample.identity();
+        let at = (record.boottime_ns, record.seq);
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        worker.rss_kib = sample.rss_kib.or(worker.rss_kib);
+
+        let mut active = false;
+        if let Some(reads) = sample.reads {
+            let since = (!worker.birth.inherited).then_some(worker.birth.at);
+            active |= worker.activity.counted(reads, at, since, &self.rules);
+        }
+        if let Some(syscr) = sample.syscr {
+            active |= worker.activity.sampled(syscr, at, &self.rules);
+        }
+        let key = worker.key().filter(|_| active);
+
+        let seen = moment(record, Source::Proc);
+        let unheld = worker.unheld;
+        match sample.stdin.map(|stdin| stdin.state) {
+            Some(StdinState::Held) => worker.unheld = None,
+            Some(StdinState::Unheld) => worker.unheld = unheld.or(Some(seen)),
+            // A look that could not see everything says nothing against an earlier one that could:
+            // a write end that nobody holds cannot be opened again.
+            Some(StdinState::Unknown) | None => {}
+        }
+        let held_changed = worker.unheld.is_some() != unheld.is_some();
+
+        let before = (worker.zombie.is_some(), worker.exit.is_some());
+        match sample.state {
+            // A leader that ended before its other threads is shown as Z too, and lives on.
+            'Z' if sample.threads.is_none_or(|threads| threads <= 1) => {
+                worker.zombie = worker.zombie.or(Some(seen));
+            }
+            'X' => {
+                worker.zombie = None;
+                worker.exit = worker.exit.or(Some(seen));
+            }
+            _ => worker.zombie = None,
+        }
+        let life = before != (worker.zombie.is_some(), worker.exit.is_some());
+
+        if let Some(key) = key {
+            self.touch(Subject::Group(key));
+        }
+        if life {
+            self.life_changed(id);
+        } else if held_changed {
+            self.touch(Subject::Worker(id));
+        }
+    }
+}
+
+fn moment(record: &Record, source: Source) -> Moment {
+    Moment { at: record.boottime_ns, seq: record.seq, source }
+}
+
+/// Whether a later report of an end is to be taken instead of what is known.
+fn surer(end: Moment, known: Option<Moment>) -> bool {
+    known.is_none_or(|known| known.source != Source::Kernel && end.source == Source::Kernel)
+}
+
+/// Whether a process between a worker and its descendant was gone already.
+fn is_lost(parent: &Parent) -> bool {
+    parent.gone || (parent.how == ParentSource::Proc && parent.reaper)
+}
+
+/// Whether a second spawn of an identity tells its birth better than the first: the kernel saw it,
+/// or it had become something else and is a worker again.
+fn supersedes(later: &Worker, known: &Worker) -> bool {
+    let seen = |worker: &Worker| worker.birth.source == Source::Kernel && !worker.birth.inherited;
+    known.left.is_some() || (seen(later) && !seen(known))
+}
+
+fn new_worker(record: &Record, spawn: &Spawn) -> Worker {
+    // Where the moment of the spawn was not seen, it has lived since it started.
+    let seen = spawn.source == Source::Kernel && !spawn.inherited;
+    let at = if seen { record.boottime_ns } else { spawn.start_ns.min(record.boottime_ns) };
+    let age = i64::try_from(record.boottime_ns.saturating_sub(spawn.start_ns)).unwrap_or(i64::MAX);
+    let time = if spawn.inherited {
+        record.time.checked_sub(SignedDuration::from_nanos(age)).unwrap_or(record.time)
+    } else {
+        record.time
+    };
+    Worker {
+        id: spawn.identity(),
+        birth: Birth {
+            at,
+            seq: record.seq,
+            time,
+            source: spawn.source,
+            inherited: spawn.inherited,
+        },
+        link: attribution::gateway_of(spawn),
+        surety: attribution::surety(spawn),
+        session: spawn.session.as_deref().map(Arc::from),
+        model: spawn.model.clone(),
+        launcher: false,
+        exit: None,
+        left: None,
+        zombie: None,
+        rss_kib: None,
+        activity: Activity::default(),
+        unheld: None,
+        witness: None,
+        kept_until: 0,
+    }
+}

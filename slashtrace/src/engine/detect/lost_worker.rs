@@ -1,0 +1,212 @@
+//! `lost-worker`: a duplicate that nobody talks to.
+//!
+//! Holds for a live worker that has served nothing since its spawn, although a sibling of its
+//! group served while both lived, and both lived side by side for longer than the overlap grace.
+//! Either of the two may be the lost one: in real races it is often the one that was spawned
+//! first. Once that was seen it holds until the worker serves, ends, or leaves; the end of the
+//! sibling changes nothing, for that is the very leak: closing the session ends the sibling only.
+//!
+//! A worker is not accused while it is younger than the grace, before it has settled (sampled
+//! activity), or before it had its turn in the round of samples that showed the sibling's call.
+//! Proven where the calls of both are counted; strong where activity was sampled.
+
+use super::{GroupView, Judgement, Verdict, count, ids, pids, place};
+use crate::{
+    engine::{
+        activity::Rise,
+        ledger::weakest,
+        table::{Witness, Worker, witness},
+    },
+    model::{Confidence, Identity},
+};
+
+pub(super) fn judge(view: &GroupView) -> Judgement {
+    if view.live.is_empty() || (view.members.len() < 2 && view.live[0].witness.is_none()) {
+        return Judgement::default();
+    }
+    let mut servers: Vec<(Rise, &Worker)> = view
+        .members
+        .iter()
+        .filter_map(|worker| Some((worker.activity.last_rise(view.now, view.rules)?, *worker)))
+        .collect();
+    servers.sort_by(|(a, x), (b, y)| (b.from, y.id).cmp(&(a.from, x.id)));
+
+    let mut lost: Vec<&Worker> = Vec::new();
+    let mut witnesses: Vec<Witness> = Vec::new();
+    let mut exact = true;
+    for worker in &view.live {
+        let Some(served) = worker.served(view.now, view.rules) else { continue };
+        if served.calls > 0 {
+            continue;
+        }
+        let found = worker.witness.or_else(|| {
+            servers
+                .iter()
+                .take_while(|(rise, _)| rise.from >= worker.birth.at)
+                .find_map(|&(rise, other)| witness(worker, other, rise, view.now, view.rules))
+        });
+        if let Some(found) = found {
+            exact &= served.exact;
+            lost.push(worker);
+            witnesses.push(found);
+        }
+    }
+    Judgement::new(verdict(&lost, &witnesses, exact), deadline(view))
+}
+
+fn verdict(lost: &[&Worker], witnesses: &[Witness], exact: bool) -> Option<Verdict> {
+    if lost.is_empty() {
+        return None;
+    }
+    let exact = exact && witnesses.iter().all(|witness| witness.exact);
+    let mut siblings: Vec<Identity> =
+        witnesses.iter().map(|witness| Identity { pid: witness.pid, start_ns: 0 }).collect();
+    siblings.sort_unstable();
+    siblings.dedup();
+    let text = format!(
+        "{} of {} ({}) {} while its sibling {} served",
+        count(lost.len(), "live worker"),
+        place(lost),
+        ids(lost),
+        if exact { "served no call since spawn" } else { "showed no activity since start-up" },
+        pids(siblings),
+    );
+    let seqs = witnesses.iter().flat_map(|witness| [witness.spawn_seq, witness.rise_seq]);
+    let counters = lost.iter().filter_map(|worker| worker.activity.seq());
+    Some(
+        Verdict::about(lost, text)
+            .at_most(weakest(witnesses.iter().map(|witness| witness.surety)))
+            .at_most(if exact { Confidence::Proven } else { Confidence::Strong })
+            .because(seqs)
+            .because(counters),
+    )
+}
+
+/// Time alone makes workers settle, calls certain and (with `duplicate-worker`) overlaps long.
+fn deadline(view: &GroupView) -> Option<u64> {
+    let (now, rules) = (view.now, view.rules);
+    view.members.iter().find(|worker| worker.activity.newest_rise().is_some())?;
+    let calls = view.members.iter().filter_map(|w| w.activity.rise_confirmed_at(now, rules));
+    let settling = view.live.iter().filter_map(|worker| worker.activity.settles_at(rules));
+    calls.chain(settling).filter(|&at| at > now).min()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::scenario::{History, K, S, pids};
+    use crate::model::{Confidence, Kind};
+
+    /// Two workers 50 ms apart, as a race between two requests makes them; both are sampled.
+    fn race() -> History {
+        let mut history = History::new();
+        history.spawn(101, 100, K).after(S / 20).spawn(102, 100, K).after(S);
+        history.reads(101, 0).reads(102, 0);
+        history
+    }
+
+    #[test]
+    fn the_first_one_may_be_the_lost_one() {
+        let mut history = race();
+        history.after(10 * S).reads(102, 1).after(10 * S);
+        let finding = history.open(Kind::LostWorker).expect("open");
+        assert_eq!(pids(finding), [101]);
+        assert_eq!(finding.confidence, Confidence::Proven);
+        assert_eq!(
+            finding.text,
+            "1 live worker of session K under gateway python(100) (101) served no call since spawn \
+             while its sibling 102 served"
+        );
+    }
+
+    #[test]
+    fn the_second_one_may_be_it_too() {
+        let mut history = race();
+        history.after(10 * S).reads(101, 1).after(10 * S);
+        assert_eq!(pids(history.open(Kind::LostWorker).unwrap()), [102]);
+    }
+
+    #[test]
+    fn it_stays_lost_when_the_sibling_ends_and_long_after() {
+        let mut history = race();
+        history.after(10 * S).reads(102, 3).after(10 * S).exit(102).after(7_200 * S);
+        history.spawn(900, 800, "other").after(S);
+        assert_eq!(pids(history.open(Kind::LostWorker).unwrap()), [101]);
+        assert!(history.open(Kind::DuplicateWorker).is_none());
+        assert_eq!(history.states(Kind::LostWorker).len(), 1, "said once");
+        history.exit(101);
+        assert!(history.open(Kind::LostWorker).is_none());
+    }
+
+    #[test]
+    fn it_is_lost_no_more_when_it_serves() {
+        let mut history = race();
+        history.after(10 * S).reads(102, 1).after(10 * S).reads(101, 1);
+        assert!(history.open(Kind::LostWorker).is_none());
+        assert!(history.open(Kind::DuplicateWorker).is_some());
+    }
+
+    #[test]
+    fn two_that_serve_in_one_round_of_samples_are_both_in_use() {
+        let mut history = race();
+        history.after(10 * S).reads(102, 1).reads(101, 1).after(10 * S);
+        assert!(!history.ever(Kind::LostWorker));
+    }
+
+    #[test]
+    fn a_call_from_before_both_lived_says_nothing() {
+        let mut history = History::new();
+        history.spawn(101, 100, K).after(S).reads(101, 0).after(10 * S).reads(101, 1).after(S);
+        history.spawn(102, 100, K).after(S).reads(102, 0).after(60 * S);
+        assert!(history.open(Kind::DuplicateWorker).is_some());
+        assert!(!history.ever(Kind::LostWorker), "nobody called since 102 came");
+        history.reads(101, 2).after(10 * S);
+        assert_eq!(pids(history.open(Kind::LostWorker).unwrap()), [102]);
+    }
+
+    #[test]
+    fn a_restart_that_overlaps_for_a_moment_loses_nobody() {
+        let mut history = race();
+        history.after(S).reads(102, 1).after(S).exit(102).after(60 * S);
+        assert!(history.silent(), "{:?}", history.findings());
+    }
+
+    #[test]
+    fn sampled_activity_is_strong_and_only_of_settled_workers() {
+        let mut history = History::new();
+        history.spawn(101, 100, K).spawn(102, 100, K).after(S).syscr(101, 900).syscr(102, 900);
+        history.after(9 * S).syscr(102, 903).after(10 * S);
+        let finding = history.open(Kind::LostWorker).expect("open");
+        assert_eq!((pids(finding), finding.confidence), (vec![101], Confidence::Strong));
+        assert!(finding.text.contains("showed no activity since start-up"), "{}", finding.text);
+    }
+
+    #[test]
+    fn a_worker_that_still_starts_up_is_not_accused() {
+        let mut history = History::new();
+        history.spawn(102, 100, K).after(S).syscr(102, 900).after(9 * S);
+        history.spawn(101, 100, K).after(S);
+        for round in 1..=10 {
+            history.syscr(101, 100 * round).syscr(102, 900 + 3 * (round % 2 + round)).after(2 * S);
+        }
+        assert!(!history.ever(Kind::LostWorker), "101 was rising all the time");
+        history.after(10 * S).syscr(102, 990).after(10 * S);
+        assert_eq!(pids(history.open(Kind::LostWorker).unwrap()), [101]);
+    }
+
+    #[test]
+    fn a_worker_that_was_never_sampled_is_unknown() {
+        let mut history = History::new();
+        history.spawn(101, 100, K).spawn(102, 100, K).after(S).reads(102, 0).after(9 * S);
+        history.reads(102, 1).after(10 * S);
+        assert!(!history.ever(Kind::LostWorker));
+    }
+
+    #[test]
+    fn a_busy_sibling_is_a_witness_too() {
+        let mut history = race();
+        for calls in 1..30 {
+            history.after(2 * S).reads(102, calls);
+        }
+        assert_eq!(pids(history.open(Kind::LostWorker).unwrap()), [101]);
+    }
+}

@@ -1,0 +1,170 @@
+//! `respawn-churn`: workers of a group replaced again and again. A cost, not a leak.
+//!
+//! Holds when three or more spawns of a group within the churn window follow one another without
+//! overlap past the overlap grace, each with the model of the one before. A switch of the model is
+//! a restart that the user asked for and ends the run. Inherited workers were not seen being
+//! spawned and do not count. Closes when fewer than three are left in the window.
+
+use super::{GroupView, Judgement, Verdict, count, place, size, time};
+use crate::{
+    engine::{ledger::Renewal, table::Worker},
+    model::{Confidence, Source},
+};
+
+const LEAST: usize = 3;
+/// Workers named at most, the newest.
+const NAMED: usize = 64;
+
+pub(super) fn judge(view: &GroupView) -> Judgement {
+    let run = longest_run(view);
+    if run.len() < LEAST {
+        return Judgement::default();
+    }
+    let third = run[run.len() - LEAST].birth.at.saturating_add(view.rules.churn).saturating_add(1);
+    Judgement::new(Some(verdict(&run)), Some(third))
+}
+
+/// The longest run of replacements whose spawns lie in the window; the later one of equals.
+fn longest_run<'a>(view: &GroupView<'a>) -> Vec<&'a Worker> {
+    let from = view.now.saturating_sub(view.rules.churn);
+    let mut longest: Vec<&Worker> = Vec::new();
+    let mut run: Vec<&Worker> = Vec::new();
+    for worker in &view.members {
+        if worker.birth.inherited || worker.birth.at < from {
+            continue;
+        }
+        if run.last().is_some_and(|before| !replaces(view, before, worker)) {
+            run.clear();
+        }
+        run.push(worker);
+        if run.len() >= longest.len() {
+            longest.clone_from(&run);
+        }
+    }
+    longest
+}
+
+fn replaces(view: &GroupView, before: &Worker, worker: &Worker) -> bool {
+    before.model == worker.model
+        && before
+            .end()
+            .is_some_and(|end| end.at.saturating_sub(worker.birth.at) < view.rules.overlap)
+}
+
+fn verdict(run: &[&Worker]) -> Verdict {
+    let named = &run[run.len().saturating_sub(NAMED)..];
+    let first = run.first().map_or(0, |worker| worker.birth.at);
+    let last = run.last().map_or(0, |worker| worker.birth.at);
+    let rss = run.iter().filter_map(|worker| worker.rss_kib).max();
+    let grown = rss.map_or_else(String::new, |kib| format!(" of up to {}", size(kib)));
+    let text = format!(
+        "the worker of {} was replaced {} within {} without overlap: no leak, but each time a \
+         start of a process{grown}",
+        place(named),
+        count(run.len() - 1, "time"),
+        time(last.saturating_sub(first)),
+    );
+    let ends: Vec<_> = run.iter().filter_map(|worker| worker.end()).collect();
+    let seen = ends.iter().all(|end| end.source == Source::Kernel);
+    let mut verdict = Verdict::about(named, text)
+        .at_most(if seen { Confidence::Proven } else { Confidence::Strong })
+        .because(ends.iter().map(|end| end.seq));
+    verdict.renewal = Renewal::Size(run.len() as u64);
+    verdict
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::scenario::{History, K, S, pids};
+    use crate::model::{Confidence, Kind};
+
+    fn replaced(models: &[&str]) -> History {
+        let mut history = History::new();
+        for (pid, &model) in (101..).zip(models) {
+            history.spawn_with(pid, 100, |spawn| spawn.model = Some(model.to_owned()));
+            history.after(20 * S).exit(pid).after(S);
+        }
+        history
+    }
+
+    #[test]
+    fn holds_for_three_in_a_row_and_closes_when_they_are_past() {
+        let mut history = replaced(&["m", "m", "m"]);
+        let finding = history.open(Kind::RespawnChurn).expect("open");
+        assert_eq!((pids(finding), finding.confidence), (vec![101, 102, 103], Confidence::Proven));
+        assert_eq!(
+            finding.text,
+            "the worker of session K under gateway python(100) was replaced 2 times within 42 s \
+             without overlap: no leak, but each time a start of a process"
+        );
+        history.after(600 * S);
+        assert!(history.open(Kind::RespawnChurn).is_none());
+        assert_eq!(history.states(Kind::RespawnChurn).len(), 2);
+    }
+
+    #[test]
+    fn two_are_none() {
+        assert!(replaced(&["m", "m"]).silent());
+    }
+
+    #[test]
+    fn slow_replacement_is_none() {
+        let mut history = History::new();
+        for pid in 101..110 {
+            history.spawn(pid, 100, K).after(301 * S).exit(pid);
+        }
+        assert!(history.silent());
+    }
+
+    #[test]
+    fn a_switch_of_the_model_is_wanted() {
+        assert!(replaced(&["a", "b", "c", "d"]).silent());
+        assert!(replaced(&["a", "a", "b", "b"]).silent());
+        assert!(!replaced(&["a", "b", "b", "b"]).silent());
+    }
+
+    #[test]
+    fn a_short_overlap_is_part_of_a_restart() {
+        let mut history = History::new();
+        for pid in 101..105 {
+            history.spawn(pid, 100, K).after(S);
+            if pid > 101 {
+                history.exit(pid - 1);
+            }
+            history.after(20 * S);
+        }
+        assert!(history.open(Kind::RespawnChurn).is_some());
+        assert!(!history.ever(Kind::DuplicateWorker));
+    }
+
+    #[test]
+    fn a_long_overlap_is_a_duplicate_instead() {
+        let mut history = History::new();
+        for pid in 101..105 {
+            history.spawn(pid, 100, K).after(10 * S);
+            if pid > 101 {
+                history.exit(pid - 1);
+            }
+            history.after(20 * S);
+        }
+        assert!(!history.ever(Kind::RespawnChurn));
+        assert!(history.ever(Kind::DuplicateWorker));
+    }
+
+    #[test]
+    fn inherited_workers_were_not_seen_being_spawned() {
+        let mut history = History::new().starting_at(100 * S);
+        history.inherited(101, 100, K, 90 * S).after(S).exit(101);
+        history.spawn(102, 100, K).after(S).exit(102).spawn(103, 100, K).after(S).exit(103);
+        assert!(history.silent());
+    }
+
+    #[test]
+    fn a_long_run_is_said_only_when_it_grew() {
+        let mut history = replaced(&["m"; 25]);
+        let said = history.states(Kind::RespawnChurn).len();
+        assert!(said < 13, "{said}");
+        history.after(S);
+        assert_eq!(history.states(Kind::RespawnChurn).len(), said);
+    }
+}

@@ -1,0 +1,75 @@
+//! `unreachable`: a worker that nobody can talk to any more.
+//!
+//! Holds for a live worker when every process was looked at, none but itself held the write end of
+//! its stdin, and no later look within the grace (or since) found one. One finding for each
+//! worker, because each is a pipe of its own. A look that could not see every process changes
+//! nothing. Strong: a look at /proc is not atomic.
+
+use super::{Judgement, Verdict, place, time};
+use crate::{
+    engine::table::Table,
+    model::{Confidence, Identity},
+};
+
+pub(super) fn judge(table: &Table, id: Identity) -> Judgement {
+    let Some(worker) = table.workers.get(&id).filter(|worker| worker.is_live()) else {
+        return Judgement::default();
+    };
+    let Some(unheld) = worker.unheld else { return Judgement::default() };
+    let due = unheld.at.saturating_add(table.rules.unreachable);
+    if due > table.now {
+        return Judgement::new(None, Some(due));
+    }
+    let text = format!(
+        "worker {} of {}: no other process has held the write end of its stdin for {} or longer",
+        worker.id.pid,
+        place(&[worker]),
+        time(table.rules.unreachable),
+    );
+    let verdict = Verdict::about(&[worker], text).at_most(Confidence::Strong).because([unheld.seq]);
+    Judgement::new(Some(verdict), None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::scenario::{History, K, S, pids};
+    use crate::model::{
+        Confidence, Kind,
+        StdinState::{Held, Unheld, Unknown},
+    };
+
+    #[test]
+    fn holds_when_nobody_has_its_stdin() {
+        let mut history = History::new();
+        history.spawn(101, 100, K).stdin(101, Held).after(60 * S).stdin(101, Unheld).after(10 * S);
+        let finding = history.open(Kind::Unreachable).expect("open");
+        assert_eq!((pids(finding), finding.confidence), (vec![101], Confidence::Strong));
+        assert_eq!(finding.session.as_deref(), Some("K"));
+        assert!(finding.because.len() == 2, "its spawn and the look: {:?}", finding.because);
+        history.exit(101);
+        assert!(history.open(Kind::Unreachable).is_none());
+    }
+
+    #[test]
+    fn a_worker_that_reads_end_of_file_in_time_is_none() {
+        let mut history = History::new();
+        history.spawn(101, 100, K).stdin(101, Unheld).after(9 * S).exit(101).after(60 * S);
+        assert!(history.silent());
+    }
+
+    #[test]
+    fn a_holder_that_was_only_overlooked_is_found_again() {
+        let mut history = History::new();
+        history.spawn(101, 100, K).stdin(101, Unheld).after(4 * S).stdin(101, Held).after(60 * S);
+        assert!(history.silent());
+    }
+
+    #[test]
+    fn a_look_that_could_not_see_everything_proves_nothing() {
+        let mut history = History::new();
+        history.spawn(101, 100, K).stdin(101, Unknown).after(60 * S);
+        assert!(history.silent());
+        history.stdin(101, Unheld).after(4 * S).stdin(101, Unknown).after(6 * S);
+        assert!(history.open(Kind::Unreachable).is_some(), "nor does it take anything back");
+    }
+}

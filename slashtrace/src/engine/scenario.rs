@@ -1,0 +1,397 @@
+//! Histories for tests, told as a person would: who spawned whom, who served, who ended, and how
+//! much time passed. The history drives the engine as the daemon does: a tick is given when, and
+//! only when, a deadline has come. Everything that is true of any finding is checked on the way.
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::Engine;
+use crate::{
+    model::{
+        Body, Exec, Exit, FORMAT_VERSION, Finding, FindingState, Identity, Kind, Memory, Parent,
+        ParentSource, Process, Record, Role, Sample, Source, Spawn, StdinPeer, StdinState, Tick,
+    },
+    profile::Profile,
+};
+
+/// A second in ns.
+pub(super) const S: u64 = 1_000_000_000;
+/// The session of most histories.
+pub(super) const K: &str = "K";
+
+/// The pids that a finding names.
+pub(super) fn pids(finding: &Finding) -> Vec<u32> {
+    finding.workers.iter().map(|worker| worker.pid).collect()
+}
+
+/// An engine, driven like the daemon drives it, with everything it was told and said.
+#[derive(Debug)]
+pub(super) struct Driver {
+    engine: Engine,
+    pub(super) records: Vec<Record>,
+    pub(super) said: Vec<Finding>,
+    pub(super) open: BTreeMap<String, Finding>,
+    seq: u64,
+}
+
+impl Driver {
+    pub(super) fn new() -> Self {
+        Self {
+            engine: Engine::new(Profile::hermes()),
+            records: Vec::new(),
+            said: Vec::new(),
+            open: BTreeMap::new(),
+            seq: 0,
+        }
+    }
+
+    /// Lets time pass up to `until`, ticking at each deadline; at most `most` times.
+    pub(super) fn pass(&mut self, until: u64, most: usize) {
+        for _ in 0..most {
+            let Some(due) = self.engine.next_deadline().filter(|&due| due <= until) else { return };
+            self.feed(due, Body::Tick(Tick::default()));
+            let next = self.engine.next_deadline();
+            assert!(next.is_none_or(|next| next > due), "{next:?} is not behind {due}");
+        }
+        panic!("more than {most} ticks until {until}");
+    }
+
+    /// Gives a record its place and the engine the record; what it says follows as records.
+    pub(super) fn feed(&mut self, boottime_ns: u64, body: Body) {
+        self.seq += 1;
+        let record =
+            Record { v: FORMAT_VERSION, seq: self.seq, time: wall(boottime_ns), boottime_ns, body };
+        let findings = self.engine.observe(&record);
+        self.records.push(record);
+        for finding in findings {
+            self.check(&finding);
+            self.seq += 1;
+            let record = Record {
+                v: FORMAT_VERSION,
+                seq: self.seq,
+                time: wall(boottime_ns),
+                boottime_ns,
+                body: Body::Finding(Box::new(finding.clone())),
+            };
+            assert!(self.engine.observe(&record).is_empty(), "findings are no observations");
+            self.records.push(record);
+            self.said.push(finding);
+        }
+    }
+
+    /// How many entries of each sort the engine holds.
+    pub(super) fn sizes(&self) -> Vec<usize> {
+        let table = &self.engine.table;
+        let deadlines = self.engine.deadlines.by_subject.len();
+        [table.sizes(), vec![deadlines, self.engine.deadlines.queue.len()]].concat()
+    }
+
+    fn check(&mut self, finding: &Finding) {
+        let was_open = self.open.contains_key(&finding.id);
+        match finding.state {
+            FindingState::Opened => assert!(!was_open, "opened twice: {}", finding.id),
+            FindingState::Updated | FindingState::Closed => {
+                assert!(was_open, "{:?} but not open: {}", finding.state, finding.id);
+            }
+        }
+        assert!(finding.because.len() <= 64 && !finding.because.is_empty());
+        assert!(finding.because.is_sorted_by(|a, b| a < b), "{:?}", finding.because);
+        for &seq in &finding.because {
+            let record = self.records.iter().find(|record| record.seq == seq);
+            let record = record.unwrap_or_else(|| panic!("{seq} is no record before this one"));
+            assert!(!matches!(record.body, Body::Finding(_)), "{seq} is no observation");
+        }
+        assert!(finding.id.starts_with(finding.kind.name()));
+        assert!(!finding.text.contains('\n') && !finding.text.is_empty());
+        if finding.state == FindingState::Closed {
+            self.open.remove(&finding.id);
+        } else {
+            self.open.insert(finding.id.clone(), finding.clone());
+        }
+    }
+}
+
+/// Wall-clock time of a moment of the boot clock, in these histories.
+fn wall(boottime_ns: u64) -> Timestamp {
+    let boot = Timestamp::from_second(1_793_000_000).expect("a moment in 2026");
+    let since = i64::try_from(boottime_ns).unwrap_or(i64::MAX);
+    boot.checked_add(SignedDuration::from_nanos(since)).unwrap_or(Timestamp::MAX)
+}
+
+/// A history that is being told.
+#[derive(Debug)]
+pub(super) struct History {
+    pub(super) driver: Driver,
+    pub(super) now: u64,
+    starts: BTreeMap<u32, u64>,
+}
+
+impl History {
+    pub(super) fn new() -> Self {
+        Self { driver: Driver::new(), now: 10 * S, starts: BTreeMap::new() }
+    }
+
+    /// Where the history begins.
+    pub(super) fn starting_at(mut self, now: u64) -> Self {
+        self.now = now;
+        self
+    }
+
+    /// Time passes.
+    pub(super) fn after(&mut self, ns: u64) -> &mut Self {
+        self.now += ns;
+        self.driver.pass(self.now, 100_000);
+        self
+    }
+
+    pub(super) fn tell(&mut self, body: Body) -> &mut Self {
+        self.driver.feed(self.now, body);
+        self
+    }
+
+    /// A gateway forks a worker of a session, seen in the kernel.
+    pub(super) fn spawn(&mut self, pid: u32, gateway: u32, session: &str) -> &mut Self {
+        self.spawn_with(pid, gateway, |spawn| spawn.session = Some(session.to_owned()))
+    }
+
+    pub(super) fn spawn_with(
+        &mut self,
+        pid: u32,
+        gateway: u32,
+        change: impl FnOnce(&mut Spawn),
+    ) -> &mut Self {
+        let start = if self.driver_knows(pid) { self.start_of(pid) } else { self.now };
+        self.starts.insert(pid, start);
+        let mut spawn = self.spawned(pid, gateway, Role::Worker);
+        change(&mut spawn);
+        self.tell(Body::Spawn(Box::new(spawn)))
+    }
+
+    /// A worker that was there before, with who has it now.
+    pub(super) fn inherited(
+        &mut self,
+        pid: u32,
+        parent: u32,
+        session: &str,
+        start: u64,
+    ) -> &mut Self {
+        self.inherited_with(pid, parent, session, start, |_| {})
+    }
+
+    pub(super) fn inherited_with(
+        &mut self,
+        pid: u32,
+        parent: u32,
+        session: &str,
+        start: u64,
+        change: impl FnOnce(&mut Spawn),
+    ) -> &mut Self {
+        self.starts.insert(pid, start);
+        let mut spawn = self.spawned(pid, parent, Role::Worker);
+        spawn.session = Some(session.to_owned());
+        spawn.source = Source::Proc;
+        spawn.inherited = true;
+        spawn.parent.as_mut().expect("it has one").how = ParentSource::Proc;
+        change(&mut spawn);
+        self.tell(Body::Spawn(Box::new(spawn)))
+    }
+
+    /// A worker that the poll sensor saw appear.
+    pub(super) fn polled(&mut self, pid: u32, parent: u32, session: &str) -> &mut Self {
+        self.spawn_with(pid, parent, |spawn| {
+            spawn.session = Some(session.to_owned());
+            spawn.source = Source::Poll;
+            spawn.parent.as_mut().expect("it has one").how = ParentSource::Proc;
+        })
+    }
+
+    /// A process below a worker forks.
+    pub(super) fn child(&mut self, pid: u32, parent: u32, worker: u32) -> &mut Self {
+        self.starts.insert(pid, self.now);
+        let mut spawn = self.spawned(pid, parent, Role::Descendant);
+        spawn.session = None;
+        spawn.worker = Some(self.identity(worker));
+        self.tell(Body::Spawn(Box::new(spawn)))
+    }
+
+    /// The same for a helper that the profile knows.
+    pub(super) fn helper(&mut self, pid: u32, parent: u32, worker: u32, name: &str) -> &mut Self {
+        self.child(pid, parent, worker);
+        let id = self.identity(pid);
+        self.tell(Body::Exec(Exec {
+            pid,
+            start_ns: id.start_ns,
+            role: Role::Descendant,
+            is_worker: false,
+            comm: "python".to_owned(),
+            argv0: None,
+            helper: Some(name.to_owned()),
+            source: Source::Kernel,
+        }))
+    }
+
+    pub(super) fn exec(&mut self, pid: u32, is_worker: bool) -> &mut Self {
+        let id = self.identity(pid);
+        self.tell(Body::Exec(Exec {
+            pid,
+            start_ns: id.start_ns,
+            role: Role::Worker,
+            is_worker,
+            comm: "python".to_owned(),
+            argv0: None,
+            helper: None,
+            source: Source::Kernel,
+        }))
+    }
+
+    /// A worker exits, seen in the kernel.
+    pub(super) fn exit(&mut self, pid: u32) -> &mut Self {
+        self.exit_as(pid, Role::Worker, Source::Kernel)
+    }
+
+    pub(super) fn exit_gateway(&mut self, pid: u32) -> &mut Self {
+        self.exit_as(pid, Role::Gateway, Source::Kernel)
+    }
+
+    pub(super) fn exit_as(&mut self, pid: u32, role: Role, source: Source) -> &mut Self {
+        let id = self.identity(pid);
+        self.tell(Body::Exit(Exit {
+            pid,
+            start_ns: id.start_ns,
+            role,
+            code: Some(0),
+            signal: None,
+            reads: None,
+            source,
+        }))
+    }
+
+    /// A sample with the number of calls counted so far.
+    pub(super) fn reads(&mut self, pid: u32, reads: u64) -> &mut Self {
+        self.sample(pid, |sample| sample.reads = Some(reads))
+    }
+
+    /// A sample with the process's read system calls so far.
+    pub(super) fn syscr(&mut self, pid: u32, syscr: u64) -> &mut Self {
+        self.sample(pid, |sample| sample.syscr = Some(syscr))
+    }
+
+    pub(super) fn rss(&mut self, pid: u32, kib: u64) -> &mut Self {
+        self.sample(pid, |sample| sample.rss_kib = Some(kib))
+    }
+
+    pub(super) fn state(&mut self, pid: u32, state: char) -> &mut Self {
+        self.sample(pid, |sample| sample.state = state)
+    }
+
+    pub(super) fn stdin(&mut self, pid: u32, state: StdinState) -> &mut Self {
+        self.sample(pid, |sample| sample.stdin = Some(StdinPeer { state, holder: None }))
+    }
+
+    pub(super) fn sample(&mut self, pid: u32, change: impl FnOnce(&mut Sample)) -> &mut Self {
+        let id = self.identity(pid);
+        let mut sample = Sample {
+            pid,
+            start_ns: id.start_ns,
+            state: 'S',
+            rss_kib: None,
+            pss_kib: None,
+            threads: None,
+            syscr: None,
+            reads: None,
+            stdin: None,
+        };
+        change(&mut sample);
+        self.tell(Body::Sample(sample))
+    }
+
+    pub(super) fn tick_with_memory(&mut self, available_kib: u64) -> &mut Self {
+        let memory =
+            Memory { total_kib: 8 << 20, available_kib, swap_total_kib: 0, swap_free_kib: 0 };
+        self.tell(Body::Tick(Tick { memory: Some(memory) }))
+    }
+
+    /// The open finding of a kind; there must not be two.
+    pub(super) fn open(&self, kind: Kind) -> Option<&Finding> {
+        let mut open = self.driver.open.values().filter(|finding| finding.kind == kind);
+        let first = open.next();
+        assert!(open.next().is_none(), "more than one {kind} is open");
+        first
+    }
+
+    /// What was said last of a kind.
+    pub(super) fn last(&self, kind: Kind) -> &Finding {
+        self.driver.said.iter().rfind(|finding| finding.kind == kind).expect("none of that kind")
+    }
+
+    pub(super) fn states(&self, kind: Kind) -> Vec<FindingState> {
+        let of_kind = self.driver.said.iter().filter(|finding| finding.kind == kind);
+        of_kind.map(|finding| finding.state).collect()
+    }
+
+    pub(super) fn ever(&self, kind: Kind) -> bool {
+        self.driver.said.iter().any(|finding| finding.kind == kind)
+    }
+
+    /// Whether nothing was found at all.
+    pub(super) fn silent(&self) -> bool {
+        self.driver.said.is_empty()
+    }
+
+    pub(super) fn findings(&self) -> &[Finding] {
+        &self.driver.said
+    }
+
+    /// Wall-clock time of a moment of the boot clock.
+    #[expect(clippy::unused_self, reason = "reads like the other questions to a history")]
+    pub(super) fn wall(&self, boottime_ns: u64) -> Timestamp {
+        wall(boottime_ns)
+    }
+
+    fn driver_knows(&self, pid: u32) -> bool {
+        self.starts.contains_key(&pid)
+    }
+
+    fn start_of(&self, pid: u32) -> u64 {
+        self.starts.get(&pid).copied().unwrap_or(S + u64::from(pid))
+    }
+
+    fn identity(&self, pid: u32) -> Identity {
+        Identity { pid, start_ns: self.start_of(pid) }
+    }
+
+    fn spawned(&mut self, pid: u32, parent: u32, role: Role) -> Spawn {
+        self.starts.insert(parent, self.start_of(parent));
+        Spawn {
+            role,
+            pid,
+            start_ns: self.start_of(pid),
+            source: Source::Kernel,
+            inherited: false,
+            parent: Some(Parent {
+                process: Process {
+                    pid: parent,
+                    start_ns: self.start_of(parent),
+                    comm: "python".to_owned(),
+                    argv0: Some("/usr/bin/python3".to_owned()),
+                },
+                how: ParentSource::Fork,
+                gone: false,
+                reaper: false,
+            }),
+            ancestors: Vec::new(),
+            worker: None,
+            comm: "python".to_owned(),
+            uid: 1_000,
+            sid: 0,
+            argv: Vec::new(),
+            argv_bytes: 0,
+            argv_truncated: false,
+            session: Some(K.to_owned()),
+            model: None,
+            terminal: None,
+            helper: None,
+        }
+    }
+}
