@@ -1,28 +1,107 @@
-//! Builds the kernel programs into `OUT_DIR/probes`.
+//! Compiles the kernel programs (`slashtrace-ebpf`, bin `probes`) to `OUT_DIR/probes`, so that
+//! plain `cargo build`, `cargo clippy` and `cargo test` work once `cargo xtask setup` has run.
 
-use std::{env, path::Path};
+use std::{
+    env,
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+};
 
-use anyhow::{Context as _, Result};
-use aya_build::{Package, Toolchain, build_ebpf};
+use anyhow::{Context as _, Result, bail, ensure};
+use aya_build::{Package, Toolchain};
 
-fn main() -> Result<()> {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no workspace")?;
-    let tools = workspace.join(".tools/bin");
-    let mut path = vec![tools.clone()];
-    path.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()));
-    // SAFETY: a build script has one thread at this point.
-    unsafe {
-        env::set_var("PATH", env::join_paths(path)?);
-        env::set_var("RUSTC_BOOTSTRAP", "1");
+const LINKER: &str = "bpf-linker";
+const SETUP: &str = "run `cargo xtask setup` in the checkout, then build again";
+
+fn main() -> ExitCode {
+    match build() {
+        Ok(()) => ExitCode::SUCCESS,
+        // Not through `Termination`, which would add a backtrace where RUST_BACKTRACE is set.
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
     }
-    let ebpf = workspace.join("slashtrace-ebpf");
-    build_ebpf(
+}
+
+fn build() -> Result<()> {
+    let package = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").context("CARGO_MANIFEST_DIR")?);
+    let checkout = package.parent().context("this package is in a workspace")?;
+    let toolchain = pinned_toolchain(checkout)?;
+    let path = path_with_linker(checkout)?;
+    check_rust_src(&toolchain)?;
+
+    // SAFETY: no other thread exists in this process yet, so nothing reads the environment while
+    // it is changed. It must be the environment of this process: aya-build takes no other, reads
+    // RUSTC_BOOTSTRAP from it and starts the inner cargo with it. Nothing of it reaches the
+    // compilation of this package, which cargo starts with its own environment.
+    unsafe {
+        env::set_var("PATH", path);
+        // `-Z build-std=core` on the pinned stable toolchain; for the inner cargo alone.
+        env::set_var("RUSTC_BOOTSTRAP", "1");
+        // aya-build turns each line of the inner cargo into a warning of this one.
+        env::set_var("CARGO_TERM_QUIET", "true");
+        // Settings of the outer build that would otherwise reach the inner one.
+        for name in ["RUSTFLAGS", "CARGO_BUILD_TARGET", "CARGO_BUILD_RUSTFLAGS", "CARGO_MAKEFLAGS"]
+        {
+            env::remove_var(name);
+        }
+    }
+    aya_build::build_ebpf(
         [Package {
             name: "slashtrace-ebpf",
-            root_dir: ebpf.to_str().context("the checkout's path is not UTF-8")?,
-            ..Package::default()
+            root_dir: "../slashtrace-ebpf",
+            no_default_features: false,
+            features: &[],
         }],
-        Toolchain::Custom("1.95.0"),
+        Toolchain::Custom(&toolchain),
     )
-    .context("the kernel programs were not built; run `cargo xtask setup`")
+    .context("the kernel programs were not built")?;
+    let object = PathBuf::from(env::var_os("OUT_DIR").context("OUT_DIR")?).join("probes");
+    ensure!(object.is_file(), "the build of the kernel programs left no {}", object.display());
+    Ok(())
+}
+
+/// The channel that `rust-toolchain.toml` pins: the one place where it is written.
+fn pinned_toolchain(checkout: &Path) -> Result<String> {
+    let file = checkout.join("rust-toolchain.toml");
+    println!("cargo:rerun-if-changed={}", file.display());
+    let text = fs::read_to_string(&file).with_context(|| format!("cannot read {file:?}"))?;
+    text.lines()
+        .find_map(|line| line.strip_prefix("channel = \"")?.strip_suffix('"'))
+        .map(str::to_owned)
+        .with_context(|| format!("{file:?} has no line `channel = \"…\"`"))
+}
+
+/// PATH with the checkout's own tools first; fails if there is no linker on it.
+fn path_with_linker(checkout: &Path) -> Result<OsString> {
+    let tools = checkout.join(".tools/bin");
+    let rest = env::var_os("PATH").unwrap_or_default();
+    let folders: Vec<PathBuf> = [tools].into_iter().chain(env::split_paths(&rest)).collect();
+    let Some(linker) = folders.iter().map(|dir| dir.join(LINKER)).find(|file| file.is_file())
+    else {
+        bail!("{LINKER} is neither in {} nor on PATH: {SETUP}", folders[0].display());
+    };
+    // Another linker makes another object.
+    println!("cargo:rerun-if-changed={}", linker.display());
+    env::join_paths(folders).context("a folder on PATH has a colon in its name")
+}
+
+/// `core` is compiled from source for the BPF target.
+fn check_rust_src(toolchain: &str) -> Result<()> {
+    let output = Command::new("rustup")
+        .args(["run", toolchain, "rustc", "--print", "sysroot"])
+        .output()
+        .context("cannot run rustup, which picks the pinned toolchain: https://rustup.rs")?;
+    ensure!(
+        output.status.success(),
+        "toolchain {toolchain} is missing: `rustup toolchain install {toolchain}`\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let sysroot = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
+    let source = sysroot.join("lib/rustlib/src/rust/library/core/Cargo.toml");
+    ensure!(source.is_file(), "component rust-src of {toolchain} is missing: {SETUP}");
+    Ok(())
 }
