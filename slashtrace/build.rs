@@ -94,7 +94,7 @@ fn check_rust_src(toolchain: &str) -> Result<()> {
     let output = Command::new("rustup")
         .args(["run", toolchain, "rustc", "--print", "sysroot"])
         .output()
-        .context("cannot run rustup, which picks the pinned toolchain: https://rustup.rs")?;
+        .context("cannot run rustup, which picks the pinned toolchain")?;
     ensure!(
         output.status.success(),
         "toolchain {toolchain} is missing: `rustup toolchain install {toolchain}`\n{}",

@@ -1,3 +1,59 @@
-//! `cargo xtask`: set-up, build, test and demo.
+//! `cargo xtask`: set-up, build, test and demo of slashtrace, from a bare machine on. One file a
+//! command; [`step`] runs and times their parts. Compiles without any other tool or crate of the
+//! workspace, because it is what installs them.
 
-fn main() {}
+mod build;
+mod checkout;
+mod demo;
+mod hermes;
+mod run;
+mod setup;
+mod step;
+mod test;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Set-up, build, test and demo of slashtrace.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Get what the build, the demo and the tests need; does nothing where it is there already.
+    Setup,
+    /// Set up what a build needs, then build.
+    Build(build::Args),
+    /// Set up, then check format, lints and docs, and run every test.
+    Test(test::Args),
+    /// Set up, build, and trace a gateway that leaks while it leaks.
+    Demo(demo::Args),
+    /// Build slashtrace and run it as root, with its exit code.
+    Run(run::Args),
+}
+
+fn main() -> ExitCode {
+    match dispatch(Cli::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Setup => setup::everything().map(|()| ExitCode::SUCCESS),
+        Command::Build(args) => build::build(args).map(|_| ExitCode::SUCCESS),
+        Command::Test(args) => test::test(&args),
+        Command::Demo(args) => demo::demo(&args).map(|never| match never {}),
+        Command::Run(args) => run::run(&args).map(|never| match never {}),
+    }
+}

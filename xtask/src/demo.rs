@@ -1,0 +1,83 @@
+//! `cargo xtask demo`: a gateway that leaks in every way, traced while it does.
+
+use std::{
+    convert::Infallible,
+    ffi::OsStr,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{build, checkout, hermes, run, setup};
+
+/// What to demonstrate.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    build: build::Args,
+    /// Trace the real hermes-agent of this version from PyPI (0.13.0 or 0.19.0) instead of the
+    /// bundled gateway.
+    #[arg(long, value_name = "VERSION", value_parser = clap::builder::PossibleValuesParser::new(hermes::VERSIONS))]
+    hermes: Option<String>,
+    /// Which scenarios, separated by commas; see the fixture's `--help`. Default: all of them for
+    /// the bundled gateway, `healthy,race,resume3` for hermes.
+    #[arg(long, value_name = "LIST")]
+    scenario: Option<String>,
+}
+
+/// Sets up, builds, and becomes `slashtrace record -- GATEWAY`.
+pub(crate) fn demo(args: &Args) -> Result<Infallible> {
+    setup::everything()?;
+    let program = build::build(args.build)?;
+    let (what, mut command) = match &args.hermes {
+        None => bundled(&program, args)?,
+        Some(version) => real(&program, version, args)?,
+    };
+    eprintln!("==> {what}; Ctrl-C ends it early");
+    run::become_command(&mut command)
+}
+
+fn bundled(program: &Path, args: &Args) -> Result<(String, Command)> {
+    let mut command = record(program, "bundled", Some("tests/fixtures/demo.toml"))?;
+    command.arg("python3").arg(checkout::file("tests/fixtures/leaky_gateway/gateway.py"));
+    command.arg("--narrate");
+    if let Some(list) = &args.scenario {
+        command.args(["--scenario", list]);
+    }
+    Ok(("tracing the bundled leaky gateway, about a minute".to_owned(), command))
+}
+
+fn real(program: &Path, version: &str, args: &Args) -> Result<(String, Command)> {
+    let python = hermes::venv(version)?;
+    let mut command = record(program, &format!("hermes-{version}"), None)?;
+    command.arg(python).arg(checkout::file("tests/fixtures/hermes/driver.py"));
+    command.arg("--narrate");
+    command.args(["--scenario", args.scenario.as_deref().unwrap_or("healthy,race,resume3")]);
+    Ok((format!("tracing hermes-agent {version}, about a minute"), command))
+}
+
+/// `slashtrace record` as root up to and including its `--`.
+fn record(program: &Path, name: &str, profile: Option<&str>) -> Result<Command> {
+    let evidence = evidence_folder(name)?;
+    let mut command = run::as_root(program)?;
+    if let Some(profile) = profile {
+        command.arg("--profile").arg(checkout::file(profile));
+    }
+    command.args([OsStr::new("record"), OsStr::new("-o"), evidence.as_os_str(), OsStr::new("--")]);
+    Ok(command)
+}
+
+/// A folder for this demo's evidence that is not there yet: `target/demo/<name>-<n>`.
+fn evidence_folder(name: &str) -> Result<PathBuf> {
+    let parent = checkout::target().join("demo");
+    std::fs::create_dir_all(&parent)
+        .with_context(|| format!("cannot make {}", parent.display()))?;
+    for n in 1..10_000 {
+        let folder = parent.join(format!("{name}-{n}"));
+        if !folder.exists() {
+            return Ok(folder);
+        }
+    }
+    bail!("{} is full of old demos: delete it", parent.display())
+}

@@ -1,0 +1,183 @@
+//! Running things with a line before and after, and a time.
+
+use std::{
+    fmt,
+    process::{Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+/// How a step ended.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Outcome {
+    /// It did what it should.
+    Done,
+    /// There was nothing to do.
+    AlreadyThere,
+    /// It was not run, and why.
+    Skipped(String),
+    /// It failed, and why.
+    Failed(String),
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Done => f.write_str("ok"),
+            Self::AlreadyThere => f.write_str("ok (was there)"),
+            Self::Skipped(why) => write!(f, "SKIPPED: {why}"),
+            Self::Failed(why) => write!(f, "FAILED: {why}"),
+        }
+    }
+}
+
+/// One step of a command, after it was run.
+#[derive(Debug)]
+pub(crate) struct Step {
+    /// What it is, for people.
+    pub(crate) name: String,
+    /// How it ended.
+    pub(crate) outcome: Outcome,
+    /// Wall time.
+    pub(crate) took: Duration,
+}
+
+/// Runs a step: says that it starts, and how it ended.
+pub(crate) fn run(name: &str, body: impl FnOnce() -> Result<Outcome>) -> Step {
+    eprintln!("==> {name}");
+    let started = Instant::now();
+    let outcome = body().unwrap_or_else(|error| Outcome::Failed(format!("{error:#}")));
+    let took = started.elapsed();
+    eprintln!("    {name}: {outcome} ({})", seconds(took));
+    Step { name: name.to_owned(), outcome, took }
+}
+
+/// A step that the rest cannot do without.
+pub(crate) fn must(name: &str, body: impl FnOnce() -> Result<Outcome>) -> Result<()> {
+    match run(name, body).outcome {
+        Outcome::Failed(why) => bail!("{name}: {why}"),
+        _ => Ok(()),
+    }
+}
+
+/// Runs a command to its end, its output shown; fails unless it exits with 0.
+pub(crate) fn call(command: &mut Command) -> Result<Outcome> {
+    let shown = show(command);
+    let status =
+        command.stdin(Stdio::null()).status().with_context(|| format!("cannot start `{shown}`"))?;
+    if status.success() { Ok(Outcome::Done) } else { bail!("`{shown}` ended with {status}") }
+}
+
+/// As [`call`], but ends the command and everything below it once `limit` is over.
+pub(crate) fn call_within(limit: Duration, command: &mut Command) -> Result<Outcome> {
+    let shown = show(command);
+    let mut child =
+        command.stdin(Stdio::null()).spawn().with_context(|| format!("cannot start `{shown}`"))?;
+    let deadline = Instant::now() + limit;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            if status.success() {
+                return Ok(Outcome::Done);
+            }
+            bail!("`{shown}` ended with {status}");
+        }
+        if Instant::now() > deadline {
+            let below = descendants(child.id());
+            child.kill()?;
+            child.wait()?;
+            for pid in below {
+                // Best effort: one that ended by itself meanwhile is no error.
+                let _ = Command::new("kill").args(["-KILL", &pid.to_string()]).output();
+            }
+            bail!("`{shown}` took longer than {} and was ended", seconds(limit));
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Runs a command and returns what it printed, without showing it.
+pub(crate) fn output(command: &mut Command) -> Result<String> {
+    let shown = show(command);
+    let Output { status, stdout, stderr } =
+        command.stdin(Stdio::null()).output().with_context(|| format!("cannot start `{shown}`"))?;
+    if !status.success() {
+        bail!("`{shown}` ended with {status}: {}", String::from_utf8_lossy(&stderr).trim());
+    }
+    Ok(String::from_utf8_lossy(&stdout).into_owned())
+}
+
+/// A length of time for people.
+pub(crate) fn seconds(duration: Duration) -> String {
+    if duration < Duration::from_secs(100) {
+        format!("{:.1} s", duration.as_secs_f64())
+    } else {
+        format!("{} min {:02} s", duration.as_secs() / 60, duration.as_secs() % 60)
+    }
+}
+
+fn show(command: &Command) -> String {
+    let mut text = command.get_program().to_string_lossy().into_owned();
+    for argument in command.get_args() {
+        text.push(' ');
+        text.push_str(&argument.to_string_lossy());
+    }
+    text
+}
+
+/// Processes below `pid`, from /proc/PID/task/PID/children, nearest first.
+fn descendants(pid: u32) -> Vec<u32> {
+    let mut found = vec![pid];
+    let mut next = 0;
+    while let Some(&parent) = found.get(next) {
+        next += 1;
+        let Ok(threads) = std::fs::read_dir(format!("/proc/{parent}/task")) else { continue };
+        for thread in threads.flatten() {
+            let children = std::fs::read_to_string(thread.path().join("children"));
+            found.extend(
+                children
+                    .unwrap_or_default()
+                    .split_whitespace()
+                    .filter_map(|c| c.parse::<u32>().ok()),
+            );
+        }
+    }
+    found.split_off(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_that_hangs_is_ended_with_what_it_started() {
+        // The shell's child has another parent once the shell is gone; it must be ended as well.
+        let marker = std::process::id();
+        let script = format!("sleep 61.{marker} & wait");
+        let started = Instant::now();
+        let error =
+            call_within(Duration::from_millis(700), Command::new("sh").args(["-c", &script]))
+                .expect_err("it hangs");
+        assert!(error.to_string().contains("took longer"), "{error}");
+        assert!(started.elapsed() < Duration::from_secs(30));
+        let still = std::fs::read_dir("/proc").expect("/proc").flatten().any(|entry| {
+            std::fs::read(entry.path().join("cmdline"))
+                .is_ok_and(|argv| argv == format!("sleep\x0061.{marker}\0").as_bytes())
+        });
+        assert!(!still, "the sleep outlived its shell");
+    }
+
+    #[test]
+    fn a_failing_command_is_an_error_that_names_it() {
+        let error = call(Command::new("sh").args(["-c", "exit 3"])).expect_err("exit 3");
+        assert!(error.to_string().contains("sh -c exit 3"), "{error}");
+        assert!(error.to_string().contains('3'), "{error}");
+    }
+
+    #[test]
+    fn times_are_for_people() {
+        assert_eq!(seconds(Duration::from_millis(1_250)), "1.2 s");
+        assert_eq!(seconds(Duration::from_secs(125)), "2 min 05 s");
+    }
+}
