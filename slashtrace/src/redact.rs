@@ -1,48 +1,342 @@
 //! The one place that decides which bytes of the outside world may be shown, and how.
 //! Default-deny: what is not known to be harmless is masked. Pure.
 
+use std::fmt::Write as _;
+
 use crate::profile::Profile;
 
 /// What stands for a value that is not shown.
 pub const MASK: &str = "***";
 
+/// Tokens of an argv that are shown.
+const TOKENS_MAX: usize = 64;
+/// Characters of one token that are shown.
+const TOKEN_CHARS_MAX: usize = 256;
+/// Length of a flag's name: longer ones, and ones with capitals, may be a secret that happens to
+/// begin with dashes.
+const FLAG_BYTES_MAX: usize = 32;
+
 /// Bytes as text that is safe on a terminal and in JSON: printable UTF-8 stays, anything else
-/// (control characters, escape codes, invalid UTF-8) becomes `\n`, `\x1b`, `\xff`; a backslash
-/// becomes `\\`.
+/// (control characters, escape codes, invisible and direction-changing characters, invalid UTF-8)
+/// becomes `\n`, `\x1b`, `\u{202e}`, `\xff`; a backslash becomes `\\`.
 pub fn escape(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
         for c in chunk.valid().chars() {
-            if c == '\\' || c.is_control() {
-                out.extend(c.escape_default());
-            } else {
-                out.push(c);
+            match c {
+                '\'' | '"' => out.push(c),
+                '\t' | '\n' | '\r' => out.extend(c.escape_default()),
+                '\0'..'\x20' | '\x7f' => push_byte(&mut out, c as u8),
+                // `escape_debug` leaves what is printable; it escapes format characters (category
+                // Cf: bidi controls, zero-width), separators, unassigned and combining ones.
+                c => out.extend(c.escape_debug()),
             }
         }
-        for byte in chunk.invalid() {
-            out.push_str(&format!("\\x{byte:02x}"));
+        for &byte in chunk.invalid() {
+            push_byte(&mut out, byte);
         }
     }
     out
 }
 
-/// First token of an argv: escaped, home folder masked.
+fn push_byte(out: &mut String, byte: u8) {
+    write!(out, "\\x{byte:02x}").expect("writing to a String cannot fail");
+}
+
+/// First token of an argv, as far as it may be shown: a path or a name with the home folder
+/// masked. Programs that write a title over their argv put anything there, so what follows a
+/// space, `=`, `?` or `://` is masked.
 pub fn argv0(token: &[u8]) -> String {
-    mask_home(&escape(token))
+    let text = escape(token);
+    let end = ["://", " ", "=", "?"]
+        .iter()
+        .filter_map(|mark| text.find(mark).map(|at| at + mark.len()))
+        .min();
+    match end {
+        Some(end) if end < text.len() => format!("{}{MASK}", cut(&mask_home(&text[..end]))),
+        _ => cut(&mask_home(&text)),
+    }
+}
+
+/// A value that the profile names (a session key, a model): escaped, home folders, and the user and
+/// query parts of URLs masked, cut where it is long.
+pub fn value(token: &[u8]) -> String {
+    let text = escape(token);
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return cut(&mask_home(&text));
+    };
+    let (rest, query) = match rest.find(['?', '#']) {
+        Some(at) => (&rest[..at], &rest[at..=at]),
+        None => (rest, ""),
+    };
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let host = match authority.rsplit_once('@') {
+        Some((_, host)) => format!("{MASK}@{host}"),
+        None => authority.to_owned(),
+    };
+    let query = if query.is_empty() { String::new() } else { format!("{query}{MASK}") };
+    cut(&format!("{scheme}://{host}{path}{query}"))
 }
 
 /// argv of a worker: its interpreter, the rule's tokens, flag names, and the values of the session
-/// and model flags are shown; every other value is masked.
+/// and model flags are shown; every other value is masked. An argv of many or long tokens is cut,
+/// and says by how much.
 pub fn worker_argv(profile: &Profile, argv: &[&[u8]]) -> Vec<String> {
-    let _ = profile;
-    argv.iter().map(|token| escape(token)).collect()
+    let Some((first, arguments)) = argv.split_first() else {
+        return Vec::new();
+    };
+    let rule = &profile.worker.tokens;
+    let rule_at = arguments.windows(rule.len().max(1)).position(|window| {
+        window.iter().zip(rule).all(|(token, wanted)| *token == wanted.as_bytes())
+    });
+    let mut shown = vec![argv0(first)];
+    let mut value_follows = false;
+    for (at, token) in arguments.iter().enumerate().take(TOKENS_MAX - 1) {
+        let behind_rule = rule_at.is_some_and(|rule_at| at >= rule_at + rule.len());
+        let in_rule = !behind_rule && rule_at.is_some_and(|rule_at| at >= rule_at);
+        shown.push(if in_rule {
+            cut(&escape(token))
+        } else if value_follows {
+            value(token)
+        } else {
+            argument(profile, token, behind_rule)
+        });
+        value_follows = behind_rule && !value_follows && names_value(profile, token);
+    }
+    if argv.len() > TOKENS_MAX {
+        shown.push(format!("[{} more tokens]", argv.len() - TOKENS_MAX));
+    }
+    shown
 }
 
-fn mask_home(path: &str) -> String {
-    let Some(rest) = path.strip_prefix("/home/") else {
-        return path
-            .strip_prefix("/root/")
-            .map_or_else(|| path.to_owned(), |rest| format!("~/{rest}"));
+/// Whether `token` is a flag whose value the profile asks for, so that the next token is shown.
+fn names_value(profile: &Profile, token: &[u8]) -> bool {
+    shown_flags(profile).any(|flag| token == flag.as_bytes())
+}
+
+fn shown_flags(profile: &Profile) -> impl Iterator<Item = &str> {
+    let worker = &profile.worker;
+    std::iter::once(worker.session_flag.as_str()).chain(worker.model_flag.as_deref())
+}
+
+/// One argument that is neither the rule's nor a shown flag's value.
+fn argument(profile: &Profile, token: &[u8], behind_rule: bool) -> String {
+    if behind_rule {
+        for flag in shown_flags(profile) {
+            let inline =
+                token.strip_prefix(flag.as_bytes()).and_then(|rest| rest.strip_prefix(b"="));
+            if let Some(inline) = inline {
+                return format!("{flag}={}", value(inline));
+            }
+            if token == flag.as_bytes() {
+                return flag.to_owned();
+            }
+        }
+    }
+    let Ok(text) = std::str::from_utf8(token) else {
+        return MASK.to_owned();
     };
-    rest.split_once('/').map_or_else(|| "~".to_owned(), |(_, rest)| format!("~/{rest}"))
+    if let Some(long) = text.strip_prefix("--") {
+        return match long.split_once('=') {
+            Some((name, _)) if is_flag_name(name) => format!("--{name}={MASK}"),
+            None if is_flag_name(long) || long.is_empty() => text.to_owned(),
+            _ => MASK.to_owned(),
+        };
+    }
+    // A short flag's value may be glued to it: `-pSECRET`.
+    match text.as_bytes() {
+        [b'-', letter] if letter.is_ascii_alphanumeric() => text.to_owned(),
+        [b'-', letter, ..] if letter.is_ascii_alphabetic() => {
+            format!("-{}{MASK}", char::from(*letter))
+        }
+        _ => MASK.to_owned(),
+    }
+}
+
+fn is_flag_name(name: &str) -> bool {
+    name.len() <= FLAG_BYTES_MAX
+        && name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_'))
+}
+
+/// Cuts text that is too long to be shown, and says how much is left out.
+fn cut(text: &str) -> String {
+    match text.char_indices().nth(TOKEN_CHARS_MAX) {
+        Some((at, _)) => format!("{}[{} more characters]", &text[..at], text[at..].chars().count()),
+        None => text.to_owned(),
+    }
+}
+
+/// Masks the name of a person in a path: their home folder becomes `~`, and the component behind a
+/// `home` or `Users` deeper in the path becomes [`MASK`].
+pub fn mask_home(path: &str) -> String {
+    for home in ["/home/", "/Users/", "/var/home/", "/export/home/", "/usr/home/"] {
+        if let Some(rest) = path.strip_prefix(home)
+            && !rest.is_empty()
+        {
+            return match rest.split_once('/') {
+                Some((_, rest)) => format!("~/{}", mask_deeper(rest)),
+                None => "~".to_owned(),
+            };
+        }
+    }
+    if path == "/root" {
+        return "~".to_owned();
+    }
+    if let Some(rest) = path.strip_prefix("/root/") {
+        return format!("~/{}", mask_deeper(rest));
+    }
+    mask_deeper(path)
+}
+
+fn mask_deeper(path: &str) -> String {
+    let mut behind_home = false;
+    let mut components = Vec::new();
+    for component in path.split('/') {
+        components.push(if behind_home && !component.is_empty() { MASK } else { component });
+        behind_home = matches!(component, "home" | "Users");
+    }
+    components.join("/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(argv: &[&str]) -> String {
+        let argv: Vec<&[u8]> = argv.iter().map(|token| token.as_bytes()).collect();
+        worker_argv(&Profile::hermes(), &argv).join(" ")
+    }
+
+    #[test]
+    fn a_worker_as_in_production() {
+        assert_eq!(
+            shown(&[
+                "/home/alice/.hermes/venv/bin/python",
+                "-m",
+                "tui_gateway.slash_worker",
+                "--session-key",
+                "20261122_131836_536459",
+                "--model",
+                "dummy-model",
+                "--provider",
+                "custom",
+                "--parent-pid",
+                "2800",
+            ]),
+            "~/.hermes/venv/bin/python -m tui_gateway.slash_worker --session-key \
+             20261122_131836_536459 --model dummy-model --provider *** --parent-pid ***"
+        );
+    }
+
+    #[test]
+    fn values_are_denied_by_default() {
+        assert_eq!(
+            shown(&[
+                "python3",
+                "-u",
+                "-Wignore",
+                "--model",
+                "before-the-rule",
+                "-m",
+                "tui_gateway.slash_worker",
+                "--session-key=k=1",
+                "--api-key=sk-live-123",
+                "--api-key",
+                "sk-live-123",
+                "-psecret",
+                "--AbCdEfSecret",
+                "--aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+                "positional",
+                "-",
+                "-=",
+                "--",
+            ]),
+            "python3 -u -W*** --model *** -m tui_gateway.slash_worker --session-key=k=1 \
+             --api-key=*** --api-key *** -p*** *** *** *** *** *** --"
+        );
+    }
+
+    #[test]
+    fn a_shown_flag_as_a_value_does_not_show_the_next() {
+        // argparse would take `--model` for the session key; the token behind it is another's.
+        assert_eq!(
+            shown(&["p", "-m", "tui_gateway.slash_worker", "--session-key", "--model", "secret"]),
+            "p -m tui_gateway.slash_worker --session-key --model ***"
+        );
+    }
+
+    #[test]
+    fn argv_without_the_rule_shows_no_value() {
+        assert_eq!(shown(&["p", "--session-key", "k"]), "p --session-key ***");
+        assert_eq!(shown(&[]), "");
+    }
+
+    #[test]
+    fn hostile_bytes_are_escaped() {
+        let argv: [&[u8]; 5] =
+            [b"py\xffthon\n", b"-m", b"tui_gateway.slash_worker", b"--session-key", b"\x1b[31mk\0"];
+        let shown = worker_argv(&Profile::hermes(), &argv).join(" ");
+        assert_eq!(shown, r"py\xffthon\n -m tui_gateway.slash_worker --session-key \x1b[31mk\x00");
+    }
+
+    #[test]
+    fn what_is_invisible_or_changes_direction_is_escaped() {
+        assert_eq!(
+            escape("a\u{202e}b\u{200b}c\u{feff}d\u{2028}e\u{ad}f\u{85}".as_bytes()),
+            r"a\u{202e}b\u{200b}c\u{feff}d\u{2028}e\u{ad}f\u{85}"
+        );
+        assert_eq!(
+            escape(b"\x7f\x1b]0;t\x07\t\r\n\\ \xe2\x82"),
+            r"\x7f\x1b]0;t\x07\t\r\n\\ \xe2\x82"
+        );
+        assert_eq!(escape("größe 日本 \"q\" 'q' 🦀".as_bytes()), "größe 日本 \"q\" 'q' 🦀");
+    }
+
+    #[test]
+    fn long_argv_is_cut_and_says_so() {
+        let long = "k".repeat(1000);
+        let mut argv = vec!["p", "-m", "tui_gateway.slash_worker", "--session-key", &long];
+        argv.extend(std::iter::repeat_n("x", 2000));
+        let argv: Vec<&[u8]> = argv.iter().map(|token| token.as_bytes()).collect();
+        let shown = worker_argv(&Profile::hermes(), &argv);
+        assert_eq!(shown.len(), 65);
+        assert_eq!(shown[4], format!("{}[744 more characters]", "k".repeat(256)));
+        assert_eq!(shown[64], "[1941 more tokens]");
+    }
+
+    #[test]
+    fn titles_written_over_argv0_are_cut_off() {
+        assert_eq!(argv0(b"postgres: alice db idle"), "postgres: ***");
+        assert_eq!(argv0(b"TOKEN=abc"), "TOKEN=***");
+        assert_eq!(argv0(b"https://u:p@host/x"), "https://***");
+        assert_eq!(argv0(b"/opt/python@3.12/bin/python3.12"), "/opt/python@3.12/bin/python3.12");
+    }
+
+    #[test]
+    fn models_may_be_paths_and_urls() {
+        assert_eq!(value(b"/home/alice/models/m.gguf"), "~/models/m.gguf");
+        assert_eq!(value(b"https://alice:pw@host:8080/v1?key=s#f"), "https://***@host:8080/v1?***");
+        assert_eq!(value(b"http://host"), "http://host");
+    }
+
+    #[test]
+    fn home_folders_are_masked() {
+        for (path, shown) in [
+            ("/home/alice/v/bin/python", "~/v/bin/python"),
+            ("/home/alice", "~"),
+            ("/home/", "/home/"),
+            ("/root/v/bin/python", "~/v/bin/python"),
+            ("/root", "~"),
+            ("/rootfs/bin/python", "/rootfs/bin/python"),
+            ("/Users/alice/v/bin/python", "~/v/bin/python"),
+            ("/var/home/alice/python", "~/python"),
+            ("/mnt/disk/home/alice/python", "/mnt/disk/home/***/python"),
+            ("/usr/bin/python3", "/usr/bin/python3"),
+        ] {
+            assert_eq!(mask_home(path), shown);
+        }
+    }
 }

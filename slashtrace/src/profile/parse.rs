@@ -1,9 +1,25 @@
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
-use super::Profile;
+use serde::Deserialize;
+use serde_spanned::Spanned;
+
+use super::{Graces, Helper, Profile, Span, Windows, WorkerRule};
 
 /// The built-in profile for NousResearch/hermes-agent.
 pub const BUILTIN_HERMES: &str = include_str!("hermes.toml");
+
+/// Tokens a worker rule may have. The kernel programs compare this many.
+const TOKENS_MAX: usize = 8;
+/// Length of one token, bytes.
+const TOKEN_BYTES_MAX: usize = 64;
+/// Length of all tokens with their NULs, bytes: they have to fit into what is searched of an argv.
+const TOKENS_BYTES_MAX: usize = 256;
+/// Length of the names in a profile, bytes.
+const NAME_BYTES_MAX: usize = 64;
+/// Known helpers a profile may list.
+const HELPERS_MAX: usize = 64;
+/// The longest grace or window: beyond it a judgement would never come.
+const SPAN_MAX: Span = Span::from_secs(366 * 24 * 3600);
 
 /// Why a profile was refused.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -28,14 +44,355 @@ impl std::error::Error for ParseError {}
 impl Profile {
     /// Parses and checks a profile.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
-        toml::from_str(text).map_err(|error| ParseError {
-            line: error.span().map(|span| text[..span.start].lines().count().max(1)),
-            reason: error.message().to_owned(),
+        let raw: Raw = toml::from_str(text).map_err(|error| ParseError {
+            line: error.span().map(|span| line_of(text, span.start)),
+            reason: error.message().trim_end().to_owned(),
+        })?;
+        raw.check().map_err(|refusal| ParseError {
+            line: Some(line_of(text, refusal.at)),
+            reason: refusal.reason,
         })
+    }
+
+    /// Checks a profile that did not come from a file (the one in a `start` record) by the same
+    /// rules.
+    pub fn check(&self) -> Result<(), ParseError> {
+        let refused = |reason: String| ParseError { line: None, reason };
+        let text = toml::to_string(self).map_err(|error| refused(error.to_string()))?;
+        Self::parse(&text).map(drop).map_err(|error| refused(error.reason))
     }
 
     /// The built-in profile for hermes.
     pub fn hermes() -> Self {
         Self::parse(BUILTIN_HERMES).expect("the built-in profile is checked by a test")
+    }
+}
+
+fn line_of(text: &str, offset: usize) -> usize {
+    text.bytes().take(offset).filter(|&b| b == b'\n').count() + 1
+}
+
+/// What is wrong, and at which byte.
+struct Refusal {
+    at: usize,
+    reason: String,
+}
+
+fn refuse<T>(at: &Spanned<T>, reason: impl Into<String>) -> Refusal {
+    Refusal { at: at.span().start, reason: reason.into() }
+}
+
+/// [`Profile`] with the place of every value, so that each refusal can name its line.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    name: Spanned<String>,
+    #[serde(default)]
+    description: String,
+    worker: RawWorkerRule,
+    #[serde(default)]
+    graces: RawGraces,
+    #[serde(default)]
+    windows: RawWindows,
+    #[serde(default)]
+    helpers: Vec<RawHelper>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawWorkerRule {
+    tokens: Spanned<Vec<Spanned<String>>>,
+    session_flag: Spanned<String>,
+    model_flag: Option<Spanned<String>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawGraces {
+    overlap: Option<Spanned<Span>>,
+    orphan: Option<Spanned<Span>>,
+    unreachable: Option<Spanned<Span>>,
+    zombie: Option<Spanned<Span>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawWindows {
+    churn: Option<Spanned<Span>>,
+    accumulation: Option<Spanned<Span>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawHelper {
+    name: Spanned<String>,
+    file: Spanned<String>,
+    grace: Spanned<Span>,
+}
+
+impl Raw {
+    fn check(self) -> Result<Profile, Refusal> {
+        check_name("name", &self.name)?;
+        Ok(Profile {
+            name: self.name.into_inner(),
+            description: self.description,
+            worker: self.worker.check()?,
+            graces: self.graces.check()?,
+            windows: self.windows.check()?,
+            helpers: check_helpers(self.helpers)?,
+        })
+    }
+}
+
+impl RawWorkerRule {
+    fn check(self) -> Result<WorkerRule, Refusal> {
+        let tokens = self.tokens.get_ref();
+        if tokens.is_empty() {
+            return Err(refuse(&self.tokens, "`tokens` is empty: it would match every process"));
+        }
+        if tokens.len() > TOKENS_MAX {
+            let reason =
+                format!("`tokens` has {}; at most {TOKENS_MAX} are compared", tokens.len());
+            return Err(refuse(&self.tokens, reason));
+        }
+        for token in tokens {
+            let text = token.get_ref();
+            if text.is_empty() {
+                return Err(refuse(token, "a token is empty"));
+            }
+            if text.contains('\0') {
+                return Err(refuse(token, "a token has a NUL, which ends a token in argv"));
+            }
+            if text.len() > TOKEN_BYTES_MAX {
+                let reason = format!(
+                    "a token is {} bytes long; at most {TOKEN_BYTES_MAX} are compared",
+                    text.len()
+                );
+                return Err(refuse(token, reason));
+            }
+        }
+        let bytes: usize = tokens.iter().map(|token| token.get_ref().len() + 1).sum();
+        if bytes > TOKENS_BYTES_MAX {
+            let reason = format!(
+                "`tokens` is {bytes} bytes long in argv; at most {TOKENS_BYTES_MAX} are searched"
+            );
+            return Err(refuse(&self.tokens, reason));
+        }
+        check_flag("session_flag", &self.session_flag)?;
+        if let Some(flag) = &self.model_flag {
+            check_flag("model_flag", flag)?;
+            if flag.get_ref() == self.session_flag.get_ref() {
+                return Err(refuse(flag, "`model_flag` is the same as `session_flag`"));
+            }
+        }
+        Ok(WorkerRule {
+            tokens: self.tokens.into_inner().into_iter().map(Spanned::into_inner).collect(),
+            session_flag: self.session_flag.into_inner(),
+            model_flag: self.model_flag.map(Spanned::into_inner),
+        })
+    }
+}
+
+impl RawGraces {
+    fn check(self) -> Result<Graces, Refusal> {
+        let default = Graces::default();
+        Ok(Graces {
+            // Zero is a choice here: a gateway that promises never to overlap can be held to it.
+            overlap: bounded("overlap", self.overlap, default.overlap)?,
+            // For these zero is none: between cause and effect there is always a moment.
+            orphan: positive("orphan", self.orphan, default.orphan)?,
+            unreachable: positive("unreachable", self.unreachable, default.unreachable)?,
+            zombie: positive("zombie", self.zombie, default.zombie)?,
+        })
+    }
+}
+
+impl RawWindows {
+    fn check(self) -> Result<Windows, Refusal> {
+        let default = Windows::default();
+        Ok(Windows {
+            churn: positive("churn", self.churn, default.churn)?,
+            accumulation: positive("accumulation", self.accumulation, default.accumulation)?,
+        })
+    }
+}
+
+fn check_helpers(raw: Vec<RawHelper>) -> Result<Vec<Helper>, Refusal> {
+    let mut names = BTreeSet::new();
+    let mut helpers = Vec::with_capacity(raw.len());
+    for helper in raw {
+        check_name("name", &helper.name)?;
+        if !names.insert(helper.name.get_ref().clone()) {
+            let reason = format!("there are two helpers named `{}`", helper.name.get_ref());
+            return Err(refuse(&helper.name, reason));
+        }
+        if names.len() > HELPERS_MAX {
+            return Err(refuse(&helper.name, format!("more than {HELPERS_MAX} helpers")));
+        }
+        let file = helper.file.get_ref();
+        if file.is_empty() || file.contains(['/', '\0']) || file.len() > NAME_BYTES_MAX {
+            let reason = format!(
+                "`file` is the last component of a path, 1 to {NAME_BYTES_MAX} bytes without `/`"
+            );
+            return Err(refuse(&helper.file, reason));
+        }
+        let default = *helper.grace.get_ref();
+        helpers.push(Helper {
+            name: helper.name.into_inner(),
+            file: helper.file.into_inner(),
+            grace: positive("grace", Some(helper.grace), default)?,
+        });
+    }
+    Ok(helpers)
+}
+
+/// Names end up in file names, metrics and tables.
+fn check_name(key: &str, name: &Spanned<String>) -> Result<(), Refusal> {
+    let text = name.get_ref();
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    if text.is_empty() || text.len() > NAME_BYTES_MAX {
+        return Err(refuse(name, format!("`{key}` must have 1 to {NAME_BYTES_MAX} characters")));
+    }
+    if text.starts_with('.') || !text.bytes().all(allowed) {
+        let reason = format!(
+            "`{key}` may have letters, digits, `-`, `_` and `.` only, and not begin with `.`"
+        );
+        return Err(refuse(name, reason));
+    }
+    Ok(())
+}
+
+fn check_flag(key: &str, flag: &Spanned<String>) -> Result<(), Refusal> {
+    let text = flag.get_ref();
+    if !text.starts_with('-') || text.trim_start_matches('-').is_empty() {
+        return Err(refuse(flag, format!("`{key}` must be a flag such as `--name`")));
+    }
+    if text.len() > TOKEN_BYTES_MAX || text.contains(|c: char| c == '=' || c == '\0' || c == ' ') {
+        let reason = format!(
+            "`{key}` must be at most {TOKEN_BYTES_MAX} bytes long, without `=`, space and NUL"
+        );
+        return Err(refuse(flag, reason));
+    }
+    Ok(())
+}
+
+fn bounded(key: &str, span: Option<Spanned<Span>>, default: Span) -> Result<Span, Refusal> {
+    match span {
+        Some(span) if *span.get_ref() > SPAN_MAX => {
+            Err(refuse(&span, format!("`{key}` is longer than a year")))
+        }
+        Some(span) => Ok(span.into_inner()),
+        None => Ok(default),
+    }
+}
+
+fn positive(key: &str, span: Option<Spanned<Span>>, default: Span) -> Result<Span, Refusal> {
+    match span {
+        Some(span) if span.get_ref().as_ns() == 0 => {
+            Err(refuse(&span, format!("`{key}` must be longer than zero")))
+        }
+        span => bounded(key, span, default),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINIMAL: &str =
+        "name = \"p\"\n[worker]\ntokens = [\"-m\", \"w\"]\nsession_flag = \"--session\"\n";
+
+    fn error(text: &str) -> String {
+        Profile::parse(text).expect_err("it should be refused").to_string()
+    }
+
+    /// [`MINIMAL`] with one line replaced.
+    fn with(line: usize, new: &str) -> String {
+        let mut lines: Vec<&str> = MINIMAL.lines().collect();
+        lines[line - 1] = new;
+        error(&lines.join("\n"))
+    }
+
+    #[test]
+    fn builtin_parses() {
+        let profile = Profile::hermes();
+        assert_eq!(profile.name, "hermes");
+        assert_eq!(profile.worker.tokens, ["-m", "tui_gateway.slash_worker"]);
+        assert_eq!(profile.graces, Graces::default());
+        assert_eq!(profile.windows, Windows::default());
+        assert_eq!(profile.helpers[0].grace, Span::from_secs(30));
+    }
+
+    #[test]
+    fn minimal_takes_the_defaults() {
+        let profile = Profile::parse(MINIMAL).unwrap();
+        assert_eq!(profile.graces, Graces::default());
+        assert_eq!(profile.worker.model_flag, None);
+        assert!(profile.helpers.is_empty());
+    }
+
+    #[test]
+    fn survives_the_start_record() {
+        let profile = Profile::hermes();
+        let json = serde_json::to_string(&profile).unwrap();
+        assert_eq!(serde_json::from_str::<Profile>(&json).unwrap(), profile);
+        assert_eq!(profile.check(), Ok(()));
+    }
+
+    #[test]
+    fn a_profile_from_elsewhere_is_checked_too() {
+        let mut profile = Profile::hermes();
+        profile.worker.tokens.clear();
+        let error = profile.check().unwrap_err();
+        assert_eq!(error.to_string(), "`tokens` is empty: it would match every process");
+    }
+
+    #[test]
+    fn zero_overlap_is_a_choice() {
+        let profile = Profile::parse(&format!("{MINIMAL}[graces]\noverlap = \"0s\"\n")).unwrap();
+        assert_eq!(profile.graces.overlap.as_ns(), 0);
+    }
+
+    #[test]
+    fn refusals_name_line_and_reason() {
+        let long = "x".repeat(65);
+        let all = [
+            error(""),
+            error("name = \"p\"\nname = \"q\""),
+            error("name = \"p\"\n[worker\n"),
+            with(1, "name = \"\""),
+            with(1, "name = \"../x\""),
+            with(1, "name = \".hidden\""),
+            with(1, "name = 3"),
+            with(3, "tokens = []"),
+            with(3, "tokens = [\"-m\",\n  \"\"]"),
+            with(3, r#"tokens = ["a\u0000b"]"#),
+            with(3, &format!("tokens = [\"{long}\"]")),
+            with(3, "tokens = [\"1\", \"2\", \"3\", \"4\", \"5\", \"6\", \"7\", \"8\", \"9\"]"),
+            with(3, &format!("tokens = [{}]", vec![format!("\"{}\"", &long[1..]); 4].join(", "))),
+            with(3, "tokens = \"-m\""),
+            with(3, "token = [\"-m\"]"),
+            with(4, "session_flag = \"\""),
+            with(4, "session_flag = \"session\""),
+            with(4, "session_flag = \"--\""),
+            with(4, "session_flag = \"--s=\""),
+            with(4, "session_flag = \"-s\"\nmodel_flag = \"-s\""),
+            with(4, "session_flag = \"-s\"\n[graces]\norphan = \"0s\""),
+            with(4, "session_flag = \"-s\"\n[graces]\noverlap = \"9000h\""),
+            with(4, "session_flag = \"-s\"\n[graces]\nzombie = \"-3s\""),
+            with(4, "session_flag = \"-s\"\n[graces]\nzombie = \"soon\""),
+            with(4, "session_flag = \"-s\"\n[graces]\nterminal = \"3s\""),
+            with(4, "session_flag = \"-s\"\n[windows]\nchurn = \"0s\""),
+            with(
+                4,
+                "session_flag = \"-s\"\n[[helpers]]\nname = \"h\"\nfile = \"a/b\"\ngrace = \"3s\"",
+            ),
+            with(
+                4,
+                "session_flag = \"-s\"\n[[helpers]]\nname = \"h\"\nfile = \"a\"\ngrace = \"3s\"\n\
+                 [[helpers]]\nname = \"h\"\nfile = \"b\"\ngrace = \"3s\"",
+            ),
+        ];
+        insta::assert_snapshot!(all.join("\n"));
     }
 }
