@@ -1,7 +1,7 @@
 //! Writes records, tracks processes, and counts what could not be done: loss is never silent.
 
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
-use slashtrace_ebpf::{Counter, Header, RecordKind, Role, Tracked, WIRE_VERSION};
+use slashtrace_ebpf::{Counter, Header, RecordKind, Role, Tracked, WIRE_VERSION, is_same_start};
 
 use crate::maps::{COUNTERS, EVENTS, TRACKED};
 
@@ -67,7 +67,7 @@ pub fn track_above(tgid: u32, start_ns: u64, role: Role) {
     if let Some(known) = TRACKED.get_ptr_mut(&tgid) {
         // SAFETY: a map value that the verifier knows the size of.
         let known = unsafe { &mut *known };
-        if known.start_ns == start_ns {
+        if is_same_start(known.start_ns, start_ns) {
             if known.role == Role::Ancestor as u32 && role == Role::Gateway {
                 known.role = role as u32;
             }

@@ -97,12 +97,7 @@ pub fn matches(record: &ExecRecord) -> bool {
     // bytes is verified byte by byte and exceeds what the verifier allows.
     // SAFETY: the callback has the signature that the helper calls, and takes a `Search`.
     unsafe {
-        bpf_loop(
-            ARGV_MAX as u32,
-            search_byte as *mut c_void,
-            (&raw mut search).cast(),
-            0,
-        );
+        bpf_loop(ARGV_MAX as u32, search_byte as *mut c_void, (&raw mut search).cast(), 0);
     }
     search.matched != 0
 }

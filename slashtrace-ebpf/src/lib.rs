@@ -76,6 +76,16 @@ pub struct Tracked {
     pub role: u32,
 }
 
+/// A clock tick of /proc (`USER_HZ` is 100 on every architecture that is built for), ns.
+pub const TICK_NS: u64 = 10_000_000;
+
+/// Whether the start time in the map, which userspace may have read from /proc and so rounded
+/// down to a tick, is that of a process that started at `precise` ns.
+#[inline(always)]
+pub const fn is_same_start(in_map: u64, precise: u64) -> bool {
+    precise.wrapping_sub(in_map) < TICK_NS
+}
+
 /// One slot of the fork cache: who forked `child`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(C)]

@@ -1,3 +1,7 @@
 //! `slashtrace`: see `slashtrace --help`.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    slashtrace::cli::main()
+}

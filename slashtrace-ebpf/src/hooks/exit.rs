@@ -30,16 +30,20 @@ pub fn handle(ctx: &BtfTracePointContext) {
     if TRACKED.remove(&tgid).is_err() {
         return;
     }
+    let leader = task.follow(Field::TaskGroupLeader);
+    if leader.is_null() {
+        return;
+    }
     // What wait(2) would say: the group's status if there was a group exit, else the leader's.
     let status = if signal.read::<u32>(Field::SignalFlags) & SIGNAL_GROUP_EXIT != 0 {
         signal.read(Field::SignalGroupExitCode)
     } else {
-        let leader = task.follow(Field::TaskGroupLeader);
-        if leader.is_null() { 0 } else { leader.read(Field::TaskExitCode) }
+        leader.read(Field::TaskExitCode)
     };
     submit(ExitRecord {
         header: header(RecordKind::Exit, size_of::<ExitRecord>()),
-        start_ns: tracked.start_ns,
+        // Not the map's: userspace may have put it there, rounded to a clock tick.
+        start_ns: leader.read(Field::TaskStartBoottime),
         reads: tracked.reads,
         tgid,
         role: tracked.role,

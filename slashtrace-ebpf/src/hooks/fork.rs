@@ -2,7 +2,9 @@
 //! child is complete and before it runs. Threads are clones too, and are left out.
 
 use aya_ebpf::{cty::c_void, helpers::bpf_get_current_pid_tgid, programs::BtfTracePointContext};
-use slashtrace_ebpf::{FORK_SLOTS, Field, ForkRecord, RecordKind, Role, TaskInfo, Tracked};
+use slashtrace_ebpf::{
+    FORK_SLOTS, Field, ForkRecord, RecordKind, Role, TaskInfo, Tracked, is_same_start,
+};
 
 use crate::{
     emit::{header, submit, track},
@@ -40,7 +42,7 @@ pub fn handle(ctx: &BtfTracePointContext) {
         return;
     };
     let role = known.role;
-    if known.start_ns != parent_start_ns
+    if !is_same_start(known.start_ns, parent_start_ns)
         || (role != Role::Worker as u32 && role != Role::Descendant as u32)
     {
         return;

@@ -1,11 +1,7 @@
 //! `signal_generate` (kernel/signal.c, `__send_signal_locked`): runs in the sender.
 
-use aya_ebpf::{
-    EbpfContext, cty::c_void, helpers::bpf_get_current_task_btf, programs::BtfTracePointContext,
-};
-use slashtrace_ebpf::{
-    Field, RecordKind, SIGNALS_RECORDED, SignalRecord, TaskInfo,
-};
+use aya_ebpf::{cty::c_void, helpers::bpf_get_current_task_btf, programs::BtfTracePointContext};
+use slashtrace_ebpf::{Field, RecordKind, SIGNALS_RECORDED, SignalRecord, TaskInfo};
 
 use crate::{
     emit::{header, submit},
@@ -28,6 +24,10 @@ pub fn handle(ctx: &BtfTracePointContext) {
     let Some(known) = (unsafe { TRACKED.get(&tgid) }) else {
         return;
     };
+    let target_leader = target.follow(Field::TaskGroupLeader);
+    if target_leader.is_null() {
+        return;
+    }
     // SEND_SIG_NOINFO is 0, SEND_SIG_PRIV is 1 (include/linux/sched/signal.h).
     let info: u64 = ctx.arg(1);
     let si_code = match info {
@@ -44,7 +44,7 @@ pub fn handle(ctx: &BtfTracePointContext) {
     }
     submit(SignalRecord {
         header: header(RecordKind::Signal, size_of::<SignalRecord>()),
-        start_ns: known.start_ns,
+        start_ns: target_leader.read(Field::TaskStartBoottime),
         tgid,
         role: known.role,
         signal,
@@ -53,5 +53,4 @@ pub fn handle(ctx: &BtfTracePointContext) {
         from_kernel: u32::from(info == 1 || si_code == SI_KERNEL),
         sender,
     });
-    let _ = ctx.as_ptr();
 }

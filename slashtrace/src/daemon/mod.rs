@@ -1,2 +1,21 @@
-//! The pipeline: sensor → record → engine → sinks.
-//! May touch: everything; it is the only place where they meet.
+//! The pipeline: sensor → record → engine → sinks. `pipeline` gives observations their place and
+//! judges them, `session` drives it with a sensor until it is told to stop, `choose` picks the
+//! sensor.
+//! May touch: everything; it is the only place where the parts meet.
+
+pub mod choose;
+pub mod pipeline;
+pub mod session;
+
+use anyhow::Result;
+
+use crate::model::Record;
+
+/// Where records go: the evidence file, live lines, the table at the end.
+pub trait Sink {
+    /// Takes one record, in order of `seq`.
+    fn record(&mut self, record: &Record) -> Result<()>;
+
+    /// Called after each batch of records: what was taken should now be visible outside.
+    fn flush(&mut self) -> Result<()>;
+}

@@ -1,2 +1,5 @@
-//! What people see: live lines, tables. One file a format.
+//! Live lines and tables for people; one file a format.
 //! May touch: `model`, and the writer it is handed.
+
+pub mod live;
+pub mod table;

@@ -196,9 +196,13 @@ mod tests {
     fn tiny() -> Vec<u8> {
         let strings = b"\0u32\0a\0b\0outer\0x\0E\0ONE\0".to_vec();
         let at = |name: &str| {
-            strings.windows(name.len() + 2).position(|w| {
-                w[0] == 0 && &w[1..=name.len()] == name.as_bytes() && w[name.len() + 1] == 0
-            }).expect("in the table") as u32 + 1
+            strings
+                .windows(name.len() + 2)
+                .position(|w| {
+                    w[0] == 0 && &w[1..=name.len()] == name.as_bytes() && w[name.len() + 1] == 0
+                })
+                .expect("in the table") as u32
+                + 1
         };
         let mut types: Vec<u32> = Vec::new();
         types.extend([at("u32"), KIND_INT << 24, 4, 32]);

@@ -1,53 +1,330 @@
 //! The eBPF sensor set: kernel programs that see workers born, signalled and gone; the /proc
 //! snapshot at the start; samples of what is tracked.
 //!
-//! Rooms: `btf.rs` finds kernel fields, `object.rs` loads and attaches the programs, `rule.rs`
-//! turns a profile into the kernel's filter, `wire.rs` decodes records, `translate.rs` makes
-//! observations of them, `loss.rs` reconciles counters.
+//! `btf` finds kernel fields, `object` loads and attaches the programs, `rule` turns a profile into
+//! the kernel's filter, `wire` decodes records, `translate` makes observations of them, `loss`
+//! reconciles counters.
 
 mod btf;
+mod loss;
 mod object;
 mod rule;
+mod translate;
 mod wire;
 
-use anyhow::{Result, bail};
+use std::{mem, time::Duration};
 
-use super::{Description, Last, Options};
-use crate::model::Observation;
+use anyhow::{Context as _, Result};
+use bytes::Bytes;
+use slashtrace_ebpf::{ARGV_MAX, RING_BYTES, TRACKED_MAX, Tracked};
+use tokio::time::{Interval, MissedTickBehavior, interval};
+
+use self::{
+    loss::{Counts, Ledger},
+    object::Object,
+    rule::Rule,
+    translate::{Translator, wire_role},
+};
+use super::{
+    Description, Last, Options,
+    clock::boottime_ns,
+    proc::{self, ProcFs},
+    sampler::Sampler,
+};
+use crate::{
+    model::{
+        Body, Capability, Exit, Gap, GapReason, Identity, Limits, Observation, ParentSource, Role,
+        SensorKind, Source, Spawn,
+    },
+    profile::Profile,
+};
+
+/// How often /proc is searched for workers whose tokens stand behind more arguments than the
+/// kernel programs search, if there were such arguments at all.
+const LONG_ARGV_SEARCH: Duration = Duration::from_secs(60);
 
 /// The eBPF sensor set.
 #[derive(Debug)]
 pub struct EbpfSensor {
-    /// programs
-    pub object: object::Object,
+    object: Object,
+    translator: Translator,
+    ledger: Ledger,
+    sampler: Sampler,
+    profile: Profile,
+    proc: ProcFs,
+    interval: Interval,
+    count_calls: bool,
+    /// Observations that nobody has taken yet.
+    pending: Vec<Observation>,
+    long_argv_searched_ns: u64,
 }
 
 impl EbpfSensor {
-    /// Starts it.
+    /// Loads and attaches the kernel programs, then looks at what was there before them.
+    ///
+    /// # Errors
+    /// Without BTF, without the privilege, or if the kernel refuses a program.
     pub fn start(options: &Options) -> Result<Self> {
-        let rule = rule::Rule::new(&options.profile);
-        Ok(Self { object: object::Object::load(&rule, options.count_calls, options.kernel_log)? })
+        let object =
+            Object::load(&Rule::new(&options.profile), options.count_calls, options.kernel_log)?;
+        let proc = ProcFs::new("/proc");
+        let mut interval = interval(options.sample_interval);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut sensor = Self {
+            object,
+            translator: Translator::new(options.profile.clone(), proc.clone(), options.count_calls),
+            ledger: Ledger::default(),
+            sampler: Sampler::new(proc.clone(), options.sample_interval),
+            profile: options.profile.clone(),
+            proc,
+            interval,
+            count_calls: options.count_calls,
+            pending: Vec::new(),
+            long_argv_searched_ns: boottime_ns(),
+        };
+        sensor.look_at_what_is_there()?;
+        Ok(sensor)
     }
 
     /// What it can do here.
     pub fn describe(&self) -> Description {
-        unreachable!("cannot be started")
-    }
-
-    /// Waits for the next observations.
-    pub async fn next(&mut self) -> Result<Vec<Observation>> {
-        loop {
-            for n in self.object.verified() { println!("{n}"); }
-            while let Some(r) = self.object.next_record() {
-                println!("{:?}", wire::decode(r));
-            }
-            println!("{:?} missed {}", self.object.counters()?, self.object.missed_runs());
-            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        let hooks = object::hooks(self.count_calls).map(|hook| Capability {
+            name: hook.to_owned(),
+            ok: true,
+            detail: "BTF tracepoint".to_owned(),
+        });
+        Description {
+            kind: SensorKind::Ebpf,
+            capabilities: hooks.collect(),
+            calls_counted: self.count_calls,
+            limits: Limits {
+                argv_searched_bytes: ARGV_MAX as u32,
+                ring_bytes: RING_BYTES,
+                tracked_max: TRACKED_MAX,
+                sample_interval_ms: self.interval.period().as_millis() as u64,
+            },
         }
     }
 
-    /// Stops it.
-    pub fn finish(self) -> Result<Last> {
-        bail!("not built yet")
+    /// Waits for the next observations. Cancel-safe: what was taken from the kernel is kept until
+    /// it is returned.
+    pub async fn next(&mut self) -> Result<Vec<Observation>> {
+        loop {
+            if !self.pending.is_empty() {
+                return Ok(mem::take(&mut self.pending));
+            }
+            tokio::select! {
+                ready = self.object.events.readable_mut() => {
+                    let mut ready = ready.context("cannot wait for the ring buffer")?;
+                    let mut records = Vec::new();
+                    while let Some(record) = ready.get_inner_mut().next() {
+                        records.push(Bytes::copy_from_slice(&record));
+                    }
+                    ready.clear_ready();
+                    self.take(records);
+                }
+                _ = self.interval.tick() => self.round()?,
+            }
+        }
     }
+
+    /// Detaches, and hands over what is left.
+    pub fn finish(mut self) -> Result<Last> {
+        self.reconcile()?;
+        Ok(Last {
+            observations: mem::take(&mut self.pending),
+            counters: self.ledger.by_name(),
+            complete: self.ledger.complete(),
+        })
+    }
+
+    /// Decodes records and keeps what they say.
+    fn take(&mut self, records: Vec<Bytes>) {
+        for record in records {
+            let event = wire::decode(record);
+            self.ledger.read(event.is_ok());
+            let Ok(event) = event else { continue };
+            let pid = match &event.what {
+                wire::What::Exec(exec) => exec.task.tgid,
+                _ => 0,
+            };
+            match self.translator.translate(event) {
+                Some(observation) => self.keep(observation),
+                // Tracked for a collision of hashes only.
+                None => self.object.untrack(pid),
+            }
+        }
+    }
+
+    fn keep(&mut self, observation: Observation) {
+        match &observation.body {
+            Body::Spawn(spawn) if spawn.role == Role::Worker => {
+                let gateway = spawn.parent.as_ref().map(|parent| parent.process.identity());
+                self.sampler.track(spawn.identity(), gateway);
+            }
+            Body::Exit(exit) => self.sampler.exited(exit.identity()),
+            _ => {}
+        }
+        self.pending.push(observation);
+    }
+
+    fn drain(&mut self) {
+        let mut records = Vec::new();
+        while let Some(record) = self.object.next_record() {
+            records.push(record);
+        }
+        self.take(records);
+    }
+
+    /// One round of samples, and the books.
+    fn round(&mut self) -> Result<()> {
+        if let Some(log) = &mut self.object.log {
+            log.flush();
+        }
+        self.reconcile()?;
+        let counts = self.count_calls;
+        let object = &self.object;
+        let reads = |identity: Identity| {
+            counts.then(|| object.tracked(identity.pid)).flatten().map(|tracked| tracked.reads)
+        };
+        let round = self.sampler.sample(boottime_ns(), &reads);
+        self.pending.extend(round.observations);
+        // The kernel programs tell of every end; a worker that vanished otherwise is told by them
+        // in a record that is on its way, or was lost, which the next reconciliation shows.
+        Ok(())
+    }
+
+    fn reconcile(&mut self) -> Result<()> {
+        let counts =
+            Counts { counters: self.object.counters()?, missed_runs: self.object.missed_runs() };
+        self.drain();
+        let gaps = self.ledger.reconcile(counts);
+        let now = boottime_ns();
+        if !gaps.is_empty() {
+            self.pending.extend(
+                gaps.into_iter().map(|gap| Observation { boottime_ns: now, body: Body::Gap(gap) }),
+            );
+            self.resync()?;
+        }
+        if now.saturating_sub(self.long_argv_searched_ns) >= LONG_ARGV_SEARCH.as_nanos() as u64 {
+            self.long_argv_searched_ns = now;
+            if self.ledger.take_not_searched() > 0 {
+                self.search_long_argv()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What was there before the programs: workers, what is below and above them.
+    fn look_at_what_is_there(&mut self) -> Result<()> {
+        let found = proc::snapshot(&self.proc, &self.profile, &mut self.translator.book)
+            .context("cannot read /proc")?;
+        // What the kernel saw meanwhile comes first; of a worker seen twice, it knows more.
+        self.drain();
+        for spawn in found {
+            self.adopt(spawn)?;
+        }
+        Ok(())
+    }
+
+    /// After loss: compares what is known with what is there.
+    fn resync(&mut self) -> Result<()> {
+        let known: Vec<(Identity, Role)> =
+            self.translator.known.iter().map(|(identity, role)| (*identity, *role)).collect();
+        let found = proc::resync(&self.proc, &self.profile, &mut self.translator.book, &known)
+            .context("cannot read /proc")?;
+        for exit in found.exits {
+            self.exited(exit);
+        }
+        for spawn in found.spawns {
+            self.adopt(spawn)?;
+        }
+        Ok(())
+    }
+
+    /// Looks for workers whose tokens stand behind more arguments than the programs search.
+    fn search_long_argv(&mut self) -> Result<()> {
+        let found = proc::snapshot(&self.proc, &self.profile, &mut self.translator.book)
+            .context("cannot read /proc")?;
+        let new: Vec<Spawn> = found
+            .into_iter()
+            .filter(|spawn| !self.translator.known.contains_key(&spawn.identity()))
+            .collect();
+        let workers = new.iter().filter(|spawn| spawn.role == Role::Worker).count() as u64;
+        if workers > 0 {
+            let reason = GapReason::ArgvNotSearched;
+            self.pending.push(Observation {
+                boottime_ns: boottime_ns(),
+                body: Body::Gap(Gap { reason, lost: workers, resynced: true }),
+            });
+        }
+        for spawn in new {
+            self.adopt(spawn)?;
+        }
+        Ok(())
+    }
+
+    /// Has the kernel track a process that /proc shows, and what is above it.
+    fn adopt(&mut self, spawn: Spawn) -> Result<()> {
+        let identity = spawn.identity();
+        if self.translator.known.contains_key(&identity) {
+            return Ok(());
+        }
+        let worker = spawn.worker.unwrap_or(identity);
+        self.track(identity, spawn.role, worker)?;
+        if spawn.role == Role::Worker
+            && let Some(parent) = &spawn.parent
+            && !parent.reaper
+        {
+            debug_assert_eq!(parent.how, ParentSource::Proc);
+            self.track(parent.process.identity(), Role::Gateway, Identity { pid: 0, start_ns: 0 })?;
+            for above in &spawn.ancestors {
+                self.track(above.identity(), Role::Ancestor, Identity { pid: 0, start_ns: 0 })?;
+            }
+        }
+        // It may have ended before the kernel knew that it is to tell.
+        let alive = matches!(self.proc.stat(identity.pid), Ok(Some(stat))
+            if self.proc.is_same(identity, &stat) && !stat.ended());
+        let now = boottime_ns();
+        self.keep(Observation { boottime_ns: now, body: Body::Spawn(Box::new(spawn.clone())) });
+        if !alive {
+            self.object.untrack(identity.pid);
+            self.exited(Exit {
+                pid: identity.pid,
+                start_ns: identity.start_ns,
+                role: spawn.role,
+                code: None,
+                signal: None,
+                reads: None,
+                source: Source::Proc,
+            });
+        }
+        Ok(())
+    }
+
+    fn track(&mut self, identity: Identity, role: Role, worker: Identity) -> Result<()> {
+        let known = self.translator.known.entry(identity).or_insert(role);
+        if *known != role && role != Role::Worker {
+            return Ok(());
+        }
+        *known = role;
+        let tracked = Tracked {
+            start_ns: identity.start_ns,
+            worker_start_ns: worker.start_ns,
+            reads: 0,
+            worker: worker.pid,
+            role: wire_role(role) as u32,
+        };
+        self.object.track(identity.pid, tracked)
+    }
+
+    fn exited(&mut self, exit: Exit) {
+        self.translator.forget(exit.identity());
+        self.keep(Observation { boottime_ns: boottime_ns(), body: Body::Exit(exit) });
+    }
+}
+
+/// Tries each kernel program by itself, for `doctor`.
+pub fn probe(profile: &Profile) -> Vec<Capability> {
+    object::probe_hooks(&Rule::new(profile))
 }

@@ -32,6 +32,11 @@ const HOOKS: [&str; 4] =
 /// The hook that counts calls.
 const READ_HOOK: &str = "sys_exit";
 
+/// Names of the hooks in use.
+pub fn hooks(count_calls: bool) -> impl Iterator<Item = &'static str> {
+    HOOKS.into_iter().chain(count_calls.then_some(READ_HOOK))
+}
+
 /// A map value that may be written as bytes.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
@@ -69,8 +74,7 @@ impl Object {
     /// says goes to a file that the error names.
     pub fn load(rule: &Rule, count_calls: bool, log: bool) -> Result<Self> {
         let mut ebpf = create(rule, log)?;
-        let hooks: Vec<&'static str> =
-            HOOKS.into_iter().chain(count_calls.then_some(READ_HOOK)).collect();
+        let hooks: Vec<&'static str> = hooks(count_calls).collect();
         {
             let btf = aya::Btf::from_sys_fs().context("cannot parse the kernel's BTF")?;
             for &hook in &hooks {
@@ -97,10 +101,6 @@ impl Object {
             programs,
             _ebpf: ebpf,
         })
-    }
-
-    pub fn verified(&self) -> Vec<String> {
-        self.programs.iter().map(|fd| fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).unwrap_or_default().lines().filter(|l| l.starts_with("verified")).collect()).collect()
     }
 
     /// Takes the next record, without waiting.

@@ -1,5 +1,7 @@
 use bytes::{Buf, Bytes};
-use slashtrace_ebpf::{ARGV_MAX, CHAIN_MAX, NO_TERMINAL, ParentKnownBy, RecordKind, Role, WIRE_VERSION};
+use slashtrace_ebpf::{
+    ARGV_MAX, CHAIN_MAX, NO_TERMINAL, ParentKnownBy, RecordKind, Role, WIRE_VERSION,
+};
 
 /// Why a record from the ring buffer could not be decoded.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -35,9 +37,27 @@ pub struct Event {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum What {
     Exec(Exec),
-    Fork { child: Task, parent: (u32, u64), worker: (u32, u64) },
-    Exit { tgid: u32, start_ns: u64, role: Role, status: u32, reads: u64 },
-    Signal { tgid: u32, start_ns: u64, role: Role, signal: u32, si_code: i32, result: u32, sender: Option<Task> },
+    Fork {
+        child: Task,
+        parent: (u32, u64),
+        worker: (u32, u64),
+    },
+    Exit {
+        tgid: u32,
+        start_ns: u64,
+        role: Role,
+        status: u32,
+        reads: u64,
+    },
+    Signal {
+        tgid: u32,
+        start_ns: u64,
+        role: Role,
+        signal: u32,
+        si_code: i32,
+        result: u32,
+        sender: Option<Task>,
+    },
 }
 
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -168,12 +188,5 @@ fn task(record: &mut Bytes) -> Task {
     let (sid, terminal) = (record.get_u32_ne(), record.get_u32_ne());
     let mut comm = record.split_to(16);
     comm.truncate(comm.iter().position(|&b| b == 0).unwrap_or(16));
-    Task {
-        tgid,
-        start_ns,
-        uid,
-        sid,
-        terminal: (terminal != NO_TERMINAL).then_some(terminal),
-        comm,
-    }
+    Task { tgid, start_ns, uid, sid, terminal: (terminal != NO_TERMINAL).then_some(terminal), comm }
 }

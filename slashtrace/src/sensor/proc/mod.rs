@@ -1,1 +1,310 @@
 //! Reads /proc: what the kernel programs cannot tell, and what was there before them.
+//! `stat` is one process, `book` gives it its identity, `fds` finds who holds a pipe, `scan` and
+//! `snapshot` turn processes into observations.
+//! May touch: /proc (read only, and never a file behind an fd link), `model`, `profile`, `redact`.
+
+mod book;
+#[cfg(test)]
+pub(crate) mod fake;
+mod fds;
+mod scan;
+mod snapshot;
+mod stat;
+
+use std::{
+    fs::{self, File},
+    io::{self, Read},
+    os::unix::fs::DirEntryExt,
+    path::{Path, PathBuf},
+};
+
+use rustix::io::Errno;
+
+pub use book::IdentityBook;
+pub use fds::{PipeSearch, WriteEnds};
+pub use scan::{Scan, Seen};
+pub use snapshot::{Resync, resync, snapshot, snapshot_of};
+pub use stat::ProcStat;
+
+use crate::model::{Identity, Memory};
+
+/// How many bytes of an argument area are searched for a worker's tokens: the kernel's limit for
+/// one argument (`MAX_ARG_STRLEN`, 32 pages of 4 KiB, include/uapi/linux/binfmts.h), so that a
+/// worker is only overlooked behind arguments that are longer in sum.
+pub const ARGV_SEARCHED_BYTES: usize = 128 * 1024;
+
+/// More than an argument area can hold (execve(2): three quarters of `_STK_LIM`, 6 MiB).
+const ARGV_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// A mounted proc file system.
+#[derive(Clone, Debug)]
+pub struct ProcFs {
+    root: PathBuf,
+    tick_ns: u64,
+    page_kib: u64,
+}
+
+/// One entry of the list of processes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Entry {
+    /// Thread group id.
+    pub pid: u32,
+    /// Inode of its folder. procfs gives each process that is looked up a new number and drops
+    /// the folder when the process is reaped (`proc_flush_pid`, fs/proc/base.c), so the same
+    /// number is the same process; another number may be, too (memory pressure drops folders).
+    pub inode: u64,
+}
+
+/// The argument area of a process.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Cmdline {
+    /// Its bytes, up to the limit that was asked for. Empty for a kernel thread or a zombie.
+    pub bytes: Vec<u8>,
+    /// Whether there is more.
+    pub truncated: bool,
+}
+
+impl Cmdline {
+    /// Its whole tokens. The last one is left out where it was cut off: half a token matches
+    /// nothing and names no session.
+    pub fn tokens(&self) -> Vec<&[u8]> {
+        let mut tokens = crate::profile::tokens_of(&self.bytes);
+        if self.truncated && !self.bytes.ends_with(&[0]) {
+            tokens.pop();
+        }
+        tokens
+    }
+}
+
+/// Ids of a process (/proc/PID/status).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Ids {
+    /// Real user id. The owner of /proc/PID is the *effective* one, or root for a process that is
+    /// not dumpable (proc_pid_status(5)), which would hide whose worker it is.
+    pub uid: u32,
+    /// Whether it is pid 1 of the innermost pid namespace it is in (last value of `NSpid`).
+    pub namespace_init: bool,
+}
+
+impl Default for ProcFs {
+    fn default() -> Self {
+        Self::new("/proc")
+    }
+}
+
+impl ProcFs {
+    /// The proc file system at `root`: `/proc`, or a made-up one in tests. Nothing is read yet.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self {
+            root: root.into(),
+            tick_ns: 1_000_000_000 / procfs::ticks_per_second().max(1),
+            page_kib: procfs::page_size() / 1024,
+        }
+    }
+
+    /// Length of a clock tick (`sysconf(_SC_CLK_TCK)`) in ns: start times in /proc are whole ticks.
+    pub fn tick_ns(&self) -> u64 {
+        self.tick_ns
+    }
+
+    /// The processes (thread groups) there are, in no particular order. No process is read for it.
+    pub fn processes(&self) -> io::Result<Vec<Entry>> {
+        let mut entries = Vec::with_capacity(512);
+        for entry in fs::read_dir(&self.root)? {
+            let entry = entry?;
+            let pid = entry.file_name().to_str().and_then(|name| name.parse().ok());
+            if let Some(pid) = pid {
+                entries.push(Entry { pid, inode: entry.ino() });
+            }
+        }
+        Ok(entries)
+    }
+
+    /// Ids of the thread groups there are, ascending.
+    pub fn pids(&self) -> io::Result<Vec<u32>> {
+        let mut pids: Vec<u32> = self.processes()?.iter().map(|entry| entry.pid).collect();
+        pids.sort_unstable();
+        Ok(pids)
+    }
+
+    /// State, parent, start time and size of a process; `None` if there is none of that pid.
+    pub fn stat(&self, pid: u32) -> io::Result<Option<ProcStat>> {
+        // The line is some 350 bytes; the longest it can be is 64 of comm and 52 64-bit numbers.
+        let mut line = [0; 2048];
+        let Some(len) = self.read_small(pid, "stat", &mut line)? else {
+            return Ok(None);
+        };
+        ProcStat::parse(&line[..len], self.tick_ns, self.page_kib).map(Some).ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("{}/{pid}/stat has an unknown form", self.root.display()),
+            )
+        })
+    }
+
+    /// Whether `stat` is of the process with this identity, and not of one that got its pid later.
+    pub fn is_same(&self, identity: Identity, stat: &ProcStat) -> bool {
+        identity.pid == stat.pid && identity.start_ns / self.tick_ns == stat.start_ns / self.tick_ns
+    }
+
+    /// Real user id and place in its pid namespace; `None` if the process is gone.
+    pub fn ids(&self, pid: u32) -> io::Result<Option<Ids>> {
+        let mut text = [0; 8192];
+        let Some(len) = self.read_small(pid, "status", &mut text)? else {
+            return Ok(None);
+        };
+        let text = &text[..len];
+        let uid = field(text, b"Uid:").and_then(|value| number(first_word(value)));
+        // Absent before Linux 4.1 and in kernels without pid namespaces.
+        let namespace_pid = field(text, b"NSpid:").map_or(Some(u64::from(pid)), |value| {
+            value.split(u8::is_ascii_whitespace).rfind(|word| !word.is_empty()).and_then(number)
+        });
+        Ok(uid.map(|uid| Ids {
+            uid: uid as u32,
+            namespace_init: pid == 1 || namespace_pid == Some(1),
+        }))
+    }
+
+    /// The argument area, up to `max` bytes; `None` if the process is gone. A program that wrote a
+    /// title over its arguments shows that title.
+    pub fn cmdline(&self, pid: u32, max: usize) -> io::Result<Option<Cmdline>> {
+        let mut bytes = Vec::new();
+        Ok(self.cmdline_into(pid, max, &mut bytes)?.map(|truncated| Cmdline { bytes, truncated }))
+    }
+
+    /// As [`Self::cmdline`], into a buffer that is used again: whether there is more than `max`.
+    pub fn cmdline_into(
+        &self,
+        pid: u32,
+        max: usize,
+        buffer: &mut Vec<u8>,
+    ) -> io::Result<Option<bool>> {
+        buffer.clear();
+        let mut read = || -> io::Result<bool> {
+            let mut file = File::open(self.path(pid, "cmdline"))?;
+            let mut len = 0;
+            while len <= max {
+                // One page holds nearly every argument area; a long one is read in ever larger pieces.
+                buffer.resize((2 * len).max(4096).min(max + 1), 0);
+                match file.read(&mut buffer[len..])? {
+                    0 => break,
+                    n => len += n,
+                }
+            }
+            buffer.truncate(len.min(max));
+            Ok(len > max)
+        };
+        gone_is_none(read())
+    }
+
+    /// True length of the argument area in bytes; `None` if the process is gone.
+    pub fn cmdline_bytes(&self, pid: u32) -> io::Result<Option<u64>> {
+        let count = || -> io::Result<u64> {
+            let file = File::open(self.path(pid, "cmdline"))?;
+            io::copy(&mut file.take(ARGV_BYTES_MAX as u64), &mut io::sink())
+        };
+        gone_is_none(count())
+    }
+
+    /// Read system calls of the whole process so far (`syscr`, proc_pid_io(5)); `None` if it is
+    /// gone. Only its owner and root may read it.
+    pub fn io_syscr(&self, pid: u32) -> io::Result<Option<u64>> {
+        let mut text = [0; 512];
+        let len = self.read_small(pid, "io", &mut text)?;
+        Ok(len.and_then(|len| field(&text[..len], b"syscr:")).and_then(number))
+    }
+
+    /// Proportional set size in KiB (`smaps_rollup`: the kernel walks the page tables for it, a
+    /// millisecond or more per process); `None` if it is gone. Only its owner and root may read it.
+    pub fn pss_kib(&self, pid: u32) -> io::Result<Option<u64>> {
+        let mut text = [0; 4096];
+        let len = self.read_small(pid, "smaps_rollup", &mut text)?;
+        Ok(len
+            .and_then(|len| field(&text[..len], b"Pss:"))
+            .and_then(|value| number(first_word(value))))
+    }
+
+    /// The machine's memory.
+    pub fn meminfo(&self) -> io::Result<Memory> {
+        let text = fs::read(self.root.join("meminfo"))?;
+        let kib = |name: &[u8]| field(&text, name).and_then(|value| number(first_word(value)));
+        match (kib(b"MemTotal:"), kib(b"MemAvailable:")) {
+            (Some(total_kib), Some(available_kib)) => Ok(Memory {
+                total_kib,
+                available_kib,
+                swap_total_kib: kib(b"SwapTotal:").unwrap_or(0),
+                swap_free_kib: kib(b"SwapFree:").unwrap_or(0),
+            }),
+            _ => Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("{}/meminfo has no MemTotal or MemAvailable", self.root.display()),
+            )),
+        }
+    }
+
+    /// Whether two processes run the same executable file; `None` where that cannot be seen (gone,
+    /// a zombie, or another user's). Compares file system and inode, so a file that was replaced on
+    /// disk is another one.
+    pub fn exe_same(&self, a: u32, b: u32) -> Option<bool> {
+        let exe = |pid| rustix::fs::stat(self.path(pid, "exe")).ok();
+        let (a, b) = (exe(a)?, exe(b)?);
+        Some((a.st_dev, a.st_ino) == (b.st_dev, b.st_ino))
+    }
+
+    /// Where it is mounted.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(super) fn path(&self, pid: u32, name: &str) -> PathBuf {
+        let mut path = self.root.join(pid.to_string());
+        path.push(name);
+        path
+    }
+
+    /// Reads a file that fits into `buffer`; what does not fit is left out.
+    fn read_small(&self, pid: u32, name: &str, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        gone_is_none(read_up_to(&self.path(pid, name), buffer))
+    }
+}
+
+pub(super) fn read_up_to(path: &Path, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut file = File::open(path)?;
+    let mut len = 0;
+    while len < buffer.len() {
+        match file.read(&mut buffer[len..])? {
+            0 => break,
+            n => len += n,
+        }
+    }
+    Ok(len)
+}
+
+/// A process that ends while it is read is no error: `open` says ENOENT, `read` says ESRCH.
+pub(super) fn gone_is_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if is_gone(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::NOENT | Errno::SRCH))
+}
+
+/// What stands behind `name` (with its colon) at the beginning of a line.
+pub(super) fn field<'a>(text: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    text.split(|&b| b == b'\n').find_map(|line| line.strip_prefix(name)).map(<[u8]>::trim_ascii)
+}
+
+fn first_word(value: &[u8]) -> &[u8] {
+    value.split(u8::is_ascii_whitespace).next().unwrap_or_default()
+}
+
+fn number(digits: &[u8]) -> Option<u64> {
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests;

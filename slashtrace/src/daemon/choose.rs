@@ -1,0 +1,59 @@
+use anyhow::{Context as _, Result};
+
+use crate::{
+    model::SensorKind,
+    sensor::{Options, Sensor, ebpf::EbpfSensor, poll::PollSensor},
+};
+
+/// Which sensor set the user wants.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
+pub enum Choice {
+    /// Kernel programs if they can be had, else /proc alone; says on stderr which and why.
+    #[default]
+    Auto,
+    /// Kernel programs, or an error.
+    Ebpf,
+    /// /proc alone: needs no privilege, sees less.
+    Poll,
+}
+
+/// A sensor set, and why it is this one if the user left the choice.
+#[derive(Debug)]
+pub struct Chosen {
+    /// The running sensor set.
+    pub sensor: Sensor,
+    /// One line for people.
+    pub why: Option<String>,
+}
+
+/// Starts the sensor set. Must be called within a tokio runtime.
+///
+/// # Errors
+/// If the one that was asked for cannot run here; with `auto`, if none can.
+pub fn choose(choice: Choice, options: &Options) -> Result<Chosen> {
+    let ebpf = |options| EbpfSensor::start(options).map(|s| Sensor::Ebpf(Box::new(s)));
+    let poll = |options| PollSensor::start(options).map(|s| Sensor::Poll(Box::new(s)));
+    match choice {
+        Choice::Ebpf => {
+            let sensor = ebpf(options).context(
+                "the ebpf sensor cannot run here\nnext step: run as root (`sudo slashtrace …`), \
+                 ask `slashtrace doctor` what is missing, or use `--sensor poll`",
+            )?;
+            Ok(Chosen { sensor, why: None })
+        }
+        Choice::Poll => Ok(Chosen { sensor: poll(options)?, why: None }),
+        Choice::Auto => match ebpf(options) {
+            Ok(sensor) => {
+                let why = Some("sensor: ebpf (the kernel programs load)".to_owned());
+                Ok(Chosen { sensor, why })
+            }
+            Err(error) => {
+                let sensor = poll(options)?;
+                let kind = SensorKind::Poll;
+                debug_assert_eq!(sensor.describe().kind, kind);
+                let why = Some(format!("sensor: poll (no kernel programs: {error:#})"));
+                Ok(Chosen { sensor, why })
+            }
+        },
+    }
+}

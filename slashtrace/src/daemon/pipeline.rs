@@ -1,0 +1,104 @@
+use anyhow::Result;
+use jiff::Timestamp;
+
+use super::Sink;
+use crate::{
+    engine::Engine,
+    model::{Body, FORMAT_VERSION, Finding, Kind, Observation, Record, Tick},
+    profile::Profile,
+};
+
+/// Gives observations their place in the evidence, has the engine judge them, and hands records
+/// and findings to the sinks. The same for a live recording and for a replay.
+pub struct Pipeline<'a> {
+    engine: Engine,
+    sinks: Vec<&'a mut dyn Sink>,
+    seq: u64,
+}
+
+impl<'a> Pipeline<'a> {
+    /// A pipeline for one recording; the first record is to be `start`.
+    pub fn new(profile: Profile, sinks: Vec<&'a mut dyn Sink>) -> Self {
+        Self { engine: Engine::new(profile), sinks, seq: 0 }
+    }
+
+    /// Takes an observation that happened at wall time `time`; returns the findings it caused.
+    pub fn observe(&mut self, observation: Observation, time: Timestamp) -> Result<Vec<Finding>> {
+        let record = Record {
+            v: FORMAT_VERSION,
+            seq: self.seq + 1,
+            time,
+            boottime_ns: observation.boottime_ns,
+            body: observation.body,
+        };
+        self.record(&record)
+    }
+
+    /// Takes a record that has its place already (replay).
+    pub fn record(&mut self, record: &Record) -> Result<Vec<Finding>> {
+        self.seq = record.seq;
+        self.write(record)?;
+        let findings = self.engine.observe(record);
+        for finding in &findings {
+            self.seq += 1;
+            self.write(&Record {
+                v: FORMAT_VERSION,
+                seq: self.seq,
+                // Those of its cause, so that a replay writes the same.
+                time: record.time,
+                boottime_ns: record.boottime_ns,
+                body: Body::Finding(Box::new(finding.clone())),
+            })?;
+        }
+        Ok(findings)
+    }
+
+    /// When the engine wants to be told that time has passed, ns of the boot clock.
+    pub fn next_deadline(&self) -> Option<u64> {
+        self.engine.next_deadline()
+    }
+
+    /// Tells the engine the time if it wants to know.
+    pub fn tick(&mut self, now_ns: u64, time: Timestamp) -> Result<()> {
+        if self.next_deadline().is_some_and(|deadline| deadline <= now_ns) {
+            let body = Body::Tick(Tick::default());
+            self.observe(Observation { boottime_ns: now_ns, body }, time)?;
+        }
+        Ok(())
+    }
+
+    /// Makes what was written visible outside.
+    pub fn flush(&mut self) -> Result<()> {
+        self.sinks.iter_mut().try_for_each(|sink| sink.flush())
+    }
+
+    fn write(&mut self, record: &Record) -> Result<()> {
+        self.sinks.iter_mut().try_for_each(|sink| sink.record(record))
+    }
+}
+
+/// Remembers the kinds of all findings that were opened, for exit codes and summaries.
+#[derive(Debug, Default)]
+pub struct KindsSeen {
+    kinds: std::collections::BTreeSet<Kind>,
+}
+
+impl KindsSeen {
+    /// Kinds that were opened at least once.
+    pub fn kinds(&self) -> impl Iterator<Item = Kind> + '_ {
+        self.kinds.iter().copied()
+    }
+}
+
+impl Sink for KindsSeen {
+    fn record(&mut self, record: &Record) -> Result<()> {
+        if let Body::Finding(finding) = &record.body {
+            self.kinds.insert(finding.kind);
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        Ok(())
+    }
+}

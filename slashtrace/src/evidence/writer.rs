@@ -1,0 +1,177 @@
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Seek as _, Write},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result};
+
+use crate::{daemon::Sink, model::Record};
+
+/// Writes records as NDJSON, whole lines only: a batch is written in one go, and if that fails
+/// half-way the file is cut back to the last whole batch.
+#[derive(Debug)]
+pub struct EvidenceWriter {
+    target: Target,
+    /// Lines of the batch that is not written yet.
+    batch: Vec<u8>,
+}
+
+#[derive(Debug)]
+enum Target {
+    File { file: File, path: PathBuf, written: u64 },
+    Stdout { closed: bool },
+}
+
+impl EvidenceWriter {
+    /// Creates `path`, readable by its owner only.
+    ///
+    /// # Errors
+    /// If it exists already (evidence is never overwritten) or cannot be created.
+    pub fn create(path: &Path) -> Result<Self> {
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path)
+            .with_context(|| match path.exists() {
+                true => format!(
+                    "{} exists, and evidence is never overwritten\nnext step: name another file, \
+                     or move that one away",
+                    path.display()
+                ),
+                false => format!(
+                    "cannot create {}\nnext step: name a folder that exists and that you may \
+                     write to",
+                    path.display()
+                ),
+            })?;
+        let target = Target::File { file, path: path.to_owned(), written: 0 };
+        Ok(Self { target, batch: Vec::new() })
+    }
+
+    /// Writes to standard output. That its reader went away is not an error.
+    pub fn stdout() -> Self {
+        Self { target: Target::Stdout { closed: false }, batch: Vec::new() }
+    }
+}
+
+impl Sink for EvidenceWriter {
+    fn record(&mut self, record: &Record) -> Result<()> {
+        serde_json::to_writer(&mut self.batch, record)?;
+        self.batch.push(b'\n');
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        let result = match &mut self.target {
+            Target::File { file, path, written } => write_whole(file, *written, &self.batch)
+                .map(|()| *written += self.batch.len() as u64)
+                .with_context(|| {
+                    format!(
+                        "cannot write to {}: what was written before is whole\nnext step: make \
+                         room on that file system, or name a file on another",
+                        path.display()
+                    )
+                }),
+            Target::Stdout { closed: true } => Ok(()),
+            Target::Stdout { closed } => {
+                let mut stdout = io::stdout().lock();
+                match stdout.write_all(&self.batch).and_then(|()| stdout.flush()) {
+                    Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                        *closed = true;
+                        Ok(())
+                    }
+                    other => other.context("cannot write evidence to standard output"),
+                }
+            }
+        };
+        self.batch.clear();
+        result
+    }
+}
+
+/// Appends `batch`, or leaves the file as it was.
+fn write_whole(file: &mut File, written: u64, batch: &[u8]) -> io::Result<()> {
+    file.write_all(batch).inspect_err(|_| {
+        // Devices cannot be cut; then there is nothing to keep whole either.
+        drop(file.set_len(written));
+        drop(file.seek(io::SeekFrom::Start(written)));
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::model::{Body, Tick};
+
+    fn tick(seq: u64) -> Record {
+        let body = Body::Tick(Tick::default());
+        Record { v: 1, seq, time: Timestamp::UNIX_EPOCH, boottime_ns: seq, body }
+    }
+
+    #[test]
+    fn a_file_is_private_and_never_overwritten() {
+        use std::os::unix::fs::MetadataExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("evidence.ndjson");
+        let mut writer = EvidenceWriter::create(&path).unwrap();
+        writer.record(&tick(1)).unwrap();
+        writer.record(&tick(2)).unwrap();
+        writer.flush().unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 2);
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        let error = format!("{:#}", EvidenceWriter::create(&path).unwrap_err());
+        assert!(error.contains("never overwritten"), "{error}");
+    }
+
+    #[test]
+    fn a_full_disk_leaves_whole_lines() {
+        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+        // A file size limit stands for the full disk; in a process of its own, since it is
+        // process-wide and comes with a signal.
+        if std::env::var_os("SLASHTRACE_FSIZE_TEST").is_none() {
+            let status = std::process::Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "evidence::writer::tests::a_full_disk_leaves_whole_lines"])
+                .env("SLASHTRACE_FSIZE_TEST", "1")
+                .stdout(std::process::Stdio::null())
+                .status()
+                .unwrap();
+            assert!(status.success());
+            return;
+        }
+        // SAFETY: ignoring a signal touches no memory.
+        unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+        let limit = Rlimit { current: Some(300), maximum: getrlimit(Resource::Fsize).maximum };
+        setrlimit(Resource::Fsize, limit).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("evidence.ndjson");
+        let mut writer = EvidenceWriter::create(&path).unwrap();
+        let failed = (1..100).find(|seq| {
+            writer.record(&tick(*seq)).unwrap();
+            writer.flush().is_err()
+        });
+        assert!(failed.is_some());
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.ends_with('\n') && text.len() <= 300);
+        assert_eq!(text.lines().count() as u64, failed.unwrap() - 1);
+    }
+
+    #[test]
+    fn a_full_device_is_an_error_with_a_next_step() {
+        let mut writer = EvidenceWriter {
+            target: Target::File {
+                file: OpenOptions::new().write(true).open("/dev/full").unwrap(),
+                path: "/dev/full".into(),
+                written: 0,
+            },
+            batch: Vec::new(),
+        };
+        writer.record(&tick(1)).unwrap();
+        let error = format!("{:#}", writer.flush().unwrap_err());
+        assert!(error.contains("next step: make room"), "{error}");
+    }
+}

@@ -1,0 +1,141 @@
+use std::collections::BTreeMap;
+
+use slashtrace_ebpf::Counter;
+
+use crate::model::{Gap, GapReason};
+
+/// What the kernel programs have counted, at one moment.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Counts {
+    /// The programs' counters, by [`Counter`].
+    pub counters: [u64; Counter::ALL.len()],
+    /// Runs that the kernel skipped.
+    pub missed_runs: u64,
+}
+
+/// Reconciles what the kernel programs say they did with what was read.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    /// Records taken from the ring buffer.
+    read: u64,
+    /// Records that could not be decoded.
+    undecodable: u64,
+    reported: BTreeMap<&'static str, u64>,
+    /// Execs whose arguments were longer than what is searched, at the last search of /proc.
+    searched_at: u64,
+    last: Counts,
+    lost: u64,
+}
+
+impl Ledger {
+    /// A record was taken from the ring buffer.
+    pub fn read(&mut self, decodable: bool) {
+        self.read += 1;
+        self.undecodable += u64::from(!decodable);
+    }
+
+    /// What was lost since the last time. `counts` must have been taken *before* the ring buffer
+    /// was drained for the last time: every record that they count had to be there.
+    pub fn reconcile(&mut self, counts: Counts) -> Vec<Gap> {
+        self.last = counts;
+        let of = |counter: Counter| counts.counters[counter as usize];
+        let unread = of(Counter::Submitted).saturating_sub(self.read);
+        let losses = [
+            ("ring-full", GapReason::RingFull, of(Counter::RingFull)),
+            ("map-full", GapReason::MapFull, of(Counter::MapFull)),
+            (
+                "read-failed",
+                GapReason::ReadFailed,
+                of(Counter::ArgvUnreadable) + of(Counter::NoScratch),
+            ),
+            ("program-missed", GapReason::ProgramMissed, counts.missed_runs),
+            ("unread", GapReason::Unread, unread),
+            ("undecodable", GapReason::Undecodable, self.undecodable),
+        ];
+        let mut gaps = Vec::new();
+        for (name, reason, total) in losses {
+            let reported = self.reported.entry(name).or_default();
+            if total > *reported {
+                gaps.push(Gap { reason, lost: total - *reported, resynced: true });
+                self.lost += total - *reported;
+                *reported = total;
+            }
+        }
+        gaps
+    }
+
+    /// How many execs had more arguments than are searched since this was last asked.
+    pub fn take_not_searched(&mut self) -> u64 {
+        let total = self.last.counters[Counter::ArgvNotSearched as usize];
+        let new = total - self.searched_at;
+        self.searched_at = total;
+        new
+    }
+
+    /// Whether anything was ever lost.
+    pub fn complete(&self) -> bool {
+        self.lost == 0
+    }
+
+    /// The counters by name, for the end of the evidence.
+    pub fn by_name(&self) -> BTreeMap<String, u64> {
+        let mut names: BTreeMap<String, u64> = Counter::ALL
+            .iter()
+            .map(|&counter| (counter.name().to_owned(), self.last.counters[counter as usize]))
+            .collect();
+        names.insert("read".into(), self.read);
+        names.insert("undecodable".into(), self.undecodable);
+        names.insert("program-missed".into(), self.last.missed_runs);
+        names
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counts(of: &[(Counter, u64)]) -> Counts {
+        let mut counts = Counts::default();
+        for (counter, count) in of {
+            counts.counters[*counter as usize] = *count;
+        }
+        counts
+    }
+
+    #[test]
+    fn each_loss_is_a_gap_once() {
+        let mut ledger = Ledger::default();
+        ledger.read(true);
+        let seen = counts(&[(Counter::Submitted, 1), (Counter::RingFull, 3)]);
+        let gaps = ledger.reconcile(seen);
+        assert_eq!(gaps, [Gap { reason: GapReason::RingFull, lost: 3, resynced: true }]);
+        assert!(ledger.reconcile(seen).is_empty());
+        let gaps = ledger.reconcile(counts(&[(Counter::Submitted, 1), (Counter::RingFull, 5)]));
+        assert_eq!(gaps[0].lost, 2);
+        assert!(!ledger.complete());
+    }
+
+    #[test]
+    fn a_record_that_was_submitted_but_not_read_is_a_gap() {
+        let mut ledger = Ledger::default();
+        ledger.read(true);
+        let gaps = ledger.reconcile(counts(&[(Counter::Submitted, 2)]));
+        assert_eq!(gaps, [Gap { reason: GapReason::Unread, lost: 1, resynced: true }]);
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_decoded_is_a_gap() {
+        let mut ledger = Ledger::default();
+        ledger.read(false);
+        let gaps = ledger.reconcile(counts(&[(Counter::Submitted, 1)]));
+        assert_eq!(gaps, [Gap { reason: GapReason::Undecodable, lost: 1, resynced: true }]);
+    }
+
+    #[test]
+    fn long_arguments_of_strangers_are_no_loss() {
+        let mut ledger = Ledger::default();
+        assert!(ledger.reconcile(counts(&[(Counter::ArgvNotSearched, 7)])).is_empty());
+        assert_eq!((ledger.take_not_searched(), ledger.take_not_searched()), (7, 0));
+        assert!(ledger.complete());
+    }
+}

@@ -1,0 +1,352 @@
+use std::collections::HashMap;
+
+use slashtrace_ebpf::{ParentKnownBy, Role as WireRole};
+
+use super::wire::{Event, Exec as WireExec, Task, What};
+use crate::{
+    model::{
+        Body, Exec, Exit, Identity, Observation, Parent, ParentSource, Process, Role, Sender,
+        Signal, Source, Spawn, Terminal,
+    },
+    profile::{Profile, tokens_of},
+    redact,
+    sensor::proc::{IdentityBook, ProcFs},
+};
+
+/// Most bytes of a gateway's argument area that are read for its first token.
+const ARGV0_MAX: usize = 4096;
+
+/// Turns records of the kernel programs into observations, and fills in from /proc what they do
+/// not carry.
+#[derive(Debug)]
+pub struct Translator {
+    profile: Profile,
+    proc: ProcFs,
+    count_calls: bool,
+    /// Identities of this recording.
+    pub book: IdentityBook,
+    /// What is tracked now.
+    pub known: HashMap<Identity, Role>,
+    /// Gateways and ancestors as they were first described; forgotten when they end.
+    described: HashMap<Identity, Process>,
+}
+
+impl Translator {
+    /// A translator that knows nothing yet.
+    pub fn new(profile: Profile, proc: ProcFs, count_calls: bool) -> Self {
+        let book = IdentityBook::new(proc.tick_ns());
+        Self { profile, proc, count_calls, book, known: HashMap::new(), described: HashMap::new() }
+    }
+
+    /// What a record says. `None` for an exec that the kernel's filter took for a worker's by a
+    /// collision of hashes.
+    pub fn translate(&mut self, event: Event) -> Option<Observation> {
+        let body = match event.what {
+            What::Exec(exec) => self.exec(&exec)?,
+            What::Fork { child, parent, worker } => self.fork(&child, parent, worker),
+            What::Exit { tgid, start_ns, role, status, reads } => {
+                let identity = self.book.kernel(tgid, start_ns);
+                self.forget(identity);
+                let role = model_role(role);
+                let (code, signal) = wait_status(status);
+                Body::Exit(Exit {
+                    pid: identity.pid,
+                    start_ns: identity.start_ns,
+                    role,
+                    code,
+                    signal,
+                    reads: (self.count_calls && role == Role::Worker).then_some(reads),
+                    source: Source::Kernel,
+                })
+            }
+            What::Signal { tgid, start_ns, role, signal, si_code, result, sender } => {
+                let identity = self.book.kernel(tgid, start_ns);
+                let number = u8::try_from(signal).ok()?;
+                Body::Signal(Signal {
+                    pid: identity.pid,
+                    start_ns: identity.start_ns,
+                    role: model_role(role),
+                    signal: number,
+                    name: signal_name(number),
+                    si_code,
+                    delivered: result == 0,
+                    sender: sender.map(|task| {
+                        let identity = self.book.kernel(task.tgid, task.start_ns);
+                        Sender {
+                            pid: identity.pid,
+                            start_ns: identity.start_ns,
+                            comm: redact::escape(&task.comm),
+                            uid: task.uid,
+                        }
+                    }),
+                })
+            }
+        };
+        Some(Observation { boottime_ns: event.boottime_ns, body })
+    }
+
+    /// A process ended.
+    pub fn forget(&mut self, identity: Identity) {
+        self.known.remove(&identity);
+        self.described.remove(&identity);
+    }
+
+    fn exec(&mut self, exec: &WireExec) -> Option<Body> {
+        let task = &exec.task;
+        let identity = self.book.kernel(task.tgid, task.start_ns);
+        let truncated = exec.argv_bytes > exec.argv.len() as u64;
+        let mut tokens = tokens_of(&exec.argv);
+        if truncated && !exec.argv.ends_with(&[0]) {
+            // Half a token is not a token: half a session key is another session's.
+            tokens.pop();
+        }
+        let found = self.profile.match_worker(&tokens);
+        let role_before = exec.role_before.map(model_role);
+        if found.is_none() || role_before == Some(Role::Worker) {
+            let role = role_before?;
+            if let Some(described) = self.described.get_mut(&identity) {
+                described.comm = redact::escape(&task.comm);
+                described.argv0 = tokens.first().map(|token| redact::argv0(token));
+            }
+            return Some(Body::Exec(Exec {
+                pid: identity.pid,
+                start_ns: identity.start_ns,
+                role,
+                is_worker: found.is_some(),
+                comm: redact::escape(&task.comm),
+                argv0: tokens.first().map(|token| redact::argv0(token)),
+                helper: self.profile.match_helper(&tokens).map(str::to_owned),
+                source: Source::Kernel,
+            }));
+        }
+        let found = found?;
+        let session = found.session.map(redact::escape);
+        let model = found.model.map(redact::escape);
+        let argv = redact::worker_argv(&self.profile, &tokens);
+        let parent = self.parent(exec);
+        let above = if exec.reparented { &[][..] } else { exec.chain.get(1..).unwrap_or(&[]) };
+        let ancestors = above.iter().map(|task| self.describe(task)).collect();
+        self.known.insert(identity, Role::Worker);
+        Some(Body::Spawn(Box::new(Spawn {
+            role: Role::Worker,
+            pid: identity.pid,
+            start_ns: identity.start_ns,
+            source: Source::Kernel,
+            inherited: false,
+            parent,
+            ancestors,
+            worker: None,
+            comm: redact::escape(&task.comm),
+            uid: task.uid,
+            sid: task.sid,
+            argv,
+            argv_bytes: exec.argv_bytes,
+            argv_truncated: truncated,
+            session,
+            model,
+            terminal: terminal(exec),
+            helper: None,
+        })))
+    }
+
+    fn parent(&mut self, exec: &WireExec) -> Option<Parent> {
+        let forker = exec.forker.as_ref()?;
+        let how = match exec.parent_known_by? {
+            ParentKnownBy::Fork => ParentSource::Fork,
+            ParentKnownBy::RealParent => ParentSource::Exec,
+        };
+        let identity = self.book.kernel(forker.tgid, forker.start_ns);
+        let process = self.describe(forker);
+        // It is no longer the parent, so it ended, unless the child was cloned as its sibling
+        // (CLONE_PARENT): then it is still there.
+        let gone = exec.reparented && !self.is_alive(identity);
+        if gone {
+            self.described.remove(&identity);
+        } else {
+            self.known.entry(identity).or_insert(Role::Gateway);
+        }
+        let reaper = how == ParentSource::Exec && forker.tgid == 1;
+        Some(Parent { process, how, gone, reaper })
+    }
+
+    /// Describes a process above a worker: once, when it is first seen.
+    fn describe(&mut self, task: &Task) -> Process {
+        let identity = self.book.kernel(task.tgid, task.start_ns);
+        if let Some(described) = self.described.get(&identity) {
+            return described.clone();
+        }
+        let alive = self.is_alive(identity);
+        let mut process = Process {
+            pid: identity.pid,
+            start_ns: identity.start_ns,
+            comm: redact::escape(&task.comm),
+            argv0: None,
+        };
+        if alive {
+            if process.comm.is_empty()
+                && let Ok(Some(stat)) = self.proc.stat(identity.pid)
+            {
+                process.comm = redact::escape(&stat.comm);
+            }
+            if let Ok(Some(cmdline)) = self.proc.cmdline(identity.pid, ARGV0_MAX)
+                && self.is_alive(identity)
+            {
+                process.argv0 = cmdline.tokens().first().map(|token| redact::argv0(token));
+            }
+            self.described.insert(identity, process.clone());
+        }
+        process
+    }
+
+    fn is_alive(&self, identity: Identity) -> bool {
+        matches!(self.proc.stat(identity.pid), Ok(Some(stat))
+            if self.proc.is_same(identity, &stat) && !stat.ended())
+    }
+
+    fn fork(&mut self, child: &Task, parent: (u32, u64), worker: (u32, u64)) -> Body {
+        let identity = self.book.kernel(child.tgid, child.start_ns);
+        let above = self.book.kernel(parent.0, parent.1);
+        let worker = self.tracked_identity(worker.0, worker.1);
+        self.known.insert(identity, Role::Descendant);
+        Body::Spawn(Box::new(Spawn {
+            role: Role::Descendant,
+            pid: identity.pid,
+            start_ns: identity.start_ns,
+            source: Source::Kernel,
+            inherited: false,
+            parent: Some(Parent {
+                process: Process {
+                    pid: above.pid,
+                    start_ns: above.start_ns,
+                    // A child has its parent's name until it executes or renames itself.
+                    comm: redact::escape(&child.comm),
+                    argv0: None,
+                },
+                how: ParentSource::Fork,
+                gone: false,
+                reaper: false,
+            }),
+            ancestors: Vec::new(),
+            worker: Some(worker),
+            comm: redact::escape(&child.comm),
+            uid: child.uid,
+            sid: child.sid,
+            argv: Vec::new(),
+            argv_bytes: 0,
+            argv_truncated: false,
+            session: None,
+            model: None,
+            terminal: child.terminal.map(|index| Terminal { index }),
+            helper: None,
+        }))
+    }
+
+    /// Identity behind a start time that the kernel programs may have been given by us, rounded.
+    fn tracked_identity(&mut self, pid: u32, start_ns: u64) -> Identity {
+        if start_ns % self.proc.tick_ns() == 0 {
+            self.book.proc(pid, start_ns)
+        } else {
+            self.book.kernel(pid, start_ns)
+        }
+    }
+}
+
+/// The worker's terminal, else its parent's, else its parent's session leader's.
+fn terminal(exec: &WireExec) -> Option<Terminal> {
+    let above = if exec.reparented { None } else { exec.chain.first() };
+    let leader = above.and_then(|parent| exec.chain.iter().find(|task| task.tgid == parent.sid));
+    let index = exec
+        .task
+        .terminal
+        .or_else(|| above.and_then(|parent| parent.terminal))
+        .or_else(|| leader.and_then(|leader| leader.terminal))?;
+    Some(Terminal { index })
+}
+
+/// Role in the model.
+pub fn model_role(role: WireRole) -> Role {
+    match role {
+        WireRole::Worker => Role::Worker,
+        WireRole::Descendant => Role::Descendant,
+        WireRole::Gateway => Role::Gateway,
+        WireRole::Ancestor => Role::Ancestor,
+    }
+}
+
+/// Role in the kernel programs.
+pub fn wire_role(role: Role) -> WireRole {
+    match role {
+        Role::Worker => WireRole::Worker,
+        Role::Descendant => WireRole::Descendant,
+        Role::Gateway => WireRole::Gateway,
+        Role::Ancestor => WireRole::Ancestor,
+    }
+}
+
+/// Exit code or signal of a wait status (wait(2): signal in bits 0–6, code in bits 8–15).
+fn wait_status(status: u32) -> (Option<u8>, Option<u8>) {
+    match (status & 0x7f) as u8 {
+        0 => (Some((status >> 8) as u8), None),
+        signal => (None, Some(signal)),
+    }
+}
+
+/// Name of a standard signal (signal(7), x86 and arm numbers).
+fn signal_name(signal: u8) -> String {
+    const NAMES: [&str; 32] = [
+        "0",
+        "SIGHUP",
+        "SIGINT",
+        "SIGQUIT",
+        "SIGILL",
+        "SIGTRAP",
+        "SIGABRT",
+        "SIGBUS",
+        "SIGFPE",
+        "SIGKILL",
+        "SIGUSR1",
+        "SIGSEGV",
+        "SIGUSR2",
+        "SIGPIPE",
+        "SIGALRM",
+        "SIGTERM",
+        "SIGSTKFLT",
+        "SIGCHLD",
+        "SIGCONT",
+        "SIGSTOP",
+        "SIGTSTP",
+        "SIGTTIN",
+        "SIGTTOU",
+        "SIGURG",
+        "SIGXCPU",
+        "SIGXFSZ",
+        "SIGVTALRM",
+        "SIGPROF",
+        "SIGWINCH",
+        "SIGIO",
+        "SIGPWR",
+        "SIGSYS",
+    ];
+    NAMES.get(usize::from(signal)).map_or_else(|| format!("SIG{signal}"), |name| (*name).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wait_status_is_code_or_signal() {
+        assert_eq!(wait_status(0), (Some(0), None));
+        assert_eq!(wait_status(3 << 8), (Some(3), None));
+        assert_eq!(wait_status(15), (None, Some(15)));
+        // With a core dump.
+        assert_eq!(wait_status(0x80 | 11), (None, Some(11)));
+    }
+
+    #[test]
+    fn standard_signals_have_names() {
+        assert_eq!(signal_name(9), "SIGKILL");
+        assert_eq!(signal_name(31), "SIGSYS");
+        assert_eq!(signal_name(34), "SIG34");
+    }
+}
