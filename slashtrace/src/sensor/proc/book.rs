@@ -59,7 +59,7 @@ impl IdentityBook {
         let at = {
             let mut unnamed = None;
             let mut exact = None;
-            for (at, known) in known.iter_mut().enumerate().filter(|(_, k)| same_tick(&k)) {
+            for (at, known) in known.iter_mut().enumerate().filter(|(_, k)| same_tick(k)) {
                 match known.precise {
                     Some(precise) if precise == start_ns => exact = Some(at),
                     None => unnamed = Some(at),

@@ -9,23 +9,16 @@ use rustix::fs::{Dir, Mode, OFlags};
 use super::{ProcFs, gone_is_none, read_up_to};
 
 /// What a search for the write ends of pipes found.
+///
+/// Seen are descriptors in the tables of running processes. A descriptor that is on its way through
+/// a Unix socket, or registered with an io_uring and closed, is not; neither is one that a process
+/// outside of this pid namespace holds.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct WriteEnds {
     /// By inode of the pipe: who holds a write end, as (pid, fd), in the order of the search.
     pub holders: HashMap<u64, Vec<(u32, u32)>>,
     /// Whether the descriptors of some process could not be read, so that a holder may be missed.
     pub blind: bool,
-}
-
-/// The write ends that are looked for.
-///
-/// Seen are descriptors in the tables of running processes. A descriptor that is on its way through
-/// a Unix socket, or registered with an io_uring and closed, is not; neither is one that a process
-/// outside of this pid namespace holds.
-#[derive(Clone, Debug, Default)]
-pub struct PipeSearch {
-    /// Inodes of the pipes.
-    pub pipes: HashSet<u64>,
 }
 
 impl ProcFs {
@@ -43,8 +36,8 @@ impl ProcFs {
         fd_writes(&self.path(pid, "fdinfo").join(fd.to_string()))
     }
 
-    /// Looks through the descriptors of `pids` for write ends of pipes.
-    pub fn write_ends(&self, pids: &[u32], search: &PipeSearch) -> WriteEnds {
+    /// Looks through the descriptors of `pids` for write ends of pipes, given by their inodes.
+    pub fn write_ends(&self, pids: &[u32], search: &HashSet<u64>) -> WriteEnds {
         let mut found = WriteEnds::default();
         for &pid in pids {
             match self.search_process(pid, search, &mut found) {
@@ -61,13 +54,13 @@ impl ProcFs {
     fn search_process(
         &self,
         pid: u32,
-        search: &PipeSearch,
+        search: &HashSet<u64>,
         found: &mut WriteEnds,
     ) -> io::Result<Option<usize>> {
         gone_is_none(search_folder(pid, &self.path(pid, ""), search, found))
     }
 
-    fn search_threads(&self, pid: u32, search: &PipeSearch, found: &mut WriteEnds) {
+    fn search_threads(&self, pid: u32, search: &HashSet<u64>, found: &mut WriteEnds) {
         let Ok(threads) = fs::read_dir(self.path(pid, "task")) else {
             return;
         };
@@ -89,11 +82,11 @@ impl ProcFs {
 fn search_folder(
     pid: u32,
     folder: &Path,
-    search: &PipeSearch,
+    search: &HashSet<u64>,
     found: &mut WriteEnds,
 ) -> io::Result<usize> {
     let fds = rustix::fs::open(
-        &folder.join("fd"),
+        folder.join("fd"),
         OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
         Mode::empty(),
     )?;
@@ -113,7 +106,7 @@ fn search_folder(
             continue;
         };
         target = link.into_bytes();
-        let Some(inode) = pipe_inode(&target).filter(|inode| search.pipes.contains(inode)) else {
+        let Some(inode) = pipe_inode(&target).filter(|inode| search.contains(inode)) else {
             continue;
         };
         match fd_writes(&folder.join("fdinfo").join(fd.to_string())) {

@@ -21,7 +21,7 @@ use std::{
 use rustix::io::Errno;
 
 pub use book::IdentityBook;
-pub use fds::{PipeSearch, WriteEnds};
+pub use fds::WriteEnds;
 pub use scan::{Scan, Seen};
 pub use snapshot::{Resync, resync, snapshot, snapshot_of};
 pub use stat::ProcStat;

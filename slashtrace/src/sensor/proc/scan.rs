@@ -12,7 +12,7 @@ const ANCESTORS_MAX: usize = 64;
 
 /// Programs that ask for orphans to be given to them (`PR_SET_CHILD_SUBREAPER`, prctl(2)), by comm.
 /// /proc does not show that flag, so the usual ones are known by name: `systemd --user`, and what
-/// runs containers.
+/// runs containers (`containerd-shim-runc-v2`: the kernel cuts comm at 15 bytes).
 const SUBREAPERS: [&[u8]; 3] = [b"systemd", b"containerd-shim", b"conmon"];
 
 /// One process as it was at one moment.
@@ -171,8 +171,7 @@ impl<'a> Scan<'a> {
     }
 
     fn is_reaper(&self, stat: &ProcStat) -> bool {
-        // The kernel cuts comm at 15 bytes; `containerd-shim-runc-v2` still begins so.
-        SUBREAPERS.iter().any(|name| stat.comm.starts_with(name))
+        SUBREAPERS.contains(&stat.comm.as_slice())
             || self.proc.ids(stat.pid).ok().flatten().is_some_and(|ids| ids.namespace_init)
     }
 

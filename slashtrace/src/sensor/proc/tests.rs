@@ -151,7 +151,8 @@ fn adopted_workers_have_a_reaper_for_a_parent() {
     fake.put(&Fake { pid: 14, ppid: 13, cmdline: WORKER, ..Fake::default() });
     // Its parent is outside of this pid namespace.
     fake.put(&Fake { pid: 15, ppid: 0, cmdline: WORKER, ..Fake::default() });
-    let spawns = take(&fake);
+    let mut spawns = take(&fake);
+    spawns.sort_by_key(|spawn| spawn.pid);
     let parents: Vec<_> = spawns
         .iter()
         .map(|spawn| spawn.parent.as_ref().map(|parent| (parent.process.pid, parent.reaper)))
@@ -180,7 +181,7 @@ fn what_descends_from_a_worker() {
         pid: 17,
         ppid: 15,
         start_ticks: 1001,
-        cmdline: b"python\0/x/mcp_stdio_watchdog.py\0--ppid\0007\0--\0secret\0",
+        cmdline: b"python\0/x/mcp_stdio_watchdog.py\0--ppid\x007\0--\0secret\0",
         ..Fake::default()
     });
     fake.put(&Fake { pid: 18, ppid: 20, state: 'Z', cmdline: b"", ..Fake::default() });
@@ -269,7 +270,7 @@ fn finds_write_ends_and_says_where_it_could_not_look() {
     let proc = fake.proc();
     assert_eq!(proc.fd_pipe(20, 0).unwrap(), Some(500));
     assert_eq!(proc.fd_pipe(22, 7).unwrap(), None);
-    let search = PipeSearch { pipes: [500].into() };
+    let search = [500].into();
     let found = proc.write_ends(&proc.pids().unwrap(), &search);
     assert_eq!(found.holders, [(500, vec![(21, 4)])].into());
     assert!(!found.blind);
@@ -287,7 +288,7 @@ fn descriptors_of_a_process_whose_main_thread_ended() {
     fs::create_dir_all(thread.join("fdinfo")).unwrap();
     std::os::unix::fs::symlink("pipe:[500]", thread.join("fd/9")).unwrap();
     fs::write(thread.join("fdinfo/9"), "flags:\t01\n").unwrap();
-    let found = fake.proc().write_ends(&[10], &PipeSearch { pipes: [500].into() });
+    let found = fake.proc().write_ends(&[10], &[500].into());
     assert_eq!(found.holders, [(500, vec![(10, 9)])].into());
 }
 
@@ -296,7 +297,7 @@ fn an_unreadable_file_is_an_error_not_a_gone_process() {
     let fake = FakeProc::new();
     fake.put(&Fake::default());
     let stat = fake.dir(10).join("stat");
-    fs::set_permissions(&stat, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&stat, fs::Permissions::from_mode(0o000)).unwrap();
     match fake.proc().stat(10) {
         Err(error) => assert_eq!(error.kind(), io::ErrorKind::PermissionDenied),
         // root may read it all the same.
