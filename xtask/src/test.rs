@@ -169,7 +169,8 @@ fn sum_up(steps: &[Step], skipped_tests: &[String], took: Duration) -> ExitCode 
 }
 
 fn summary(steps: &[Step], skipped_tests: &[String], took: Duration) -> String {
-    let width = steps.iter().map(|step| step.name.chars().count()).max().unwrap_or(0);
+    let names = steps.iter().map(|step| step.name.as_str());
+    let width = names.chain(["together"]).map(|name| name.chars().count()).max().unwrap_or(0);
     let mut lines = vec!["Summary".to_owned()];
     for Step { name, outcome, took } in steps {
         lines.push(format!("  {name:width$}  {:>12}  {outcome}", step::seconds(*took)));
@@ -200,7 +201,7 @@ mod tests {
             "Summary\n  \
              format           1.5 s  ok\n  \
              deny             1.5 s  SKIPPED: not there\n  \
-             together  2 min 10 s\n\
+             together    2 min 10 s\n\
              Tests that were skipped: 1\n  \
              burst: no BPF here"
         );
