@@ -171,7 +171,7 @@ mod tests {
     const S: u64 = 1_000_000_000;
 
     fn rules() -> Rules {
-        Rules::new(&Profile::hermes())
+        Rules::new(Profile::hermes())
     }
 
     fn calls(activity: &Activity, now: u64) -> Option<u64> {

@@ -7,7 +7,8 @@ use jiff::SignedDuration;
 use super::{
     activity::Activity,
     attribution,
-    table::{Birth, Descendant, Moment, Subject, Table, Worker},
+    table::{Descendant, Subject, Table},
+    worker::{Birth, Moment, Worker},
 };
 use crate::model::{
     Body, Exec, Exit, Identity, Parent, ParentSource, Record, Role, Sample, Source, Spawn,

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::table::{Link, Worker};
+use super::worker::{Link, Worker};
 use crate::model::{Confidence, Identity, ParentSource, Source, Spawn};
 
 /// A group: where one persistent worker is supposed to hold.
@@ -25,9 +25,15 @@ pub(super) fn gateway_of(spawn: &Spawn) -> Option<Link> {
     usable.then(|| Link { gateway: parent.process.clone(), how: parent.how })
 }
 
-/// How surely a finding can hold that rests on this spawn and its parent.
+/// How surely a finding can hold that rests on this spawn and its parent. A reaper that is the
+/// parent at the exec (pid 1 of a container may well be the gateway) may also have adopted a worker
+/// whose gateway died just before it.
 pub(super) fn surety(spawn: &Spawn) -> Confidence {
-    let forked = spawn.parent.as_ref().is_none_or(|parent| parent.how != ParentSource::Proc);
+    let forked = spawn.parent.as_ref().is_none_or(|parent| match parent.how {
+        ParentSource::Fork => true,
+        ParentSource::Exec => !parent.reaper,
+        ParentSource::Proc => false,
+    });
     if spawn.inherited {
         Confidence::Weak
     } else if spawn.source == Source::Kernel && forked {

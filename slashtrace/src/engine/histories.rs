@@ -42,7 +42,7 @@ fn three_resumes_that_all_stay() {
         history.spawn(pid, 100, K);
         start_up(&mut history, pid);
     }
-    assert_eq!(pids(history.open(Kind::DuplicateWorker).unwrap()), [101, 102, 103]);
+    assert_eq!(pids(history.found(Kind::DuplicateWorker)), [101, 102, 103]);
 }
 
 #[test]
@@ -50,11 +50,11 @@ fn a_race_loses_the_first_and_closing_the_session_leaves_it() {
     let mut history = History::new();
     history.spawn(101, 100, K).after(S / 20).spawn(102, 100, K).after(S);
     history.syscr(101, 900).syscr(102, 900).after(9 * S);
-    assert_eq!(pids(history.open(Kind::DuplicateWorker).unwrap()), [101, 102]);
+    assert_eq!(pids(history.found(Kind::DuplicateWorker)), [101, 102]);
     for call in 1..4 {
         history.syscr(102, 900 + call * 3).after(10 * S);
     }
-    assert_eq!(pids(history.open(Kind::LostWorker).unwrap()), [101]);
+    assert_eq!(pids(history.found(Kind::LostWorker)), [101]);
     history.exit(102).after(3_600 * S);
     let finding = history.open(Kind::LostWorker).expect("the leak");
     assert_eq!((pids(finding), finding.confidence), (vec![101], Confidence::Strong));

@@ -14,6 +14,7 @@ mod growth;
 mod ledger;
 mod rules;
 mod table;
+mod worker;
 
 #[cfg(test)]
 mod histories;
@@ -21,6 +22,8 @@ mod histories;
 mod properties;
 #[cfg(test)]
 mod scenario;
+#[cfg(test)]
+mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -45,7 +48,7 @@ impl Engine {
     /// An engine that knows nothing yet.
     pub fn new(profile: Profile) -> Self {
         Self {
-            table: Table::new(Rules::new(&profile)),
+            table: Table::new(Rules::new(profile)),
             ledger: Ledger::default(),
             deadlines: Deadlines::default(),
         }

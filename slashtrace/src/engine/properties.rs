@@ -3,264 +3,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
-use proptest::{collection::vec, option, prelude::*, sample::select};
+use proptest::{collection::vec, prelude::*};
 
 use super::{
     Engine,
     scenario::{Driver, S},
+    world::{Happened, World, any_body, step},
 };
 use crate::{
-    model::{
-        Body, Exec, Exit, FORMAT_VERSION, Finding, Gap, GapReason, Identity, Kind, Memory, Parent,
-        ParentSource, Process, Record, Role, Sample, Source, Spawn, StdinPeer, StdinState, Tick,
-    },
+    model::{FORMAT_VERSION, Finding, FindingState, FindingWorker, Identity, Kind, Record},
     profile::Profile,
 };
 
 /// A day: every grace and window is over by then.
 const DAY: u64 = 86_400 * S;
-
-fn process(id: Identity) -> Process {
-    Process { pid: id.pid, start_ns: id.start_ns, comm: "python".to_owned(), argv0: None }
-}
-
-fn spawn(id: Identity, role: Role, parent: Identity, session: Option<&str>) -> Spawn {
-    Spawn {
-        role,
-        pid: id.pid,
-        start_ns: id.start_ns,
-        source: Source::Kernel,
-        inherited: false,
-        parent: Some(Parent {
-            process: process(parent),
-            how: ParentSource::Fork,
-            gone: false,
-            reaper: false,
-        }),
-        ancestors: Vec::new(),
-        worker: None,
-        comm: "python".to_owned(),
-        uid: 0,
-        sid: 0,
-        argv: Vec::new(),
-        argv_bytes: 0,
-        argv_truncated: false,
-        session: session.map(str::to_owned),
-        model: None,
-        terminal: None,
-        helper: None,
-    }
-}
-
-fn exit(id: Identity, role: Role) -> Body {
-    Body::Exit(Exit {
-        pid: id.pid,
-        start_ns: id.start_ns,
-        role,
-        code: Some(0),
-        signal: None,
-        reads: None,
-        source: Source::Kernel,
-    })
-}
-
-fn sample(id: Identity, change: impl FnOnce(&mut Sample)) -> Body {
-    let mut sample = Sample {
-        pid: id.pid,
-        start_ns: id.start_ns,
-        state: 'S',
-        rss_kib: None,
-        pss_kib: None,
-        threads: None,
-        syscr: None,
-        reads: None,
-        stdin: None,
-    };
-    change(&mut sample);
-    Body::Sample(sample)
-}
-
-/// One thing that happens in a made-up world.
-#[derive(Clone, Debug)]
-enum Step {
-    /// Time passes, ms.
-    Wait(u64),
-    Spawn {
-        gateway: u32,
-        session: usize,
-    },
-    /// The nth live worker launches another of its session.
-    Launch(usize),
-    Fork(usize),
-    ChildExit(usize),
-    Serve {
-        worker: usize,
-        calls: u64,
-    },
-    Read {
-        worker: usize,
-        syscr: u64,
-    },
-    Unheld(usize),
-    Leave(usize),
-    Exit(usize),
-    GatewayExit(u32),
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    prop_oneof![
-        6 => prop_oneof![0_u64..10, 100_u64..3_000, 4_990_u64..5_010, 5_000_u64..60_000]
-            .prop_map(Step::Wait),
-        4 => (100_u32..103, 0_usize..3)
-            .prop_map(|(gateway, session)| Step::Spawn { gateway, session }),
-        1 => any::<usize>().prop_map(Step::Launch),
-        1 => any::<usize>().prop_map(Step::Fork),
-        1 => any::<usize>().prop_map(Step::ChildExit),
-        3 => (any::<usize>(), 0_u64..3)
-            .prop_map(|(worker, calls)| Step::Serve { worker, calls }),
-        2 => (any::<usize>(), 0_u64..20)
-            .prop_map(|(worker, syscr)| Step::Read { worker, syscr }),
-        1 => any::<usize>().prop_map(Step::Unheld),
-        1 => any::<usize>().prop_map(Step::Leave),
-        3 => any::<usize>().prop_map(Step::Exit),
-        1 => (100_u32..103).prop_map(Step::GatewayExit),
-    ]
-}
-
-/// What happened, when, and to which process: in the order in which it happened.
-type Happened = (u64, Identity, Body);
-
-/// Plays steps in a world in which only what is possible happens: nobody dead acts.
-#[derive(Debug, Default)]
-struct World {
-    now: u64,
-    next_pid: u32,
-    /// Live workers: gateway, session, calls, reads.
-    workers: Vec<(Identity, u32, String, u64, u64)>,
-    children: Vec<(Identity, Identity)>,
-    generation: BTreeMap<u32, u64>,
-    happened: Vec<Happened>,
-}
-
-impl World {
-    fn play(steps: &[Step], one_a_group: bool) -> Vec<Happened> {
-        let mut world = Self { now: 10 * S, next_pid: 1_000, ..Self::default() };
-        for step in steps {
-            world.step(step, one_a_group);
-        }
-        world.happened
-    }
-
-    /// Every event has a moment of its own.
-    fn tell(&mut self, about: Identity, body: Body) {
-        self.now += 1_000;
-        self.happened.push((self.now, about, body));
-    }
-
-    fn fresh(&mut self) -> Identity {
-        self.next_pid += 1;
-        Identity { pid: self.next_pid, start_ns: self.now }
-    }
-
-    fn gateway(&self, pid: u32) -> Identity {
-        let generation = self.generation.get(&pid).copied().unwrap_or_default();
-        Identity { pid, start_ns: S + generation }
-    }
-
-    fn end(&mut self, at: usize) {
-        let (id, ..) = self.workers.remove(at);
-        self.tell(id, exit(id, Role::Worker));
-    }
-
-    fn step(&mut self, step: &Step, one_a_group: bool) {
-        let nth = |n: usize, of: usize| (of > 0).then(|| n % of.max(1));
-        match step {
-            Step::Wait(ms) => self.now += ms * 1_000_000,
-            Step::Spawn { gateway, session } => {
-                let session = format!("key-{session}");
-                let same =
-                    |w: &(Identity, u32, String, u64, u64)| w.1 == *gateway && w.2 == session;
-                while one_a_group && let Some(at) = self.workers.iter().position(same) {
-                    self.end(at);
-                }
-                let id = self.fresh();
-                let parent = self.gateway(*gateway);
-                let body = spawn(id, Role::Worker, parent, Some(&session));
-                self.tell(id, Body::Spawn(Box::new(body)));
-                self.workers.push((id, *gateway, session, 0, 0));
-            }
-            Step::Launch(n) => {
-                let Some(at) = nth(*n, self.workers.len()) else { return };
-                let (above, gateway, session, ..) = self.workers.remove(at);
-                let id = self.fresh();
-                let body = spawn(id, Role::Worker, above, Some(&session));
-                self.tell(id, Body::Spawn(Box::new(body)));
-                self.workers.push((id, gateway, session, 0, 0));
-            }
-            Step::Fork(n) => {
-                let Some(at) = nth(*n, self.workers.len()) else { return };
-                let worker = self.workers[at].0;
-                let of_worker: Vec<Identity> =
-                    self.children.iter().filter(|c| c.1 == worker).map(|c| c.0).collect();
-                let parent = nth(*n, of_worker.len()).map_or(worker, |at| of_worker[at]);
-                let id = self.fresh();
-                let mut body = spawn(id, Role::Descendant, parent, None);
-                body.worker = Some(worker);
-                self.tell(id, Body::Spawn(Box::new(body)));
-                self.children.push((id, worker));
-            }
-            Step::ChildExit(n) => {
-                let Some(at) = nth(*n, self.children.len()) else { return };
-                let (id, _) = self.children.remove(at);
-                self.tell(id, exit(id, Role::Descendant));
-            }
-            Step::Serve { worker, calls } => {
-                let Some(at) = nth(*worker, self.workers.len()) else { return };
-                self.workers[at].3 += calls;
-                let (id, .., reads, _) = self.workers[at];
-                self.tell(id, sample(id, |sample| sample.reads = Some(reads)));
-            }
-            Step::Read { worker, syscr } => {
-                let Some(at) = nth(*worker, self.workers.len()) else { return };
-                self.workers[at].4 += syscr;
-                let (id, .., total) = self.workers[at];
-                self.tell(id, sample(id, |sample| sample.syscr = Some(total)));
-            }
-            Step::Unheld(n) => {
-                let Some(at) = nth(*n, self.workers.len()) else { return };
-                let id = self.workers[at].0;
-                let stdin = Some(StdinPeer { state: StdinState::Unheld, holder: None });
-                self.tell(id, sample(id, |sample| sample.stdin = stdin));
-            }
-            Step::Leave(n) => {
-                let Some(at) = nth(*n, self.workers.len()) else { return };
-                let (id, ..) = self.workers.remove(at);
-                self.tell(
-                    id,
-                    Body::Exec(Exec {
-                        pid: id.pid,
-                        start_ns: id.start_ns,
-                        role: Role::Worker,
-                        is_worker: false,
-                        comm: "sh".to_owned(),
-                        argv0: None,
-                        helper: None,
-                        source: Source::Kernel,
-                    }),
-                );
-            }
-            Step::Exit(n) => {
-                let Some(at) = nth(*n, self.workers.len()) else { return };
-                self.end(at);
-            }
-            Step::GatewayExit(pid) => {
-                let id = self.gateway(*pid);
-                *self.generation.entry(*pid).or_default() += 1;
-                self.tell(id, exit(id, Role::Gateway));
-            }
-        }
-    }
-}
 
 /// Feeds what happened as the daemon would, ticking when due, then lets a day pass.
 fn drive(happened: &[Happened]) -> Driver {
@@ -277,7 +33,7 @@ fn drive(happened: &[Happened]) -> Driver {
 /// What is open: each finding's name and whom it names.
 fn open(driver: &Driver) -> BTreeMap<String, (Vec<Identity>, Vec<Identity>)> {
     let named = |finding: &Finding| {
-        let workers = finding.workers.iter().map(crate::model::FindingWorker::identity).collect();
+        let workers = finding.workers.iter().map(FindingWorker::identity).collect();
         (workers, finding.processes.clone())
     };
     driver.open.iter().map(|(id, finding)| (id.clone(), named(finding))).collect()
@@ -291,100 +47,8 @@ fn judge_again(records: &[Record]) -> Vec<Finding> {
 const OF_GROUPS: [Kind; 4] =
     [Kind::SpawnPerCall, Kind::DuplicateWorker, Kind::LostWorker, Kind::Accumulation];
 
-fn identity() -> impl Strategy<Value = Identity> {
-    let number = prop_oneof![0_u64..4, any::<u64>(), Just(u64::MAX)];
-    (0_u32..6, number).prop_map(|(pid, start_ns)| Identity { pid, start_ns })
-}
-
-fn source() -> impl Strategy<Value = Source> {
-    select(vec![Source::Kernel, Source::Proc, Source::Poll])
-}
-
-fn role() -> impl Strategy<Value = Role> {
-    select(vec![Role::Worker, Role::Worker, Role::Descendant, Role::Gateway, Role::Ancestor])
-}
-
-fn number() -> impl Strategy<Value = Option<u64>> {
-    option::of(prop_oneof![0_u64..5, any::<u64>(), Just(u64::MAX)])
-}
-
-fn any_spawn() -> impl Strategy<Value = Body> {
-    let how = select(vec![ParentSource::Fork, ParentSource::Exec, ParentSource::Proc]);
-    let parent = option::of((identity(), how, any::<bool>(), any::<bool>()));
-    let session = option::of(select(vec!["", "K", "L\u{1b}[0m"]));
-    (identity(), role(), source(), any::<bool>(), parent, session, option::of(identity())).prop_map(
-        |(id, role, source, inherited, parent, session, worker)| {
-            let mut body = spawn(id, role, id, session);
-            body.source = source;
-            body.inherited = inherited;
-            body.worker = worker;
-            body.parent = parent.map(|(id, how, gone, reaper)| Parent {
-                process: process(id),
-                how,
-                gone,
-                reaper,
-            });
-            Body::Spawn(Box::new(body))
-        },
-    )
-}
-
-fn any_body() -> impl Strategy<Value = Body> {
-    let state = select(vec!['S', 'Z', 'X', 'R', '\u{0}']);
-    let stdin = option::of(select(vec![StdinState::Held, StdinState::Unheld, StdinState::Unknown]));
-    let any_sample = (identity(), state, number(), number(), number(), stdin).prop_map(
-        |(id, state, rss, syscr, reads, stdin)| {
-            sample(id, |sample| {
-                sample.state = state;
-                sample.rss_kib = rss;
-                sample.syscr = syscr;
-                sample.reads = reads;
-                sample.stdin = stdin.map(|state| StdinPeer { state, holder: Some(id) });
-            })
-        },
-    );
-    let any_exit =
-        (identity(), role(), source(), number()).prop_map(|(id, role, source, reads)| {
-            Body::Exit(Exit {
-                pid: id.pid,
-                start_ns: id.start_ns,
-                role,
-                code: None,
-                signal: Some(9),
-                reads,
-                source,
-            })
-        });
-    let any_exec = (identity(), role(), source(), any::<bool>(), any::<bool>()).prop_map(
-        |(id, role, source, is_worker, helper)| {
-            Body::Exec(Exec {
-                pid: id.pid,
-                start_ns: id.start_ns,
-                role,
-                is_worker,
-                comm: String::new(),
-                argv0: None,
-                helper: helper.then(|| "mcp-watchdog".to_owned()),
-                source,
-            })
-        },
-    );
-    let any_tick = number().prop_map(|kib| {
-        let memory = kib.map(|kib| Memory {
-            total_kib: kib,
-            available_kib: kib,
-            swap_total_kib: 0,
-            swap_free_kib: kib,
-        });
-        Body::Tick(Tick { memory })
-    });
-    let gap = Just(Body::Gap(Gap { reason: GapReason::RingFull, lost: u64::MAX, resynced: true }));
-    prop_oneof![4 => any_spawn(), 3 => any_sample, 3 => any_exit, 1 => any_exec, 2 => any_tick,
-        1 => gap]
-}
-
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(400) })]
 
     #[test]
     fn one_worker_a_group_is_never_a_finding_of_groups(steps in vec(step(), 0..120)) {
@@ -452,9 +116,9 @@ proptest! {
             let time = if seq % 3 == 0 { Timestamp::MIN } else { Timestamp::MAX };
             let record = Record { v: FORMAT_VERSION, seq, time, boottime_ns, body };
             for finding in engine.observe(&record) {
-                let opened = finding.state == crate::model::FindingState::Opened;
+                let opened = finding.state == FindingState::Opened;
                 prop_assert_eq!(open.contains(&finding.id), !opened, "{:?}", finding);
-                if finding.state == crate::model::FindingState::Closed {
+                if finding.state == FindingState::Closed {
                     open.remove(&finding.id);
                 } else {
                     open.insert(finding.id);

@@ -19,7 +19,7 @@ pub(super) struct Rules {
 }
 
 impl Rules {
-    pub(super) fn new(profile: &Profile) -> Self {
+    pub(super) fn new(profile: Profile) -> Self {
         Self {
             overlap: profile.graces.overlap.as_ns(),
             orphan: profile.graces.orphan.as_ns(),
@@ -29,8 +29,8 @@ impl Rules {
             accumulation: profile.windows.accumulation.as_ns(),
             helpers: profile
                 .helpers
-                .iter()
-                .map(|helper| (helper.name.clone(), helper.grace.as_ns()))
+                .into_iter()
+                .map(|helper| (helper.name, helper.grace.as_ns()))
                 .collect(),
             interval: SAMPLE_INTERVAL,
         }

@@ -320,6 +320,11 @@ impl History {
         first
     }
 
+    /// The same where there must be one.
+    pub(super) fn found(&self, kind: Kind) -> &Finding {
+        self.open(kind).unwrap_or_else(|| panic!("no {kind} is open; said: {:?}", self.findings()))
+    }
+
     /// What was said last of a kind.
     pub(super) fn last(&self, kind: Kind) -> &Finding {
         self.driver.said.iter().rfind(|finding| finding.kind == kind).expect("none of that kind")

@@ -17,7 +17,8 @@ use crate::{
         growth::LAG,
         ledger::Renewal,
         rules::Rules,
-        table::{Gateway, Table, Worker},
+        table::{Gateway, Table},
+        worker::Worker,
     },
     model::{Forecast, Identity, Memory},
 };

@@ -49,9 +49,9 @@ mod tests {
         );
 
         history.spawn(103, 100, K);
-        assert_eq!(pids(history.open(Kind::DuplicateWorker).unwrap()), [101, 102], "103 is young");
+        assert_eq!(pids(history.found(Kind::DuplicateWorker)), [101, 102], "103 is young");
         history.after(5 * S);
-        assert_eq!(pids(history.open(Kind::DuplicateWorker).unwrap()), [101, 102, 103]);
+        assert_eq!(pids(history.found(Kind::DuplicateWorker)), [101, 102, 103]);
         assert_eq!(history.last(Kind::DuplicateWorker).state, FindingState::Updated);
 
         history.exit(101).exit(103);
@@ -103,9 +103,9 @@ mod tests {
         assert!(history.silent());
 
         history.spawn(103, 100, K).spawn(104, 103, K).after(60 * S);
-        assert_eq!(pids(history.open(Kind::DuplicateWorker).unwrap()), [102, 104]);
-        let gateway = history.open(Kind::DuplicateWorker).unwrap().gateway.clone();
-        assert_eq!(gateway.unwrap().pid, 100, "the launcher's gateway");
+        assert_eq!(pids(history.found(Kind::DuplicateWorker)), [102, 104]);
+        let gateway = history.found(Kind::DuplicateWorker).gateway.clone();
+        assert_eq!(gateway.expect("known").pid, 100, "the launcher's gateway");
     }
 
     #[test]
@@ -114,7 +114,7 @@ mod tests {
         history.spawn(102, 101, K).spawn(101, 100, K).after(60 * S);
         assert!(history.silent());
         history.spawn(103, 100, K).after(60 * S);
-        assert_eq!(pids(history.open(Kind::DuplicateWorker).unwrap()), [102, 103]);
+        assert_eq!(pids(history.found(Kind::DuplicateWorker)), [102, 103]);
     }
 
     #[test]
@@ -131,7 +131,7 @@ mod tests {
         history.spawn(101, 100, K).spawn(102, 100, K).exec(102, false).after(60 * S);
         assert!(history.silent());
         history.exec(102, true).after(60 * S);
-        assert_eq!(pids(history.open(Kind::DuplicateWorker).unwrap()), [101, 102]);
+        assert_eq!(pids(history.found(Kind::DuplicateWorker)), [101, 102]);
     }
 
     #[test]
@@ -151,7 +151,7 @@ mod tests {
 
         let mut history = History::new();
         history.polled(101, 100, K).polled(102, 100, K).after(10 * S);
-        assert_eq!(history.open(Kind::DuplicateWorker).unwrap().confidence, Confidence::Strong);
+        assert_eq!(history.found(Kind::DuplicateWorker).confidence, Confidence::Strong);
     }
 
     #[test]
@@ -159,7 +159,7 @@ mod tests {
         let mut history = History::new().starting_at(3_600 * S);
         for pid in [101, 102] {
             history.inherited_with(pid, 1, K, S, |spawn| {
-                spawn.parent.as_mut().unwrap().reaper = true;
+                spawn.parent.as_mut().expect("it has one").reaper = true;
             });
         }
         history.after(60 * S);
@@ -173,7 +173,7 @@ mod tests {
         assert!(history.silent());
 
         history.inherited(102, 100, K, 3_660 * S).spawn(102, 100, K).after(10 * S);
-        assert_eq!(history.open(Kind::DuplicateWorker).unwrap().confidence, Confidence::Proven);
+        assert_eq!(history.found(Kind::DuplicateWorker).confidence, Confidence::Proven);
     }
 
     #[test]
@@ -183,7 +183,7 @@ mod tests {
             history.spawn(pid, 100, K).after(S / 10);
         }
         history.after(60 * S);
-        assert_eq!(history.open(Kind::DuplicateWorker).unwrap().workers.len(), 200);
+        assert_eq!(history.found(Kind::DuplicateWorker).workers.len(), 200);
         let said = history.states(Kind::DuplicateWorker).len();
         assert!(said < 50, "{said} findings for 200 workers");
     }

@@ -9,7 +9,7 @@
 
 use super::{Judgement, Verdict, count, ids, time};
 use crate::{
-    engine::table::{Table, Worker},
+    engine::{table::Table, worker::Worker},
     model::{Confidence, Identity, Source},
 };
 
@@ -56,13 +56,13 @@ mod tests {
         history.after(1);
         let finding = history.open(Kind::GatewayOrphan).expect("open");
         assert_eq!((pids(finding), finding.confidence), (vec![101, 102], Confidence::Proven));
-        assert_eq!((finding.gateway.as_ref().unwrap().pid, &finding.session), (100, &None));
+        assert_eq!((finding.gateway.as_ref().expect("known").pid, &finding.session), (100, &None));
         assert_eq!(
             finding.text,
             "gateway python(100) exited; 2 workers of it outlived it by 10 s or longer: 101 and 102"
         );
         history.exit(101);
-        assert_eq!(pids(history.open(Kind::GatewayOrphan).unwrap()), [102]);
+        assert_eq!(pids(history.found(Kind::GatewayOrphan)), [102]);
         history.exit(102);
         assert!(history.open(Kind::GatewayOrphan).is_none());
     }
@@ -79,21 +79,24 @@ mod tests {
     fn a_gateway_whose_exit_comes_first_is_remembered() {
         let mut history = History::new();
         history.exit_gateway(100).spawn(101, 100, K).after(10 * S);
-        assert_eq!(pids(history.open(Kind::GatewayOrphan).unwrap()), [101]);
+        assert_eq!(pids(history.found(Kind::GatewayOrphan)), [101]);
     }
 
     #[test]
     fn a_gateway_that_was_gone_at_the_exec_is_known_to_be_gone() {
         let mut history = History::new();
-        history.spawn_with(101, 100, |spawn| spawn.parent.as_mut().unwrap().gone = true);
+        history
+            .spawn_with(101, 100, |spawn| spawn.parent.as_mut().expect("it has one").gone = true);
         history.after(10 * S);
-        assert_eq!(history.open(Kind::GatewayOrphan).unwrap().confidence, Confidence::Proven);
+        assert_eq!(history.found(Kind::GatewayOrphan).confidence, Confidence::Proven);
     }
 
     #[test]
     fn a_parent_that_adopts_is_no_gateway() {
         let mut history = History::new().starting_at(100 * S);
-        history.inherited_with(101, 1, K, S, |spawn| spawn.parent.as_mut().unwrap().reaper = true);
+        history.inherited_with(101, 1, K, S, |spawn| {
+            spawn.parent.as_mut().expect("it has one").reaper = true;
+        });
         history.exit_gateway(1).after(60 * S);
         assert!(history.silent());
     }
@@ -104,14 +107,14 @@ mod tests {
         history.inherited(101, 100, K, S).exit_gateway(100).after(60 * S);
         let finding = history.open(Kind::GatewayOrphan).expect("open");
         assert_eq!(finding.confidence, Confidence::Weak);
-        assert_eq!(finding.gateway.as_ref().unwrap().how, ParentSource::Proc);
+        assert_eq!(finding.gateway.as_ref().expect("known").how, ParentSource::Proc);
     }
 
     #[test]
     fn an_exit_that_was_only_missed_is_strong() {
         let mut history = History::new();
         history.spawn(101, 100, K).after(S).exit_as(100, Role::Gateway, Source::Proc).after(60 * S);
-        assert_eq!(history.open(Kind::GatewayOrphan).unwrap().confidence, Confidence::Strong);
+        assert_eq!(history.found(Kind::GatewayOrphan).confidence, Confidence::Strong);
     }
 
     #[test]

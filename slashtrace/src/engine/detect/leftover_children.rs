@@ -12,7 +12,8 @@ use super::{Judgement, Verdict, count, pids, place};
 use crate::{
     engine::{
         ledger::weakest,
-        table::{Descendant, Moment, Table},
+        table::{Descendant, Table},
+        worker::Moment,
     },
     model::{Confidence, Identity, Source},
 };
@@ -125,7 +126,7 @@ mod tests {
         assert!(history.silent());
         history.after(S);
         assert_eq!(processes(&history), [111]);
-        let finding = history.open(Kind::LeftoverChildren).unwrap();
+        let finding = history.found(Kind::LeftoverChildren);
         assert_eq!(finding.confidence, Confidence::Proven, "the watchdog outlived the worker");
     }
 

@@ -10,12 +10,14 @@
 //! activity), or before it had its turn in the round of samples that showed the sibling's call.
 //! Proven where the calls of both are counted; strong where activity was sampled.
 
+use std::cmp::Reverse;
+
 use super::{GroupView, Judgement, Verdict, count, ids, pids, place};
 use crate::{
     engine::{
         activity::Rise,
         ledger::weakest,
-        table::{Witness, Worker, witness},
+        worker::{Witness, Worker, witness},
     },
     model::{Confidence, Identity},
 };
@@ -29,7 +31,7 @@ pub(super) fn judge(view: &GroupView) -> Judgement {
         .iter()
         .filter_map(|worker| Some((worker.activity.last_rise(view.now, view.rules)?, *worker)))
         .collect();
-    servers.sort_by(|(a, x), (b, y)| (b.from, y.id).cmp(&(a.from, x.id)));
+    servers.sort_by_key(|(rise, worker)| Reverse((rise.from, worker.id)));
 
     let mut lost: Vec<&Worker> = Vec::new();
     let mut witnesses: Vec<Witness> = Vec::new();
@@ -59,8 +61,7 @@ fn verdict(lost: &[&Worker], witnesses: &[Witness], exact: bool) -> Option<Verdi
         return None;
     }
     let exact = exact && witnesses.iter().all(|witness| witness.exact);
-    let mut siblings: Vec<Identity> =
-        witnesses.iter().map(|witness| Identity { pid: witness.pid, start_ns: 0 }).collect();
+    let mut siblings: Vec<Identity> = witnesses.iter().map(|witness| witness.id).collect();
     siblings.sort_unstable();
     siblings.dedup();
     let text = format!(
@@ -122,7 +123,7 @@ mod tests {
     fn the_second_one_may_be_it_too() {
         let mut history = race();
         history.after(10 * S).reads(101, 1).after(10 * S);
-        assert_eq!(pids(history.open(Kind::LostWorker).unwrap()), [102]);
+        assert_eq!(pids(history.found(Kind::LostWorker)), [102]);
     }
 
     #[test]
@@ -130,7 +131,7 @@ mod tests {
         let mut history = race();
         history.after(10 * S).reads(102, 3).after(10 * S).exit(102).after(7_200 * S);
         history.spawn(900, 800, "other").after(S);
-        assert_eq!(pids(history.open(Kind::LostWorker).unwrap()), [101]);
+        assert_eq!(pids(history.found(Kind::LostWorker)), [101]);
         assert!(history.open(Kind::DuplicateWorker).is_none());
         assert_eq!(history.states(Kind::LostWorker).len(), 1, "said once");
         history.exit(101);
@@ -160,7 +161,7 @@ mod tests {
         assert!(history.open(Kind::DuplicateWorker).is_some());
         assert!(!history.ever(Kind::LostWorker), "nobody called since 102 came");
         history.reads(101, 2).after(10 * S);
-        assert_eq!(pids(history.open(Kind::LostWorker).unwrap()), [102]);
+        assert_eq!(pids(history.found(Kind::LostWorker)), [102]);
     }
 
     #[test]
@@ -190,7 +191,7 @@ mod tests {
         }
         assert!(!history.ever(Kind::LostWorker), "101 was rising all the time");
         history.after(10 * S).syscr(102, 990).after(10 * S);
-        assert_eq!(pids(history.open(Kind::LostWorker).unwrap()), [101]);
+        assert_eq!(pids(history.found(Kind::LostWorker)), [101]);
     }
 
     #[test]
@@ -207,6 +208,6 @@ mod tests {
         for calls in 1..30 {
             history.after(2 * S).reads(102, calls);
         }
-        assert_eq!(pids(history.open(Kind::LostWorker).unwrap()), [101]);
+        assert_eq!(pids(history.found(Kind::LostWorker)), [101]);
     }
 }

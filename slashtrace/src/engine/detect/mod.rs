@@ -15,7 +15,8 @@ use super::{
     attribution::GroupKey,
     ledger::{Renewal, weakest},
     rules::Rules,
-    table::{Subject, Table, Worker},
+    table::{Subject, Table},
+    worker::Worker,
 };
 use crate::model::{Confidence, FindingWorker, Forecast, GatewayRef, Identity, Kind, ParentSource};
 

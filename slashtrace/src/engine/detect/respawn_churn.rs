@@ -7,7 +7,7 @@
 
 use super::{GroupView, Judgement, Verdict, count, place, size, time};
 use crate::{
-    engine::{ledger::Renewal, table::Worker},
+    engine::{growth::LAG, ledger::Renewal, worker::Worker},
     model::{Confidence, Source},
 };
 
@@ -16,32 +16,38 @@ const LEAST: usize = 3;
 const NAMED: usize = 64;
 
 pub(super) fn judge(view: &GroupView) -> Judgement {
-    let run = longest_run(view);
-    if run.len() < LEAST {
+    let from = view.now.saturating_sub(view.rules.churn);
+    let counts = |worker: &&&Worker| !worker.birth.inherited && worker.birth.at >= from;
+    if view.members.iter().filter(counts).count() < LEAST {
         return Judgement::default();
     }
+    // A launcher needs a moment to hand over to the worker that it launched.
+    let settled = |worker: &Worker| worker.birth.at.saturating_add(LAG);
+    let young = view.members.iter().map(|worker| settled(worker)).filter(|&at| at > view.now).min();
+    let spawns =
+        view.members.iter().filter(counts).filter(|worker| settled(worker) <= view.now).copied();
+    let run = longest_run(view, spawns);
+    if run.len() < LEAST {
+        return Judgement::new(None, young);
+    }
     let third = run[run.len() - LEAST].birth.at.saturating_add(view.rules.churn).saturating_add(1);
-    Judgement::new(Some(verdict(&run)), Some(third))
+    Judgement::new(Some(verdict(&run)), Some(young.map_or(third, |young| young.min(third))))
 }
 
-/// The longest run of replacements whose spawns lie in the window; the later one of equals.
-fn longest_run<'a>(view: &GroupView<'a>) -> Vec<&'a Worker> {
-    let from = view.now.saturating_sub(view.rules.churn);
+/// The longest run of replacements; the later one of equals.
+fn longest_run<'a>(view: &GroupView, spawns: impl Iterator<Item = &'a Worker>) -> Vec<&'a Worker> {
     let mut longest: Vec<&Worker> = Vec::new();
     let mut run: Vec<&Worker> = Vec::new();
-    for worker in &view.members {
-        if worker.birth.inherited || worker.birth.at < from {
-            continue;
-        }
+    for worker in spawns {
         if run.last().is_some_and(|before| !replaces(view, before, worker)) {
+            if run.len() >= longest.len() {
+                longest = std::mem::take(&mut run);
+            }
             run.clear();
         }
         run.push(worker);
-        if run.len() >= longest.len() {
-            longest.clone_from(&run);
-        }
     }
-    longest
+    if run.len() >= longest.len() { run } else { longest }
 }
 
 fn replaces(view: &GroupView, before: &Worker, worker: &Worker) -> bool {

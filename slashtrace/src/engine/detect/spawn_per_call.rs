@@ -14,6 +14,7 @@ use crate::model::Confidence;
 const LEAST: usize = 3;
 
 pub(super) fn judge(view: &GroupView) -> Judgement {
+    // Calls come with records, and overlaps grow long by the deadlines of `duplicate-worker`.
     Judgement::new(verdict(view), None)
 }
 
