@@ -51,8 +51,8 @@ pub fn may_match(record: &ExecRecord) -> bool {
             break;
         }
         // SAFETY: `i` is below the number of words of the buffer.
-        let (first, second) = word_bits(unsafe { argv.add(i).read_unaligned() });
-        if has_bit(first) && has_bit(second) {
+        let [first, second, third] = word_bits(unsafe { argv.add(i).read_unaligned() });
+        if has_bit(first) && has_bit(second) && has_bit(third) {
             return true;
         }
     }

@@ -121,12 +121,13 @@ pub const fn fnv1a_step(hash: u64, byte: u8) -> u64 {
     (hash ^ byte as u64).wrapping_mul(0x0000_0100_0000_01b3)
 }
 
-/// The two bits of the word filter (0–511) that stand for one aligned 8-byte word of argv.
+/// The bits of the word filter (0–511) that stand for one aligned 8-byte word of argv. Three, so
+/// that a common word such as `/usr/bin` collides with a rule's words in one of 10,000 cases.
 #[inline(always)]
-pub const fn word_bits(word: u64) -> (u32, u32) {
+pub const fn word_bits(word: u64) -> [u32; 3] {
     let mixed = word.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let mask = (WORD_FILTER_WORDS * 64 - 1) as u32;
-    ((mixed >> 40) as u32 & mask, (mixed >> 52) as u32 & mask)
+    [(mixed >> 37) as u32 & mask, (mixed >> 46) as u32 & mask, (mixed >> 55) as u32 & mask]
 }
 
 /// Signals that are worth a record: those that end or stop a process by default and are sent by

@@ -206,7 +206,7 @@ async fn wait(child: &mut Child) -> Result<ExitStatus> {
         };
         if let Some(pid) = child.id().and_then(|pid| Pid::from_raw(pid as i32)) {
             // It may have ended meanwhile, which is what the loop waits for.
-            drop(kill_process(pid, signal));
+            let _ = kill_process(pid, signal);
         }
     }
 }

@@ -3,8 +3,11 @@
 //! sensor.
 //! May touch: everything; it is the only place where the parts meet.
 
+/// Picks the sensor set.
 pub mod choose;
+/// Gives observations their place and judges them.
 pub mod pipeline;
+/// Drives the pipeline with a sensor until it is told to stop.
 pub mod session;
 
 use anyhow::Result;

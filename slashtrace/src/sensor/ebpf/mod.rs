@@ -74,7 +74,7 @@ impl EbpfSensor {
             object,
             translator: Translator::new(options.profile.clone(), proc.clone(), options.count_calls),
             ledger: Ledger::default(),
-            sampler: Sampler::new(proc.clone(), options.sample_interval),
+            sampler: Sampler::new(proc.clone()),
             profile: options.profile.clone(),
             proc,
             interval,
@@ -158,9 +158,12 @@ impl EbpfSensor {
 
     fn keep(&mut self, observation: Observation) {
         match &observation.body {
-            Body::Spawn(spawn) if spawn.role == Role::Worker => {
-                let gateway = spawn.parent.as_ref().map(|parent| parent.process.identity());
-                self.sampler.track(spawn.identity(), gateway);
+            Body::Spawn(spawn) => {
+                let above = match spawn.role {
+                    Role::Worker => spawn.parent.as_ref().map(|parent| parent.process.identity()),
+                    _ => spawn.worker,
+                };
+                self.sampler.track(spawn.identity(), spawn.role, above);
             }
             Body::Exit(exit) => self.sampler.exited(exit.identity()),
             _ => {}
@@ -187,10 +190,10 @@ impl EbpfSensor {
         let reads = |identity: Identity| {
             counts.then(|| object.tracked(identity.pid)).flatten().map(|tracked| tracked.reads)
         };
-        let round = self.sampler.sample(boottime_ns(), &reads);
+        let round = self.sampler.sample(boottime_ns(), &mut self.translator.book, &reads);
         self.pending.extend(round.observations);
-        // The kernel programs tell of every end; a worker that vanished otherwise is told by them
-        // in a record that is on its way, or was lost, which the next reconciliation shows.
+        // The kernel programs tell of every end: a worker that vanished is told of by a record
+        // that is on its way, or was lost, which the next reconciliation shows.
         Ok(())
     }
 

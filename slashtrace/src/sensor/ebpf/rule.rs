@@ -51,8 +51,7 @@ fn word_filter(needle: &[u8]) -> [u64; WORD_FILTER_WORDS] {
     let mut filter = [0; WORD_FILTER_WORDS];
     for word in needle[needle.len() - 15..].windows(8) {
         let word = u64::from_ne_bytes(word.try_into().expect("windows of 8"));
-        let (first, second) = word_bits(word);
-        for bit in [first, second] {
+        for bit in word_bits(word) {
             filter[bit as usize / 64] |= 1 << (bit % 64);
         }
     }
@@ -66,8 +65,7 @@ mod tests {
     /// What `may_match` of the kernel programs does.
     fn let_through(rule: &Rule, argv: &[u8]) -> bool {
         argv.chunks_exact(8).any(|word| {
-            let (first, second) = word_bits(u64::from_ne_bytes(word.try_into().unwrap()));
-            [first, second]
+            word_bits(u64::from_ne_bytes(word.try_into().unwrap()))
                 .iter()
                 .all(|bit| rule.word_filter[*bit as usize / 64] & (1 << (bit % 64)) != 0)
         })
