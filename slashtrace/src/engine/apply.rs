@@ -30,8 +30,10 @@ impl Table {
             Body::Exit(exit) => self.exited(record, exit),
             Body::Sample(sample) => self.sampled(record, sample),
             Body::Tick(tick) => {
-                if let Some(memory) = tick.memory {
-                    self.memory = Some((memory, record.seq));
+                if let Some(memory) = tick.memory
+                    && self.memory.replace((memory, record.seq)).is_none()
+                {
+                    self.touch_surplus();
                 }
             }
             Body::Signal(_) | Body::Gap(_) | Body::Finding(_) | Body::Stop(_) => {}

@@ -3,7 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use super::{detect::Verdict, table::Subject};
+use super::{
+    detect::{Holds, Verdict},
+    table::Subject,
+};
 use crate::model::{Confidence, Finding, FindingState, Forecast, Identity, Kind};
 
 /// A finding may grow the evidence only so fast: one that names n workers changes its workers at
@@ -21,9 +24,27 @@ pub(super) enum Renewal {
     Size(u64),
 }
 
+impl Renewal {
+    /// Whether the size is another one.
+    pub(super) fn differs(self, now: Self) -> bool {
+        match (self, now) {
+            (Self::Size(before), Self::Size(size)) => size.abs_diff(before) >= (before / 4).max(1),
+            _ => self != now,
+        }
+    }
+}
+
+/// What a rule may want to know of what it said last.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Said {
+    pub(super) renewal: Renewal,
+    /// Whether it was said when memory runs out.
+    pub(super) runs_out: bool,
+}
+
 /// What was said last.
 #[derive(Debug)]
-struct Said {
+struct Open {
     finding: Finding,
     renewal: Renewal,
     at: u64,
@@ -32,7 +53,7 @@ struct Said {
 /// What is open.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
-    open: BTreeMap<Subject, BTreeMap<Kind, Said>>,
+    open: BTreeMap<Subject, BTreeMap<Kind, Open>>,
 }
 
 /// What came of a verdict.
@@ -45,9 +66,10 @@ pub(super) struct Settled {
 }
 
 impl Ledger {
-    /// Whether a finding is open.
-    pub(super) fn is_open(&self, subject: &Subject, kind: Kind) -> bool {
-        self.open.get(subject).is_some_and(|kinds| kinds.contains_key(&kind))
+    /// What was said last, if the finding is open.
+    pub(super) fn said(&self, subject: &Subject, kind: Kind) -> Option<Said> {
+        let open = self.open.get(subject)?.get(&kind)?;
+        Some(Said { renewal: open.renewal, runs_out: runs_out(open.finding.forecast) })
     }
 
     /// Compares a verdict with what was said last. `seq` is the record that brought it.
@@ -55,30 +77,35 @@ impl Ledger {
         &mut self,
         subject: &Subject,
         kind: Kind,
-        verdict: Option<Verdict>,
+        holds: Holds,
         (now, seq): (u64, u64),
     ) -> Settled {
         let last = self.open.get_mut(subject).and_then(|kinds| kinds.get_mut(&kind));
-        match (last, verdict) {
-            (None, None) => Settled::default(),
-            (None, Some(verdict)) => {
-                let (finding, renewal) = found(subject, kind, verdict, FindingState::Opened);
-                let said = Said { finding: finding.clone(), renewal, at: now };
+        match (last, holds) {
+            (_, Holds::AsSaid) | (None, Holds::No) => Settled::default(),
+            (None, Holds::Yes(verdict)) => {
+                let (finding, renewal) = found(subject, kind, *verdict, FindingState::Opened);
+                let said = Open { finding: finding.clone(), renewal, at: now };
                 self.open.entry(subject.clone()).or_default().insert(kind, said);
                 Settled { finding: Some(finding), deadline: None }
             }
-            (Some(_), None) => Settled { finding: self.close(subject, kind, seq), deadline: None },
-            (Some(last), Some(verdict)) => {
+            (Some(_), Holds::No) => {
+                Settled { finding: self.close(subject, kind, seq), deadline: None }
+            }
+            (Some(last), Holds::Yes(verdict)) => {
                 if !differs(last, &verdict) {
                     return Settled::default();
                 }
-                let pace = pace(last.finding.workers.len().max(verdict.workers.len()));
+                let pace = match verdict.renewal {
+                    Renewal::Members => pace(last.finding.workers.len().max(verdict.workers.len())),
+                    Renewal::Size(_) => 0,
+                };
                 let due = last.at.saturating_add(pace);
                 if verdict.confidence == last.finding.confidence && due > now {
                     return Settled { finding: None, deadline: Some(due) };
                 }
-                let (finding, renewal) = found(subject, kind, verdict, FindingState::Updated);
-                *last = Said { finding: finding.clone(), renewal, at: now };
+                let (finding, renewal) = found(subject, kind, *verdict, FindingState::Updated);
+                *last = Open { finding: finding.clone(), renewal, at: now };
                 Settled { finding: Some(finding), deadline: None }
             }
         }
@@ -99,14 +126,17 @@ impl Ledger {
     }
 }
 
-fn differs(last: &Said, verdict: &Verdict) -> bool {
+fn runs_out(forecast: Option<Forecast>) -> bool {
+    forecast.is_some_and(|forecast| forecast.exhausted_in_s.is_some())
+}
+
+fn differs(last: &Open, verdict: &Verdict) -> bool {
     if last.finding.confidence != verdict.confidence {
         return true;
     }
-    let runs_out = |forecast: Option<Forecast>| forecast.and_then(|f| f.exhausted_in_s).is_some();
     match (last.renewal, verdict.renewal) {
-        (Renewal::Size(before), Renewal::Size(size)) => {
-            size.abs_diff(before) >= (before / 4).max(1)
+        (Renewal::Size(_), Renewal::Size(_)) => {
+            last.renewal.differs(verdict.renewal)
                 || runs_out(last.finding.forecast) != runs_out(verdict.forecast)
         }
         _ => {

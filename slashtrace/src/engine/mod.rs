@@ -94,9 +94,9 @@ impl Engine {
     ) -> Option<u64> {
         let mut deadline: Option<u64> = None;
         let ledger = &self.ledger;
-        let judged = detect::judge(&mut self.table, subject, |kind| ledger.is_open(subject, kind));
+        let judged = detect::judge(&mut self.table, subject, |kind| ledger.said(subject, kind));
         for (kind, judgement) in judged {
-            let settled = self.ledger.settle(subject, kind, judgement.verdict, at);
+            let settled = self.ledger.settle(subject, kind, judgement.holds, at);
             findings.extend(settled.finding);
             deadline = [deadline, judgement.deadline, settled.deadline]
                 .into_iter()

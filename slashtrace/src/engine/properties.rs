@@ -48,7 +48,7 @@ const OF_GROUPS: [Kind; 4] =
     [Kind::SpawnPerCall, Kind::DuplicateWorker, Kind::LostWorker, Kind::Accumulation];
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(400) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(256) })]
 
     #[test]
     fn one_worker_a_group_is_never_a_finding_of_groups(steps in vec(step(), 0..120)) {

@@ -148,6 +148,12 @@ impl Table {
         }
     }
 
+    /// Marks the gateways that have a surplus.
+    pub(super) fn touch_surplus(&mut self) {
+        let surplus = self.gateways.iter().filter(|(_, gateway)| gateway.surplus > 0);
+        self.dirty.extend(surplus.map(|(&id, _)| Subject::Gateway(id)));
+    }
+
     /// The next subject to judge.
     pub(super) fn next_touched(&mut self) -> Option<Subject> {
         self.dirty.pop_first()

@@ -11,11 +11,11 @@
 //! workers hold in memory on average. Updated when the surplus changed by a quarter, or when it
 //! becomes known when memory runs out.
 
-use super::{Judgement, Verdict, count, size, time};
+use super::{Holds, Judgement, Verdict, count, size, time};
 use crate::{
     engine::{
         growth::LAG,
-        ledger::Renewal,
+        ledger::{Renewal, Said},
         rules::Rules,
         table::{Gateway, Table},
         worker::Worker,
@@ -42,10 +42,10 @@ pub(in crate::engine) fn watch(table: &mut Table, id: Identity) {
     }
 }
 
-pub(super) fn judge(table: &Table, id: Identity, open: bool) -> Judgement {
+pub(super) fn judge(table: &Table, id: Identity, said: Option<Said>) -> Judgement {
     let Some(gateway) = table.gateways.get(&id) else { return Judgement::default() };
     let surplus = gateway.surplus;
-    if open {
+    if said.is_some() {
         if surplus < LEAST || gateway.growth.grown(surplus) == 0 {
             return Judgement::default();
         }
@@ -59,7 +59,13 @@ pub(super) fn judge(table: &Table, id: Identity, open: bool) -> Judgement {
     }
     let below = gateway.growth.last_below(surplus);
     let stops = below.map(|at| at.saturating_add(table.rules.accumulation).saturating_add(1));
-    Judgement::new(Some(verdict(table, id, gateway)), stops)
+    // Many workers are looked at only when there may be something to say.
+    let renewed = said.is_none_or(|said| {
+        said.renewal.differs(Renewal::Size(surplus)) || (!said.runs_out && table.memory.is_some())
+    });
+    let holds =
+        if renewed { Holds::Yes(Box::new(verdict(table, id, gateway))) } else { Holds::AsSaid };
+    Judgement { holds, deadline: stops }
 }
 
 fn verdict(table: &Table, id: Identity, gateway: &Gateway) -> Verdict {
@@ -244,6 +250,18 @@ mod tests {
             history.exit(pid);
         }
         assert_eq!(history.last(Kind::Accumulation).state, FindingState::Closed);
+    }
+
+    #[test]
+    fn it_is_said_once_more_when_memory_becomes_known() {
+        let mut history = piling_up(5);
+        let said = history.states(Kind::Accumulation).len();
+        assert_eq!(history.found(Kind::Accumulation).forecast.expect("one").exhausted_in_s, None);
+        history.tick_with_memory(1 << 20);
+        let forecast = history.found(Kind::Accumulation).forecast.expect("one");
+        assert!(forecast.exhausted_in_s.is_some());
+        history.tick_with_memory(2 << 20).spawn(201, 100, "other").after(60 * S);
+        assert_eq!(history.states(Kind::Accumulation).len(), said + 1);
     }
 
     #[test]

@@ -32,7 +32,7 @@ fn verdict(view: &GroupView) -> Option<Verdict> {
 #[cfg(test)]
 mod tests {
     use super::super::super::scenario::{History, K, S, pids};
-    use crate::model::{Confidence, FindingState, Kind};
+    use crate::model::{Confidence, FindingState, Kind, ParentSource};
 
     #[test]
     fn holds_for_two_past_the_grace_and_follows_the_set() {
@@ -164,6 +164,19 @@ mod tests {
         }
         history.after(60 * S);
         assert!(history.silent());
+    }
+
+    #[test]
+    fn a_reaper_at_the_exec_may_be_the_gateway_and_may_have_adopted() {
+        let mut history = History::new();
+        for pid in [101, 102] {
+            history.spawn_with(pid, 1, |spawn| {
+                let parent = spawn.parent.as_mut().expect("it has one");
+                (parent.how, parent.reaper) = (ParentSource::Exec, true);
+            });
+        }
+        history.after(10 * S);
+        assert_eq!(history.found(Kind::DuplicateWorker).confidence, Confidence::Strong);
     }
 
     #[test]

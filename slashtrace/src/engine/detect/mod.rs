@@ -13,7 +13,7 @@ mod zombie;
 
 use super::{
     attribution::GroupKey,
-    ledger::{Renewal, weakest},
+    ledger::{Renewal, Said, weakest},
     rules::Rules,
     table::{Subject, Table},
     worker::Worker,
@@ -62,16 +62,26 @@ impl Verdict {
     }
 }
 
+/// Whether something holds.
+#[derive(Debug, Default)]
+pub(super) enum Holds {
+    #[default]
+    No,
+    /// As it was said last: nothing in it is worth saying again.
+    AsSaid,
+    Yes(Box<Verdict>),
+}
+
 /// What a rule says now, and when time alone may make it say something else.
 #[derive(Debug, Default)]
 pub(super) struct Judgement {
-    pub(super) verdict: Option<Verdict>,
+    pub(super) holds: Holds,
     pub(super) deadline: Option<u64>,
 }
 
 impl Judgement {
     fn new(verdict: Option<Verdict>, deadline: Option<u64>) -> Self {
-        Self { verdict, deadline }
+        Self { holds: verdict.map_or(Holds::No, |verdict| Holds::Yes(Box::new(verdict))), deadline }
     }
 }
 
@@ -79,7 +89,7 @@ impl Judgement {
 pub(super) fn judge(
     table: &mut Table,
     subject: &Subject,
-    is_open: impl Fn(Kind) -> bool,
+    said: impl Fn(Kind) -> Option<Said>,
 ) -> Vec<(Kind, Judgement)> {
     match subject {
         Subject::Group(key) => {
@@ -96,10 +106,10 @@ pub(super) fn judge(
         }
         Subject::Gateway(id) => {
             accumulation::watch(table, *id);
-            let open = is_open(Kind::Accumulation);
+            let said = said(Kind::Accumulation);
             vec![
                 (Kind::GatewayOrphan, gateway_orphan::judge(table, *id)),
-                (Kind::Accumulation, accumulation::judge(table, *id, open)),
+                (Kind::Accumulation, accumulation::judge(table, *id, said)),
             ]
         }
         Subject::Worker(id) => vec![
@@ -182,12 +192,14 @@ fn place(workers: &[&Worker]) -> String {
 /// `101, 102 and 103`; of many only the first ones.
 fn pids(ids: impl IntoIterator<Item = Identity>) -> String {
     const SHOWN: usize = 12;
-    let all: Vec<String> = ids.into_iter().map(|id| id.pid.to_string()).collect();
-    match all.as_slice() {
+    let mut ids = ids.into_iter();
+    let shown: Vec<String> = ids.by_ref().take(SHOWN).map(|id| id.pid.to_string()).collect();
+    let more = ids.count();
+    match shown.as_slice() {
         [] => "none".to_owned(),
         [one] => one.clone(),
-        [few @ .., last] if all.len() <= SHOWN => format!("{} and {last}", few.join(", ")),
-        many => format!("{} and {} more", many[..SHOWN].join(", "), many.len() - SHOWN),
+        [few @ .., last] if more == 0 => format!("{} and {last}", few.join(", ")),
+        many => format!("{} and {more} more", many.join(", ")),
     }
 }
 

@@ -24,12 +24,14 @@ fn verdict(view: &GroupView) -> Option<Verdict> {
         return None;
     }
     let mut calls = Vec::with_capacity(workers.len());
+    let mut idle = 0;
     for worker in workers {
-        calls.push(worker.served(view.now, view.rules)?.calls);
-    }
-    let idle = calls.iter().filter(|&&calls| calls == 0).count();
-    if calls.iter().any(|&calls| calls > 1) || idle > 1 {
-        return None;
+        let served = worker.served(view.now, view.rules)?.calls;
+        idle += usize::from(served == 0);
+        if served > 1 || idle > 1 {
+            return None;
+        }
+        calls.push(served);
     }
     let exact = counted(workers, view);
     let list = calls.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
