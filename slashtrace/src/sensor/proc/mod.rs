@@ -23,7 +23,7 @@ use rustix::io::Errno;
 pub use book::IdentityBook;
 pub use fds::WriteEnds;
 pub use scan::{Scan, Seen};
-pub use snapshot::{Resync, resync, snapshot, snapshot_of};
+pub use snapshot::{Resync, inferred_exit, resync, snapshot, snapshot_of};
 pub use stat::ProcStat;
 
 use crate::model::{Identity, Memory};

@@ -100,7 +100,8 @@ impl<'a> Scan<'a> {
     }
 
     /// Describes a process below a worker; `None` if it is gone. Of its arguments only the first is
-    /// shown: what a worker starts (an MCP server) has secrets in its arguments.
+    /// shown: what a worker starts (an MCP server) has secrets in its arguments. One that has not
+    /// executed yet has its parent's, and none of its own.
     pub fn descendant(
         &mut self,
         seen: &Seen,
@@ -109,9 +110,14 @@ impl<'a> Scan<'a> {
         inherited: bool,
     ) -> Option<Spawn> {
         let mut spawn = self.spawn(seen, source, inherited)?;
-        let tokens = seen.cmdline.tokens();
         spawn.role = Role::Descendant;
         spawn.worker = Some(worker);
+        let parent = self.seen(seen.stat.ppid);
+        if parent.is_some_and(|parent| self.is_unexecuted_fork(seen, &parent)) {
+            spawn.argv_bytes = 0;
+            return Some(spawn);
+        }
+        let tokens = seen.cmdline.tokens();
         spawn.helper = self.profile.match_helper(&tokens).map(str::to_owned);
         spawn.argv = tokens.first().map(|token| redact::argv0(token)).into_iter().collect();
         spawn.argv_truncated = tokens.len() > 1 || seen.cmdline.truncated;

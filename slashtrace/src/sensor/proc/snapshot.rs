@@ -98,14 +98,14 @@ pub fn resync(
             Err(_) => false,
         };
         if gone {
-            exits.push(exit(identity, role, Source::Proc));
+            exits.push(inferred_exit(identity, role, Source::Proc));
         }
     }
     Ok(Resync { spawns, exits })
 }
 
 /// An exit that was inferred: how it ended is not known.
-pub(crate) fn exit(identity: Identity, role: Role, source: Source) -> Exit {
+pub fn inferred_exit(identity: Identity, role: Role, source: Source) -> Exit {
     Exit {
         pid: identity.pid,
         start_ns: identity.start_ns,

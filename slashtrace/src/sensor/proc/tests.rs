@@ -204,6 +204,7 @@ fn what_descends_from_a_worker() {
         (&["python".into()][..], true)
     );
     assert_eq!(spawns[3].parent.as_ref().unwrap().process.pid, 15);
+    assert_eq!((spawns[1].argv.len(), spawns[1].argv_bytes), (0, 0), "not executed yet");
 }
 
 #[test]

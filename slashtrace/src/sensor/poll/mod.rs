@@ -1,0 +1,103 @@
+//! The poll sensor set: /proc alone, read every interval, for people without root or BPF. `table`
+//! remembers what was there and says what changed.
+//! May touch: /proc through `proc` and `sampler`, the clock.
+
+mod capabilities;
+mod table;
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
+
+use super::{
+    Description, Last, Options, clock,
+    proc::{ARGV_SEARCHED_BYTES, IdentityBook, ProcFs},
+};
+use crate::model::{Limits, Observation, SensorKind};
+use table::Table;
+
+/// Longest time between two readings of /proc.
+const SLOWEST: Duration = Duration::from_secs(1);
+/// Shortest: a reading takes some milliseconds.
+const FASTEST: Duration = Duration::from_millis(20);
+
+/// The poll sensor set.
+#[derive(Debug)]
+pub struct PollSensor {
+    table: Table,
+    description: Description,
+    interval: Duration,
+    /// Made when it is first waited for, which needs a runtime.
+    ticker: Option<Interval>,
+    /// Observed and not handed over yet.
+    pending: Vec<Observation>,
+}
+
+impl PollSensor {
+    /// Reads /proc for the first time: every worker that is there is `inherited`.
+    pub fn start(options: &Options) -> Result<Self> {
+        Self::start_at(ProcFs::default(), options)
+    }
+
+    fn start_at(proc: ProcFs, options: &Options) -> Result<Self> {
+        let interval = options.sample_interval.clamp(FASTEST, SLOWEST);
+        let description = Description {
+            kind: SensorKind::Poll,
+            capabilities: capabilities::of(&proc, interval, options.count_calls),
+            calls_counted: false,
+            limits: Limits {
+                argv_searched_bytes: ARGV_SEARCHED_BYTES as u32,
+                ring_bytes: 0,
+                tracked_max: IdentityBook::DEFAULT_MAX as u32,
+                sample_interval_ms: options.sample_interval.as_millis() as u64,
+            },
+        };
+        let root = proc.root().to_owned();
+        let mut table = Table::new(proc, options.profile.clone(), options.sample_interval);
+        let pending = table.round(clock::boottime_ns()).with_context(|| {
+            format!("cannot read {0}; is it mounted? `mount -t proc proc {0}`", root.display())
+        })?;
+        Ok(Self { table, description, interval, ticker: None, pending })
+    }
+
+    /// What it can do here.
+    pub fn describe(&self) -> Description {
+        self.description.clone()
+    }
+
+    /// Waits until something changed. Cancel-safe: it only ever waits for the time to pass.
+    pub async fn next(&mut self) -> Result<Vec<Observation>> {
+        while self.pending.is_empty() {
+            let ticker = self.ticker.get_or_insert_with(|| {
+                let mut ticker =
+                    tokio::time::interval_at(Instant::now() + self.interval, self.interval);
+                ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
+                ticker
+            });
+            ticker.tick().await;
+            self.pending = self.read()?;
+        }
+        Ok(std::mem::take(&mut self.pending))
+    }
+
+    /// Reads /proc a last time and stops.
+    pub fn finish(mut self) -> Result<Last> {
+        let last = self.read()?;
+        self.pending.extend(last);
+        Ok(Last {
+            observations: self.pending,
+            counters: self.table.counters(),
+            // What lived and died between two readings is unknown, and said so at the start;
+            // nothing that is *known* can have gone missing.
+            complete: true,
+        })
+    }
+
+    fn read(&mut self) -> Result<Vec<Observation>> {
+        self.table.round(clock::boottime_ns()).context("cannot read /proc any more")
+    }
+}
+
+#[cfg(test)]
+mod tests;
