@@ -12,3 +12,4 @@ pub mod profile;
 pub mod redact;
 pub mod report;
 pub mod sensor;
+pub mod sink;

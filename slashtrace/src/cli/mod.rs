@@ -166,8 +166,7 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
         Command::Replay(args) => replay::run(args, cli.common.color, out).map(Into::into),
         Command::Doctor { json } => doctor::run(&profile, *json, out, color),
         Command::Schema => {
-            serde_json::to_writer_pretty(&mut *out, &evidence::schema())?;
-            writeln!(out)?;
+            out.write_all(evidence::schema::json()?.as_bytes())?;
             Ok(Exit::Fine.into())
         }
     }

@@ -10,15 +10,4 @@ pub mod pipeline;
 /// Drives the pipeline with a sensor until it is told to stop.
 pub mod session;
 
-use anyhow::Result;
-
-use crate::model::Record;
-
-/// Where records go: the evidence file, live lines, the table at the end.
-pub trait Sink {
-    /// Takes one record, in order of `seq`.
-    fn record(&mut self, record: &Record) -> Result<()>;
-
-    /// Called after each batch of records: what was taken should now be visible outside.
-    fn flush(&mut self) -> Result<()>;
-}
+pub use crate::sink::Sink;

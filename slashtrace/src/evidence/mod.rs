@@ -2,9 +2,20 @@
 //! May touch: `model`, and the writer or reader it is handed.
 
 mod reader;
-mod schema;
+#[cfg(test)]
+mod samples;
+/// The JSON Schema of a record, made from the Rust types, and its copy in docs/EVIDENCE.md.
+pub mod schema;
 mod writer;
 
+use anyhow::{Context as _, Result};
+
 pub use reader::{Damage, Evidence, read};
-pub use schema::schema;
 pub use writer::EvidenceWriter;
+
+use crate::model::Record;
+
+/// A record as it is written: one line of JSON, without its newline.
+pub fn line(record: &Record) -> Result<String> {
+    serde_json::to_string(record).context("cannot turn a record into JSON")
+}

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use crate::{daemon::Sink, model::Record};
+use crate::{model::Record, sink::Sink};
 
 /// Writes records as NDJSON, whole lines only: a batch is written in one go, and if that fails
 /// half-way the file is cut back to the last whole batch.

@@ -1,0 +1,199 @@
+//! One record of each type, for the tests of everything that reads or writes evidence.
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::{
+    model::{
+        Body, Capability, Confidence, Exec, Exit, FORMAT_VERSION, Finding, FindingState,
+        FindingWorker, Forecast, Gap, GapReason, GatewayRef, Host, Identity, Kind, Limits, Memory,
+        Parent, ParentSource, Process, Record, Role, Sample, Sender, SensorKind, Signal, Source,
+        Spawn, Start, StdinPeer, StdinState, Stop, Terminal, Tick,
+    },
+    profile::Profile,
+};
+
+const GATEWAY: Identity = Identity { pid: 2800, start_ns: 50_000_000_000 };
+const WORKER: Identity = Identity { pid: 2835, start_ns: 61_000_000_123 };
+const SESSION: &str = "20261122_131836_536459";
+
+/// The wall-clock time of a moment of the boot clock, as if the machine had booted at a fixed one.
+pub(crate) fn time(boottime_ns: u64) -> Timestamp {
+    let booted: Timestamp = "2026-11-22T13:17:35Z".parse().unwrap();
+    booted + SignedDuration::from_nanos(boottime_ns as i64)
+}
+
+/// A record with a place.
+pub(crate) fn record(seq: u64, boottime_ns: u64, body: Body) -> Record {
+    Record { v: FORMAT_VERSION, seq, time: time(boottime_ns), boottime_ns, body }
+}
+
+fn process(identity: Identity, comm: &str, argv0: &str) -> Process {
+    Process {
+        pid: identity.pid,
+        start_ns: identity.start_ns,
+        comm: comm.to_owned(),
+        argv0: Some(argv0.to_owned()),
+    }
+}
+
+/// The first record.
+pub(crate) fn start() -> Start {
+    Start {
+        version: "0.1.0".to_owned(),
+        host: Host {
+            kernel: "6.18.0".to_owned(),
+            arch: "x86_64".to_owned(),
+            cpus: 2,
+            memory: MEMORY,
+        },
+        sensor: SensorKind::Ebpf,
+        capabilities: vec![Capability {
+            name: "sched_process_exec".to_owned(),
+            ok: true,
+            detail: "BTF tracepoint".to_owned(),
+        }],
+        calls_counted: true,
+        profile: Profile::hermes(),
+        limits: Limits {
+            argv_searched_bytes: 4096,
+            ring_bytes: 1 << 18,
+            tracked_max: 16384,
+            sample_interval_ms: 2000,
+        },
+    }
+}
+
+const MEMORY: Memory = Memory {
+    total_kib: 8_179_212,
+    available_kib: 4_000_000,
+    swap_total_kib: 2_097_148,
+    swap_free_kib: 2_000_000,
+};
+
+/// A worker of the gateway with pid 2800.
+pub(crate) fn spawn() -> Spawn {
+    Spawn {
+        role: Role::Worker,
+        pid: WORKER.pid,
+        start_ns: WORKER.start_ns,
+        source: Source::Kernel,
+        inherited: false,
+        parent: Some(Parent {
+            process: process(GATEWAY, "python", "~/v/bin/python"),
+            how: ParentSource::Exec,
+            gone: false,
+            reaper: false,
+        }),
+        ancestors: vec![process(Identity { pid: 2788, start_ns: 49_000_000_000 }, "node", "node")],
+        worker: None,
+        comm: "python".to_owned(),
+        uid: 1000,
+        sid: 2788,
+        argv: ["~/v/bin/python", "-m", "tui_gateway.slash_worker", "--session-key", SESSION]
+            .map(str::to_owned)
+            .to_vec(),
+        argv_bytes: 98,
+        argv_truncated: false,
+        session: Some(SESSION.to_owned()),
+        model: None,
+        terminal: Some(Terminal { index: 3 }),
+        helper: None,
+    }
+}
+
+/// A finding about that worker.
+pub(crate) fn finding() -> Finding {
+    Finding {
+        id: "lost-worker:2835@61000000123".to_owned(),
+        kind: Kind::LostWorker,
+        state: FindingState::Opened,
+        confidence: Confidence::Strong,
+        gateway: Some(GatewayRef {
+            pid: GATEWAY.pid,
+            start_ns: GATEWAY.start_ns,
+            comm: "python".to_owned(),
+            argv0: Some("~/v/bin/python".to_owned()),
+            how: ParentSource::Exec,
+        }),
+        session: Some(SESSION.to_owned()),
+        workers: vec![FindingWorker {
+            pid: WORKER.pid,
+            start_ns: WORKER.start_ns,
+            spawned_at: time(WORKER.start_ns),
+            rss_kib: Some(96_000),
+            reads: Some(0),
+        }],
+        processes: vec![Identity { pid: 2900, start_ns: 62_000_000_000 }],
+        forecast: Some(Forecast {
+            workers_per_hour: 2,
+            kib_per_hour: 190_000,
+            exhausted_in_s: Some(75_789),
+        }),
+        because: vec![2, 6],
+        text: "worker 2835 has read nothing while its sibling served".to_owned(),
+    }
+}
+
+/// One record of each type, as a recording has them.
+pub(crate) fn all() -> Vec<Record> {
+    let bodies = [
+        Body::Start(Box::new(start())),
+        Body::Spawn(Box::new(spawn())),
+        Body::Exec(Exec {
+            pid: 2900,
+            start_ns: 62_000_000_000,
+            role: Role::Descendant,
+            is_worker: false,
+            comm: "python".to_owned(),
+            argv0: Some("~/v/bin/python".to_owned()),
+            helper: Some("mcp-watchdog".to_owned()),
+            source: Source::Kernel,
+        }),
+        Body::Signal(Signal {
+            pid: 2900,
+            start_ns: 62_000_000_000,
+            role: Role::Descendant,
+            signal: 15,
+            name: "SIGTERM".to_owned(),
+            si_code: 0,
+            delivered: true,
+            sender: Some(Sender {
+                pid: WORKER.pid,
+                start_ns: WORKER.start_ns,
+                comm: "python".to_owned(),
+                uid: 1000,
+            }),
+        }),
+        Body::Exit(Exit {
+            pid: 2900,
+            start_ns: 62_000_000_000,
+            role: Role::Descendant,
+            code: None,
+            signal: Some(15),
+            reads: Some(3),
+            source: Source::Kernel,
+        }),
+        Body::Sample(Sample {
+            pid: WORKER.pid,
+            start_ns: WORKER.start_ns,
+            state: 'S',
+            rss_kib: Some(96_000),
+            pss_kib: Some(60_123),
+            threads: Some(4),
+            syscr: Some(912),
+            reads: Some(0),
+            stdin: Some(StdinPeer { state: StdinState::Held, holder: Some(GATEWAY) }),
+        }),
+        Body::Finding(Box::new(finding())),
+        Body::Tick(Tick { memory: Some(MEMORY) }),
+        Body::Gap(Gap { reason: GapReason::RingFull, lost: 7, resynced: true }),
+        Body::Stop(Stop {
+            reason: "interrupted".to_owned(),
+            counters: BTreeMap::from([("seen".to_owned(), 4711), ("matched".to_owned(), 1)]),
+            complete: false,
+        }),
+    ];
+    (1..).zip(bodies).map(|(seq, body)| record(seq, 61_000_000_123 + seq * 1000, body)).collect()
+}
