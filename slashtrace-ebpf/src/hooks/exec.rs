@@ -2,6 +2,7 @@
 //! area are in place, and a thread that executed has become the leader of its group.
 
 use aya_ebpf::{cty::c_void, programs::BtfTracePointContext};
+use aya_log_ebpf::info;
 use slashtrace_ebpf::{
     ARGV_MAX, CHAIN_MAX, Counter, ExecRecord, FORK_SLOTS, Field, ParentKnownBy, RecordKind, Role,
     TaskInfo, Tracked,
@@ -10,7 +11,7 @@ use slashtrace_ebpf::{
 use crate::{
     emit::{count, header, submit_bytes, track, track_above},
     filter,
-    maps::{ARGV_MIN, EXEC_SCRATCH, FORKS, TRACKED},
+    maps::{ARGV_MIN, EXEC_SCRATCH, FORKS, LOG, TRACKED},
     task::{self, Kernel},
 };
 
@@ -73,6 +74,15 @@ pub fn handle(ctx: &BtfTracePointContext) {
         }
         follow_parents(task, record);
         track_worker(tgid, record.task.start_ns, role_before);
+    }
+    if LOG.load() != 0 {
+        info!(
+            ctx,
+            "exec: {} matched {}, forked by {}",
+            tgid,
+            u32::from(matched),
+            record.forker.tgid
+        );
     }
     let argv_len = filter::length(record).min(ARGV_MAX);
     record.header = header(RecordKind::Exec, FIXED + argv_len);

@@ -2,11 +2,12 @@
 //! decremented and `exit_code` set, before files are closed.
 
 use aya_ebpf::{cty::c_void, helpers::bpf_get_current_pid_tgid, programs::BtfTracePointContext};
+use aya_log_ebpf::info;
 use slashtrace_ebpf::{ExitRecord, Field, RecordKind};
 
 use crate::{
     emit::{header, submit},
-    maps::TRACKED,
+    maps::{LOG, TRACKED},
     task::Kernel,
 };
 
@@ -35,11 +36,14 @@ pub fn handle(ctx: &BtfTracePointContext) {
         return;
     }
     // What wait(2) would say: the group's status if there was a group exit, else the leader's.
-    let status = if signal.read::<u32>(Field::SignalFlags) & SIGNAL_GROUP_EXIT != 0 {
+    let status: u32 = if signal.read::<u32>(Field::SignalFlags) & SIGNAL_GROUP_EXIT != 0 {
         signal.read(Field::SignalGroupExitCode)
     } else {
         leader.read(Field::TaskExitCode)
     };
+    if LOG.load() != 0 {
+        info!(ctx, "exit: {} role {} status {}", tgid, tracked.role, status);
+    }
     submit(ExitRecord {
         header: header(RecordKind::Exit, size_of::<ExitRecord>()),
         // Not the map's: userspace may have put it there, rounded to a clock tick.

@@ -2,13 +2,14 @@
 //! child is complete and before it runs. Threads are clones too, and are left out.
 
 use aya_ebpf::{cty::c_void, helpers::bpf_get_current_pid_tgid, programs::BtfTracePointContext};
+use aya_log_ebpf::info;
 use slashtrace_ebpf::{
     FORK_SLOTS, Field, ForkRecord, RecordKind, Role, TaskInfo, Tracked, is_same_start,
 };
 
 use crate::{
     emit::{header, submit, track},
-    maps::{FORKS, TRACKED},
+    maps::{FORKS, LOG, TRACKED},
     task::{self, Kernel},
 };
 
@@ -55,11 +56,14 @@ pub fn handle(ctx: &BtfTracePointContext) {
         role: Role::Descendant as u32,
     };
     track(tgid, &tracked);
-    let mut info = TaskInfo::NONE;
-    task::describe(child, &mut info);
+    if LOG.load() != 0 {
+        info!(ctx, "fork: {} below worker {}", tgid, tracked.worker);
+    }
+    let mut described = TaskInfo::NONE;
+    task::describe(child, &mut described);
     submit(ForkRecord {
         header: header(RecordKind::Fork, size_of::<ForkRecord>()),
-        child: info,
+        child: described,
         parent_start_ns,
         worker_start_ns: tracked.worker_start_ns,
         parent,

@@ -14,7 +14,7 @@ mod wire;
 
 use std::{mem, time::Duration};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use slashtrace_ebpf::{ARGV_MAX, RING_BYTES, TRACKED_MAX, Tracked};
 use tokio::time::{Interval, MissedTickBehavior, interval};
@@ -43,6 +43,9 @@ use crate::{
 /// kernel programs search, if there were such arguments at all.
 const LONG_ARGV_SEARCH: Duration = Duration::from_secs(60);
 
+/// `PROC_PID_INIT_INO` (include/linux/proc_ns.h), which is part of the kernel's ABI.
+const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
+
 /// The eBPF sensor set.
 #[derive(Debug)]
 pub struct EbpfSensor {
@@ -65,6 +68,7 @@ impl EbpfSensor {
     /// # Errors
     /// Without BTF, without the privilege, or if the kernel refuses a program.
     pub fn start(options: &Options) -> Result<Self> {
+        check_pid_namespace()?;
         let object =
             Object::load(&Rule::new(&options.profile), options.count_calls, options.kernel_log)?;
         let proc = ProcFs::new("/proc");
@@ -285,17 +289,27 @@ impl EbpfSensor {
                 self.track(above.identity(), Role::Ancestor, Identity { pid: 0, start_ns: 0 })?;
             }
         }
-        // It may have ended before the kernel knew that it is to tell.
-        let alive = matches!(self.proc.stat(identity.pid), Ok(Some(stat))
-            if self.proc.is_same(identity, &stat) && !stat.ended());
         let now = boottime_ns();
-        self.keep(Observation { boottime_ns: now, body: Body::Spawn(Box::new(spawn.clone())) });
-        if !alive {
+        let role = spawn.role;
+        let mut above: Vec<(Identity, Role)> = Vec::new();
+        if let Some(parent) = &spawn.parent
+            && role == Role::Worker
+            && !parent.reaper
+        {
+            above.push((parent.process.identity(), Role::Gateway));
+            above.extend(spawn.ancestors.iter().map(|p| (p.identity(), Role::Ancestor)));
+        }
+        self.keep(Observation { boottime_ns: now, body: Body::Spawn(Box::new(spawn)) });
+        // Any of them may have ended before the kernel knew that it is to tell.
+        for (identity, role) in [(identity, role)].into_iter().chain(above) {
+            if self.is_alive(identity) || !self.translator.known.contains_key(&identity) {
+                continue;
+            }
             self.object.untrack(identity.pid);
             self.exited(Exit {
                 pid: identity.pid,
                 start_ns: identity.start_ns,
-                role: spawn.role,
+                role,
                 code: None,
                 signal: None,
                 reads: None,
@@ -303,6 +317,11 @@ impl EbpfSensor {
             });
         }
         Ok(())
+    }
+
+    fn is_alive(&self, identity: Identity) -> bool {
+        matches!(self.proc.stat(identity.pid), Ok(Some(stat))
+            if self.proc.is_same(identity, &stat) && !stat.ended())
     }
 
     fn track(&mut self, identity: Identity, role: Role, worker: Identity) -> Result<()> {
@@ -325,6 +344,20 @@ impl EbpfSensor {
         self.translator.forget(exit.identity());
         self.keep(Observation { boottime_ns: boottime_ns(), body: Body::Exit(exit) });
     }
+}
+
+/// The kernel programs tell pids of the initial pid namespace, which must be those of /proc here.
+fn check_pid_namespace() -> Result<()> {
+    let here = std::fs::read_link("/proc/self/ns/pid")
+        .context("cannot read /proc/self/ns/pid: is /proc mounted?")?;
+    ensure!(
+        here.to_str() == Some(INITIAL_PID_NAMESPACE),
+        "this is not the machine's initial pid namespace ({}): pids in /proc are not the kernel's\n\
+         next step: start the container with the host's pid namespace (`--pid=host`), or use \
+         `--sensor poll`",
+        here.display()
+    );
+    Ok(())
 }
 
 /// Tries each kernel program by itself, for `doctor`.
