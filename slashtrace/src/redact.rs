@@ -39,6 +39,19 @@ pub fn escape(bytes: &[u8]) -> String {
     out
 }
 
+/// Text from a record for a terminal: what [`escape`] would have escaped is escaped, what it did
+/// escape stays. Our own records need it not; a file from somewhere else may.
+pub fn printable(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\\' | '\'' | '"' => out.push(c),
+            c => out.extend(c.escape_debug()),
+        }
+    }
+    out
+}
+
 fn push_byte(out: &mut String, byte: u8) {
     write!(out, "\\x{byte:02x}").expect("writing to a String cannot fail");
 }
@@ -293,6 +306,14 @@ mod tests {
             r"\x7f\x1b]0;t\x07\t\r\n\\ \xe2\x82"
         );
         assert_eq!(escape("größe 日本 \"q\" 'q' 🦀".as_bytes()), "größe 日本 \"q\" 'q' 🦀");
+    }
+
+    #[test]
+    fn files_cannot_speak_to_the_terminal() {
+        assert_eq!(
+            printable("a\x1b[2Jb\u{202e}c\n\\x1b 'ö'"),
+            "a\\u{1b}[2Jb\\u{202e}c\\n\\x1b 'ö'"
+        );
     }
 
     #[test]

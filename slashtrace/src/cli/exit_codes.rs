@@ -1,5 +1,7 @@
 use std::process::ExitCode;
 
+use crate::{daemon::tally::Tally, model::Confidence};
+
 /// How slashtrace ends: one table for all subcommands.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Exit {
@@ -26,6 +28,18 @@ impl Exit {
             Self::Command(code) => code,
         }
     }
+
+    /// What a recording comes to. What was found is found, whatever is missing; a command's own
+    /// failure is not hidden by what is missing either.
+    pub fn of(tally: &Tally, fail_on: Option<Confidence>, command: Option<u8>) -> Self {
+        match command {
+            _ if fail_on.is_some_and(|least| tally.found(least)) => Self::Findings,
+            Some(code) if code != 0 => Self::Command(code),
+            _ if !tally.complete() => Self::Incomplete,
+            Some(code) => Self::Command(code),
+            None => Self::Fine,
+        }
+    }
 }
 
 impl From<Exit> for ExitCode {
@@ -37,10 +51,43 @@ impl From<Exit> for ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        evidence::samples::{finding, record},
+        model::{Body, Stop},
+    };
 
     #[test]
     fn the_codes_are_those_of_the_documentation() {
         let codes = [Exit::Fine, Exit::Findings, Exit::Error, Exit::Incomplete, Exit::Command(42)];
         assert_eq!(codes.map(Exit::code), [0, 1, 2, 3, 42]);
+    }
+
+    #[test]
+    fn what_a_recording_comes_to() {
+        let tally = |found: bool, complete: bool| {
+            let mut tally = Tally::default();
+            if found {
+                // Its confidence is `strong`.
+                tally.record(&record(1, 1, Body::Finding(Box::new(finding()))));
+            }
+            let reason = "duration".to_owned();
+            let stop = Stop { reason, counters: [].into(), complete };
+            tally.record(&record(2, 2, Body::Stop(stop)));
+            tally
+        };
+        let (strong, proven) = (Some(Confidence::Strong), Some(Confidence::Proven));
+        for (found, complete, fail_on, command, exit) in [
+            (false, true, strong, None, Exit::Fine),
+            (true, true, None, None, Exit::Fine),
+            (true, true, strong, None, Exit::Findings),
+            (true, true, proven, None, Exit::Fine),
+            (true, false, strong, Some(7), Exit::Findings),
+            (true, false, None, Some(7), Exit::Command(7)),
+            (false, false, strong, Some(0), Exit::Incomplete),
+            (false, false, None, None, Exit::Incomplete),
+            (false, true, strong, Some(0), Exit::Command(0)),
+        ] {
+            assert_eq!(Exit::of(&tally(found, complete), fail_on, command), exit);
+        }
     }
 }

@@ -7,11 +7,12 @@ pub mod ps;
 mod record;
 mod replay;
 mod run;
+mod screen;
 
 use std::{
     fs,
-    io::{self, IsTerminal, Write as _},
-    path::PathBuf,
+    io::{self, IsTerminal, Read as _, Write as _},
+    path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
 };
@@ -24,6 +25,7 @@ pub use exit_codes::Exit;
 use crate::{
     daemon::choose::Choice,
     evidence,
+    model::Confidence,
     profile::{Profile, Span},
     sensor::Options,
 };
@@ -84,6 +86,32 @@ struct Watching {
     /// Print what the kernel programs log (for debugging them)
     #[arg(long, hide_short_help = true)]
     kernel_log: bool,
+}
+
+/// When findings are a failure.
+#[derive(Args, Clone, Copy, Debug)]
+struct FailOn {
+    /// Exit with 1 if a leak was found, open or not, with at least this confidence.
+    /// `respawn-churn` is a cost and no leak: it does not count
+    #[arg(long, value_name = "CONFIDENCE")]
+    fail_on: Option<Least>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Least {
+    Weak,
+    Strong,
+    Proven,
+}
+
+impl FailOn {
+    fn least(self) -> Option<Confidence> {
+        self.fail_on.map(|least| match least {
+            Least::Weak => Confidence::Weak,
+            Least::Strong => Confidence::Strong,
+            Least::Proven => Confidence::Proven,
+        })
+    }
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
@@ -176,7 +204,7 @@ fn load_profile(common: &Common) -> Result<Profile> {
     let Some(path) = &common.profile else {
         return Ok(Profile::hermes());
     };
-    let text = fs::read_to_string(path)
+    let text = read_profile(path)
         .with_context(|| format!("cannot read the profile {}", path.display()))?;
     Profile::parse(&text).map_err(|error| {
         anyhow::Error::new(error).context(format!(
@@ -186,11 +214,40 @@ fn load_profile(common: &Common) -> Result<Profile> {
     })
 }
 
+/// A profile is a page of text; anything longer (a device, a recording) is a mistake.
+const PROFILE_BYTES_MAX: u64 = 1 << 20;
+
+fn read_profile(path: &Path) -> Result<String> {
+    let mut bytes = Vec::new();
+    fs::File::open(path)?.take(PROFILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > PROFILE_BYTES_MAX {
+        bail!("it is longer than {} KiB: no profile", PROFILE_BYTES_MAX >> 10);
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let whole = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = whole.split(|&b| b == b'\n').count();
+        anyhow::anyhow!("line {line}: not UTF-8 text")
+    })
+}
+
+/// Takes a file away that has nothing in it: a recording that could not even begin.
+fn remove_if_empty(path: &Path) {
+    if fs::symlink_metadata(path).is_ok_and(|file| file.is_file() && file.len() == 0) {
+        let _ = fs::remove_file(path);
+    }
+}
+
 impl Watching {
     fn options(&self, profile: &Profile) -> Result<Options> {
         let sample_interval = Duration::from_nanos(self.sample_interval.as_ns());
         if sample_interval < Duration::from_millis(100) {
             bail!("--sample-interval {} is too short: 100ms at least", self.sample_interval);
+        }
+        if self.count_calls && self.sensor == Choice::Poll {
+            bail!(
+                "--count-calls counts reads in the kernel, which --sensor poll does not use\n\
+                 next step: leave one of them out"
+            );
         }
         Ok(Options {
             profile: profile.clone(),

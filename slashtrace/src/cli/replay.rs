@@ -1,16 +1,19 @@
 use std::{
-    fs::File,
-    io::{self, BufRead, BufReader, IsTerminal as _, Write},
-    path::{Path, PathBuf},
+    io::{self, IsTerminal as _, Write},
+    path::PathBuf,
 };
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{Color, Exit};
+use super::{Color, Exit, FailOn, screen::Screen};
 use crate::{
-    daemon::{Sink, pipeline::Pipeline},
-    evidence::{self, Evidence},
+    daemon::{
+        Sink,
+        replay::{Difference, Replayed, replay},
+    },
+    evidence::{Reader, line},
     model::{Body, Record},
+    redact::printable,
     report::{live::Live, table::Table},
 };
 
@@ -25,134 +28,105 @@ pub struct Args {
     /// Print the per-session table, too, on stderr
     #[arg(long)]
     table: bool,
+    #[command(flatten)]
+    fail_on: FailOn,
 }
 
 /// Judges a recording again and compares with what it says.
 pub fn run(args: &Args, color: Color, out: &mut dyn Write) -> Result<Exit> {
-    let evidence = evidence::read(open(&args.file)?)
-        .with_context(|| format!("cannot replay {}", args.file.display()))?;
-    let again = judge(&evidence, args.table.then(|| color.on(io::stderr().is_terminal())))?;
-    if args.json || !io::stdout().is_terminal() {
-        for record in &again {
-            serde_json::to_writer(&mut *out, record)?;
-            out.write_all(b"\n")?;
-        }
-    } else {
-        let mut live = Live::new(Box::new(io::stdout()), color.on(true));
-        again.iter().try_for_each(|record| live.record(record))?;
-    }
-    out.flush()?;
-
-    if let Some(damage) = &evidence.damage {
-        bail!(
-            "{}: line {}: {}\n{} records before it were whole and were judged: {}\n\
-             next step: copy the file again from where it was recorded; if it is the original, \
-             the recording was cut short",
-            args.file.display(),
-            damage.line,
-            damage.reason,
-            evidence.records.len(),
-            count(again.len()),
-        );
-    }
-    compare(&evidence, &again)?;
-    let complete = evidence.records.iter().rev().find_map(|record| match &record.body {
-        Body::Stop(stop) => Some(stop.complete),
-        _ => None,
-    });
-    eprintln!("{}, identical to the recorded", count(again.len()));
-    match complete {
-        Some(true) => Ok(Exit::Fine),
-        Some(false) => {
-            eprintln!("the recording is incomplete: see its gap records");
-            Ok(Exit::Incomplete)
-        }
-        None => {
-            eprintln!("the recording was not ended in order: it has no stop record");
-            Ok(Exit::Incomplete)
-        }
-    }
-}
-
-fn open(path: &Path) -> Result<Box<dyn BufRead>> {
-    if path == Path::new("-") {
-        return Ok(Box::new(io::stdin().lock()));
-    }
-    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    Ok(Box::new(BufReader::new(file)))
-}
-
-/// The findings that the observations give now.
-fn judge(evidence: &Evidence, table_color: Option<bool>) -> Result<Vec<Record>> {
-    let mut findings = Findings::default();
+    let reader = Reader::open(&args.file)?;
+    let screen = Screen::stderr();
     let mut table = Table::new();
-    let mut pipeline = Pipeline::new(
-        evidence.start()?.profile.clone(),
-        vec![&mut findings as &mut dyn Sink, &mut table],
-    );
-    let observations = evidence.records.iter().filter(|r| !matches!(r.body, Body::Finding(_)));
-    for record in observations {
-        pipeline.record(record)?;
+    let terminal = io::stdout().is_terminal();
+    let replayed = {
+        let mut json = Json { out };
+        let mut live = Live::new(Box::new(io::stdout()), color.on(terminal));
+        let mut lines = Findings { to: &mut live };
+        let findings: &mut dyn Sink = if args.json || !terminal { &mut json } else { &mut lines };
+        replay(reader, vec![findings, &mut table])
+            .with_context(|| format!("cannot replay {}", args.file.display()))?
+    };
+    if args.table {
+        let _ = table.render(&mut screen.clone(), color.on(screen.is_terminal()));
     }
-    drop(pipeline);
-    if let Some(color) = table_color {
-        table.render(&mut io::stderr().lock(), color)?;
+    if let Some(difference) = &replayed.difference {
+        bail!("{}: {}", args.file.display(), differs(&replayed, difference));
     }
-    Ok(findings.records)
-}
-
-/// Compares the findings of the recording with those made now, byte for byte.
-fn compare(evidence: &Evidence, again: &[Record]) -> Result<()> {
-    let recorded = evidence.records.iter().filter(|r| matches!(r.body, Body::Finding(_)));
-    let mut again = again.iter();
-    for record in recorded {
-        let now = again.next();
-        let (was, is) =
-            (serde_json::to_string(record)?, now.map(serde_json::to_string).transpose()?);
-        if is.as_ref() != Some(&was) {
-            bail!(
-                "the findings differ from the recorded, first at seq {}:\n  recorded: {was}\n  \
-                 now:      {}\nnext step: replay with slashtrace {}, which recorded it",
-                record.seq,
-                is.as_deref().unwrap_or("nothing"),
-                evidence.start()?.version,
-            );
-        }
-    }
-    if let Some(more) = again.next() {
+    if let Some(defect) = &replayed.defect {
         bail!(
-            "a finding at seq {} is not in the recording: {}\nnext step: replay with slashtrace \
-             {}, which recorded it",
-            more.seq,
-            serde_json::to_string(more)?,
-            evidence.start()?.version,
+            "{}: {defect}\nthe {} lines before it were judged: {}\nnext step: {}",
+            args.file.display(),
+            defect.line - 1,
+            count(&replayed),
+            defect.next_step()
         );
     }
-    Ok(())
+    screen.line(&format!("{}, identical to the recorded", count(&replayed)));
+    if !replayed.tally.stopped() {
+        screen.line("the recording was not ended in order: it has no stop record");
+    } else if !replayed.tally.complete() {
+        screen.line("the recording is incomplete: see its gap records");
+    }
+    Ok(Exit::of(&replayed.tally, args.fail_on.least(), None))
 }
 
-fn count(findings: usize) -> String {
-    match findings {
+fn differs(replayed: &Replayed, difference: &Difference) -> String {
+    let show = |line: &Option<String>| line.as_deref().map_or("nothing".to_owned(), printable);
+    let ours = env!("CARGO_PKG_VERSION");
+    let step = if replayed.version == ours {
+        "get the file again from where it was recorded; it was changed on the way".to_owned()
+    } else {
+        format!("replay with slashtrace {}, which recorded it", printable(&replayed.version))
+    };
+    format!(
+        "the findings are not the recorded ones, first behind seq {}\nrecorded (slashtrace {}): \
+         {}\nnow (slashtrace {ours}): {}\nnext step: {step}",
+        difference.seq,
+        printable(&replayed.version),
+        show(&difference.recorded),
+        show(&difference.replayed),
+    )
+}
+
+fn count(replayed: &Replayed) -> String {
+    match replayed.findings {
         1 => "1 finding record reproduced".to_owned(),
         n => format!("{n} finding records reproduced"),
     }
 }
 
-/// Keeps findings.
-#[derive(Debug, Default)]
-struct Findings {
-    records: Vec<Record>,
+/// Writes findings as they stand in evidence.
+struct Json<'a> {
+    out: &'a mut dyn Write,
 }
 
-impl Sink for Findings {
+impl Sink for Json<'_> {
     fn record(&mut self, record: &Record) -> Result<()> {
         if matches!(record.body, Body::Finding(_)) {
-            self.records.push(record.clone());
+            writeln!(self.out, "{}", line(record)?)?;
         }
         Ok(())
     }
 
     fn flush(&mut self) -> Result<()> {
-        Ok(())
+        Ok(self.out.flush()?)
+    }
+}
+
+/// Hands on findings alone.
+struct Findings<'a> {
+    to: &'a mut dyn Sink,
+}
+
+impl Sink for Findings<'_> {
+    fn record(&mut self, record: &Record) -> Result<()> {
+        match record.body {
+            Body::Finding(_) => self.to.record(record),
+            _ => Ok(()),
+        }
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        self.to.flush()
     }
 }

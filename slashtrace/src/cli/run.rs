@@ -1,16 +1,13 @@
-use std::{
-    io::{self, IsTerminal as _},
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use super::{Color, Exit, Watching, runtime};
+use super::{Color, Exit, FailOn, Watching, runtime, screen::Screen};
 use crate::{
     daemon::{
         Sink,
         choose::choose,
-        session::{Until, record},
+        session::{Note, Plan, Reason, record},
     },
     evidence::EvidenceWriter,
     profile::Profile,
@@ -28,30 +25,38 @@ pub struct Args {
     /// Print nothing on stderr but errors
     #[arg(long, short)]
     quiet: bool,
+    #[command(flatten)]
+    fail_on: FailOn,
 }
 
-/// Watches until SIGINT, SIGTERM or SIGHUP.
+/// Watches until SIGINT, SIGTERM or SIGHUP, or until nobody reads its stdout any more.
 pub fn run(args: &Args, profile: &Profile, color: Color) -> Result<Exit> {
     let options = args.watching.options(profile)?;
-    let mut evidence = if args.evidence == Path::new("-") {
-        EvidenceWriter::stdout()
-    } else {
-        EvidenceWriter::create(&args.evidence)?
-    };
-    let mut live = Live::new(Box::new(io::stderr()), color.on(io::stderr().is_terminal()));
-    let ended = runtime()?.block_on(async {
+    let to_stdout = args.evidence == Path::new("-");
+    let mut evidence =
+        if to_stdout { EvidenceWriter::stdout() } else { EvidenceWriter::create(&args.evidence)? };
+    let screen = Screen::stderr();
+    let mut live = Live::new(Box::new(screen.clone()), color.on(screen.is_terminal()));
+    let recorded = runtime()?.block_on(async {
         let chosen = choose(args.watching.sensor, &options)?;
         if let Some(why) = chosen.why
             && !args.quiet
         {
-            eprintln!("{why}");
+            screen.line(&why);
         }
         let mut sinks: Vec<&mut dyn Sink> = vec![&mut evidence];
         if !args.quiet {
             sinks.push(&mut live);
         }
-        let until = Until { duration: None, command: std::future::pending(), signals: true };
-        record(chosen.sensor, profile, sinks, until).await
-    })?;
-    Ok(if ended.complete { Exit::Fine } else { Exit::Incomplete })
+        let mut tell = |note: Note| screen.note(&note);
+        record(chosen.sensor, profile, sinks, &Plan::default(), &mut tell).await
+    });
+    if recorded.is_err() && !to_stdout {
+        super::remove_if_empty(&args.evidence);
+    }
+    let ended = recorded?;
+    Ok(match ended.reason {
+        Reason::OutputClosed => Exit::Fine,
+        _ => Exit::of(&ended.tally, args.fail_on.least(), None),
+    })
 }

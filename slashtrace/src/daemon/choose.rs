@@ -47,13 +47,48 @@ pub fn choose(choice: Choice, options: &Options) -> Result<Chosen> {
                 let why = Some("sensor: ebpf (the kernel programs load)".to_owned());
                 Ok(Chosen { sensor, why })
             }
+            Err(error) if options.count_calls => Err(error.context(
+                "--count-calls needs the kernel programs, and they cannot be had here\nnext step: \
+                 run as root (`sudo slashtrace …`), or leave --count-calls out",
+            )),
             Err(error) => {
                 let sensor = poll(options)?;
                 let kind = SensorKind::Poll;
                 debug_assert_eq!(sensor.describe().kind, kind);
-                let why = Some(format!("sensor: poll (no kernel programs: {error:#})"));
+                let why = Some(format!("sensor: poll (no kernel programs: {})", one_line(&error)));
                 Ok(Chosen { sensor, why })
             }
         },
+    }
+}
+
+/// An error with its causes, without next steps: `auto` has taken one already.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut causes: Vec<String> = Vec::new();
+    for cause in error.chain() {
+        let text = cause.to_string();
+        let lines = text.lines().filter(|line| !line.starts_with("next step:"));
+        let text = lines.collect::<Vec<_>>().join(" ");
+        // Many errors repeat their source in their own text.
+        if !text.is_empty() && causes.last().is_none_or(|last| !last.contains(&text)) {
+            causes.push(text);
+        }
+    }
+    causes.join(": ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn why_not_is_one_line() {
+        let error = anyhow::anyhow!("operation not permitted")
+            .context("cannot load exec: operation not permitted")
+            .context("no kernel programs\nnext step: sudo");
+        assert_eq!(
+            one_line(&error),
+            "no kernel programs: cannot load exec: operation not permitted"
+        );
     }
 }

@@ -1,13 +1,19 @@
 //! The pipeline: sensor → record → engine → sinks. `pipeline` gives observations their place and
-//! judges them, `session` drives it with a sensor until it is told to stop, `choose` picks the
-//! sensor.
+//! judges them, `session` drives it with a sensor until it is told to stop, `replay` with what was
+//! recorded; `choose` picks the sensor, `command` runs what is traced, `tally` counts.
 //! May touch: everything; it is the only place where the parts meet.
 
 /// Picks the sensor set.
 pub mod choose;
+mod command;
 /// Gives observations their place and judges them.
 pub mod pipeline;
+/// Drives the pipeline with what was recorded.
+pub mod replay;
 /// Drives the pipeline with a sensor until it is told to stop.
 pub mod session;
+mod signals;
+/// What a recording comes to, in a few numbers.
+pub mod tally;
 
 pub use crate::sink::Sink;

@@ -1,10 +1,10 @@
 use anyhow::Result;
 use jiff::Timestamp;
 
-use super::Sink;
+use super::{Sink, tally::Tally};
 use crate::{
     engine::Engine,
-    model::{Body, FORMAT_VERSION, Finding, Kind, Observation, Record, Tick},
+    model::{Body, FORMAT_VERSION, Observation, Record, Tick},
     profile::Profile,
 };
 
@@ -13,17 +13,18 @@ use crate::{
 pub struct Pipeline<'a> {
     engine: Engine,
     sinks: Vec<&'a mut dyn Sink>,
+    tally: Tally,
     seq: u64,
 }
 
 impl<'a> Pipeline<'a> {
     /// A pipeline for one recording; the first record is to be `start`.
     pub fn new(profile: Profile, sinks: Vec<&'a mut dyn Sink>) -> Self {
-        Self { engine: Engine::new(profile), sinks, seq: 0 }
+        Self { engine: Engine::new(profile), sinks, tally: Tally::default(), seq: 0 }
     }
 
     /// Takes an observation that happened at wall time `time`; returns the findings it caused.
-    pub fn observe(&mut self, observation: Observation, time: Timestamp) -> Result<Vec<Finding>> {
+    pub fn observe(&mut self, observation: Observation, time: Timestamp) -> Result<Vec<Record>> {
         let record = Record {
             v: FORMAT_VERSION,
             seq: self.seq + 1,
@@ -34,21 +35,23 @@ impl<'a> Pipeline<'a> {
         self.record(&record)
     }
 
-    /// Takes a record that has its place already (replay).
-    pub fn record(&mut self, record: &Record) -> Result<Vec<Finding>> {
+    /// Takes a record that has its place already (replay); returns the findings it caused.
+    pub fn record(&mut self, record: &Record) -> Result<Vec<Record>> {
         self.seq = record.seq;
         self.write(record)?;
-        let findings = self.engine.observe(record);
-        for finding in &findings {
+        let mut findings = Vec::new();
+        for finding in self.engine.observe(record) {
             self.seq += 1;
-            self.write(&Record {
+            let finding = Record {
                 v: FORMAT_VERSION,
                 seq: self.seq,
                 // Those of its cause, so that a replay writes the same.
                 time: record.time,
                 boottime_ns: record.boottime_ns,
-                body: Body::Finding(Box::new(finding.clone())),
-            })?;
+                body: Body::Finding(Box::new(finding)),
+            };
+            self.write(&finding)?;
+            findings.push(finding);
         }
         Ok(findings)
     }
@@ -67,38 +70,23 @@ impl<'a> Pipeline<'a> {
         Ok(())
     }
 
+    /// What the recording comes to so far.
+    pub fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    /// The same, for good.
+    pub fn into_tally(self) -> Tally {
+        self.tally
+    }
+
     /// Makes what was written visible outside.
     pub fn flush(&mut self) -> Result<()> {
         self.sinks.iter_mut().try_for_each(|sink| sink.flush())
     }
 
     fn write(&mut self, record: &Record) -> Result<()> {
+        self.tally.record(record);
         self.sinks.iter_mut().try_for_each(|sink| sink.record(record))
-    }
-}
-
-/// Remembers the kinds of all findings that were opened, for exit codes and summaries.
-#[derive(Debug, Default)]
-pub struct KindsSeen {
-    kinds: std::collections::BTreeSet<Kind>,
-}
-
-impl KindsSeen {
-    /// Kinds that were opened at least once.
-    pub fn kinds(&self) -> impl Iterator<Item = Kind> + '_ {
-        self.kinds.iter().copied()
-    }
-}
-
-impl Sink for KindsSeen {
-    fn record(&mut self, record: &Record) -> Result<()> {
-        if let Body::Finding(finding) = &record.body {
-            self.kinds.insert(finding.kind);
-        }
-        Ok(())
-    }
-
-    fn flush(&mut self) -> Result<()> {
-        Ok(())
     }
 }

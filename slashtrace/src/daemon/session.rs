@@ -1,118 +1,169 @@
-use std::{collections::BTreeMap, pin::pin, time::Duration};
-
-use anyhow::{Context as _, Result};
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    time::{Instant, sleep_until},
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    future::{Future, pending},
+    io,
+    time::Duration,
 };
 
-use super::{Sink, pipeline::Pipeline};
+use anyhow::{Context as _, Result};
+use tokio::time::{Instant, sleep_until};
+
+use super::{Sink, command::Command, pipeline::Pipeline, signals::Signals, tally::Tally};
 use crate::{
-    model::{Body, Host, Observation, Start, Stop},
+    model::{Body, Host, Observation, SensorKind, Start, Stop},
     profile::Profile,
     sensor::{
-        Description, Sensor,
+        Description, Last, Sensor,
         clock::{boottime_ns, wall_time},
         proc::ProcFs,
     },
 };
 
-/// How a recording ended.
+/// How long a command that was asked to end may take before the recording ends without it.
+const COMMAND_GRACE: Duration = Duration::from_secs(10);
+/// How long after a command's end its last events may be on their way.
+const SETTLE: Duration = Duration::from_millis(500);
+/// The engine is given ticks at most this often, whatever its deadlines.
+const TICK_MIN: Duration = Duration::from_millis(20);
+/// How long a deadline is slept for at a time.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+
+/// What observes: the sensors, or a script in tests.
+pub trait Feed {
+    /// What it can do here.
+    fn describe(&self) -> Description;
+    /// The next observations. Cancel-safe.
+    fn next(&mut self) -> impl Future<Output = Result<Vec<Observation>>>;
+    /// Stops it.
+    fn finish(self) -> Result<Last>;
+}
+
+impl Feed for Sensor {
+    fn describe(&self) -> Description {
+        Self::describe(self)
+    }
+
+    async fn next(&mut self) -> Result<Vec<Observation>> {
+        Self::next(self).await
+    }
+
+    fn finish(self) -> Result<Last> {
+        Self::finish(self)
+    }
+}
+
+/// When to end, and what to run meanwhile.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    /// End after this long. A command that still runs is asked to end (SIGTERM) first.
+    pub duration: Option<Duration>,
+    /// A command to run; its end is the end.
+    pub command: Option<Vec<OsString>>,
+    /// How long to go on watching after the command's end. Without it: as long as workers outlive
+    /// their gateway, but no longer than it takes to call them orphans.
+    pub linger: Option<Duration>,
+    /// How often to say how it is going.
+    pub status: Option<Duration>,
+}
+
+/// What a person is told beside the records.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Ended {
-    /// Why.
-    pub reason: Reason,
-    /// Whether nothing is known to be missing.
-    pub complete: bool,
-    /// Counters of the sensors.
-    pub counters: BTreeMap<String, u64>,
+pub enum Note {
+    /// Something that they want to know.
+    Line(String),
+    /// How it is going; each takes the place of the one before.
+    Status(String),
 }
 
 /// Why a recording ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Reason {
-    /// SIGINT, SIGTERM or SIGHUP.
-    Signal,
+    /// By this signal: SIGINT, SIGTERM or SIGHUP.
+    Signal(i32),
     /// The time that was asked for is over.
     Duration,
-    /// The command that was traced ended.
-    Command,
+    /// The command that was traced ended, with this exit code.
+    Command(u8),
+    /// Whoever read the evidence on stdout went away.
+    OutputClosed,
 }
 
 impl Reason {
     const fn name(self) -> &'static str {
         match self {
-            Self::Signal => "signal",
+            Self::Signal(libc::SIGTERM) => "terminated",
+            Self::Signal(libc::SIGHUP) => "hangup",
+            Self::Signal(_) => "interrupted",
             Self::Duration => "duration",
-            Self::Command => "command-exited",
+            Self::Command(_) => "command-exited",
+            Self::OutputClosed => "output-closed",
         }
     }
 }
 
-/// When a recording is to end, beside being told by a signal.
-pub struct Until<F> {
-    /// After this time.
-    pub duration: Option<Duration>,
-    /// When this is ready (a traced command ended); [`std::future::pending`] for never.
-    pub command: F,
-    /// Whether SIGINT ends it; not while a command runs that gets the terminal's SIGINT itself.
-    pub signals: bool,
+/// What came of a recording.
+#[derive(Debug)]
+pub struct Ended {
+    /// Why it ended.
+    pub reason: Reason,
+    /// Whether nothing is known to be missing.
+    pub complete: bool,
+    /// Counters of the sensors.
+    pub counters: BTreeMap<String, u64>,
+    /// What it comes to.
+    pub tally: Tally,
 }
 
-/// Records until it is told to end: drives the pipeline with what the sensor sees.
+/// Records until the plan says to end or a signal does. `tell` gets what people are to know.
 ///
 /// # Errors
-/// If the sensor or a sink fails. What was written until then is whole.
-pub async fn record<F: Future<Output = ()>>(
-    mut sensor: Sensor,
+/// If the command cannot be started: then nothing has been written. If the sensor fails: what it
+/// saw is kept and marked as incomplete. If a sink fails: what was written until then is whole.
+pub async fn record<F: Feed>(
+    mut feed: F,
     profile: &Profile,
     sinks: Vec<&mut dyn Sink>,
-    until: Until<F>,
+    plan: &Plan,
+    tell: &mut dyn FnMut(Note),
 ) -> Result<Ended> {
+    let signals = Signals::install().context("cannot take over signals")?;
+    let description = feed.describe();
+    let start = Body::Start(Box::new(start_record(&description, profile)?));
+    // The command's own start is part of the recording, so the recording begins before it.
+    let began = Observation { boottime_ns: boottime_ns(), body: start };
+    let command = plan.command.as_deref().map(Command::spawn).transpose()?;
     let mut pipeline = Pipeline::new(profile.clone(), sinks);
-    let start = start_record(&sensor.describe(), profile)?;
-    observe(&mut pipeline, vec![now(Body::Start(Box::new(start)))])?;
-    pipeline.flush()?;
-
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    let end = until.duration.map(|duration| Instant::now() + duration);
-    let mut command = pin!(until.command);
-    let reason = loop {
-        let deadline = pipeline.next_deadline().map(instant_of);
-        tokio::select! {
-            biased;
-            observations = sensor.next() => {
-                observe(&mut pipeline, observations?)?;
-                pipeline.tick(boottime_ns(), wall_time(boottime_ns()))?;
-                pipeline.flush()?;
-            }
-            () = maybe_sleep(deadline) => {
-                let now = boottime_ns();
-                pipeline.tick(now, wall_time(now))?;
-                pipeline.flush()?;
-            }
-            () = maybe_sleep(end) => break Reason::Duration,
-            () = &mut command => break Reason::Command,
-            _ = interrupt.recv(), if until.signals => break Reason::Signal,
-            _ = terminate.recv(), if until.signals => break Reason::Signal,
-            _ = hangup.recv(), if until.signals => break Reason::Signal,
-        }
+    let mut course = Course::new(plan, profile, &description, signals, command, tell);
+    let followed = match observe(&mut pipeline, vec![began]) {
+        Ok(()) => course.follow(&mut feed, &mut pipeline).await,
+        Err(error) => Err(Failure::Sink(error)),
     };
-
-    let last = sensor.finish()?;
-    observe(&mut pipeline, last.observations)?;
-    let at = boottime_ns();
-    pipeline.tick(at, wall_time(at))?;
-    let stop = Stop {
-        reason: reason.name().to_owned(),
-        counters: last.counters.clone(),
-        complete: last.complete,
+    let ended = match followed {
+        Ok(reason) => finish(feed, pipeline, reason),
+        Err(Failure::Sensor(error)) => Err(abandon(feed, pipeline, error)),
+        Err(Failure::Sink(error)) => Err(error),
     };
-    observe(&mut pipeline, vec![now(Body::Stop(stop))])?;
-    pipeline.flush()?;
-    Ok(Ended { reason, complete: last.complete, counters: last.counters })
+    match ended {
+        Err(error) if is_closed(&error) => Ok(Ended {
+            reason: Reason::OutputClosed,
+            complete: true,
+            counters: BTreeMap::new(),
+            tally: Tally::default(),
+        }),
+        Err(error) => Err(match course.command.as_ref().and_then(Command::pid) {
+            Some(pid) => error.context(format!(
+                "the recording ended; the command goes on without it (pid {pid})"
+            )),
+            None => error,
+        }),
+        ended => ended,
+    }
+}
+
+/// Whether all there is to an error is that the reader of stdout went away.
+fn is_closed(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 fn observe(pipeline: &mut Pipeline<'_>, observations: Vec<Observation>) -> Result<()> {
@@ -120,27 +171,234 @@ fn observe(pipeline: &mut Pipeline<'_>, observations: Vec<Observation>) -> Resul
         let time = wall_time(observation.boottime_ns);
         pipeline.observe(observation, time)?;
     }
-    Ok(())
+    pipeline.flush()
+}
+
+fn tick(pipeline: &mut Pipeline<'_>) -> Result<()> {
+    let now = boottime_ns();
+    pipeline.tick(now, wall_time(now))?;
+    pipeline.flush()
+}
+
+/// Writes what was still on its way, and the `stop` record.
+fn finish<F: Feed>(feed: F, mut pipeline: Pipeline<'_>, reason: Reason) -> Result<Ended> {
+    let last = feed.finish().context("the sensors did not stop in order")?;
+    observe(&mut pipeline, last.observations)?;
+    tick(&mut pipeline)?;
+    let (counters, complete) = (last.counters, last.complete);
+    let stop = Stop { reason: reason.name().to_owned(), counters: counters.clone(), complete };
+    observe(&mut pipeline, vec![now(Body::Stop(stop))])?;
+    Ok(Ended { reason, complete, counters, tally: pipeline.into_tally() })
 }
 
 fn now(body: Body) -> Observation {
     Observation { boottime_ns: boottime_ns(), body }
 }
 
-async fn maybe_sleep(until: Option<Instant>) {
-    match until {
-        Some(until) => sleep_until(until).await,
-        None => std::future::pending().await,
+/// Ends a recording whose sensor failed: what it saw is kept, and marked as not complete.
+fn abandon<F: Feed>(feed: F, mut pipeline: Pipeline<'_>, error: anyhow::Error) -> anyhow::Error {
+    let last = feed.finish().unwrap_or_default();
+    let reason = "sensor-failed".to_owned();
+    let stop = Stop { reason, counters: last.counters, complete: false };
+    let stopped = observe(&mut pipeline, last.observations)
+        .and_then(|()| observe(&mut pipeline, vec![now(Body::Stop(stop))]));
+    match stopped {
+        Ok(()) => error.context("a sensor failed; what it saw until then was kept"),
+        Err(_) => error.context("a sensor failed"),
     }
 }
 
-/// The moment of tokio's clock that is `deadline` ns of the boot clock; a little later rather than
-/// earlier, or the engine would be asked in vain.
-fn instant_of(deadline: u64) -> Instant {
-    let ahead = Duration::from_nanos(deadline.saturating_sub(boottime_ns()));
-    // Far deadlines are looked at again at least this often: tokio's clock stands still while the
-    // machine is suspended, the boot clock does not.
-    Instant::now() + ahead.min(Duration::from_secs(30)) + Duration::from_millis(1)
+enum Failure {
+    Sensor(anyhow::Error),
+    Sink(anyhow::Error),
+}
+
+/// Where a recording stands.
+struct Course<'a> {
+    signals: Signals,
+    command: Option<Command>,
+    /// The command's code, once it has ended.
+    code: Option<u8>,
+    /// Whether the command was asked to end: by a signal that was handed on, or by its time.
+    asked: bool,
+    timed_out: bool,
+    until: Option<Instant>,
+    /// No end before this: events may be on their way.
+    settled: Option<Instant>,
+    settle: Duration,
+    linger: Option<Duration>,
+    orphan: Duration,
+    status: Option<Duration>,
+    began: Instant,
+    ticked: Instant,
+    tell: &'a mut dyn FnMut(Note),
+}
+
+impl<'a> Course<'a> {
+    fn new(
+        plan: &Plan,
+        profile: &Profile,
+        description: &Description,
+        signals: Signals,
+        command: Option<Command>,
+        tell: &'a mut dyn FnMut(Note),
+    ) -> Self {
+        let now = Instant::now();
+        // A poll sees what happened an interval later.
+        let settle = match description.kind {
+            SensorKind::Ebpf => SETTLE,
+            SensorKind::Poll => {
+                SETTLE + 2 * Duration::from_millis(description.limits.sample_interval_ms)
+            }
+        };
+        Self {
+            signals,
+            command,
+            code: None,
+            asked: false,
+            timed_out: false,
+            until: plan.duration.and_then(|duration| now.checked_add(duration)),
+            settled: None,
+            settle,
+            linger: plan.linger,
+            orphan: Duration::from_nanos(profile.graces.orphan.as_ns()),
+            status: plan.status,
+            began: now,
+            ticked: now,
+            tell,
+        }
+    }
+
+    async fn follow<F: Feed>(
+        &mut self,
+        feed: &mut F,
+        pipeline: &mut Pipeline<'_>,
+    ) -> Result<Reason, Failure> {
+        let mut status = self.status.map(|every| Instant::now() + every);
+        loop {
+            let due = pipeline.next_deadline().map(|deadline| self.instant_of(deadline));
+            tokio::select! {
+                biased;
+                signal = self.signals.next() => {
+                    if let Some(reason) = self.on_signal(signal) {
+                        return Ok(reason);
+                    }
+                }
+                code = wait(&mut self.command) => {
+                    if let Some(reason) = self.on_command_end(code) {
+                        return Ok(reason);
+                    }
+                }
+                () = at(self.until) => {
+                    if let Some(reason) = self.on_time() {
+                        return Ok(reason);
+                    }
+                }
+                batch = feed.next() => {
+                    let batch = batch.map_err(Failure::Sensor)?;
+                    observe(pipeline, batch).map_err(Failure::Sink)?;
+                }
+                () = at(due) => {
+                    self.ticked = Instant::now();
+                    tick(pipeline).map_err(Failure::Sink)?;
+                }
+                () = at(self.settled) => self.settled = None,
+                () = at(status) => {
+                    status = self.status.map(|every| Instant::now() + every);
+                    let line = self.status_line(pipeline.tally());
+                    (self.tell)(Note::Status(line));
+                }
+            }
+            if let Some(code) = self.code
+                && self.linger.is_none()
+                && self.settled.is_none()
+                && pipeline.tally().left_behind() == 0
+            {
+                return Ok(Reason::Command(code));
+            }
+        }
+    }
+
+    /// The moment of tokio's clock that is `deadline` ns of the boot clock; a little later rather
+    /// than earlier, or the engine would be asked in vain, and not right behind the last tick.
+    fn instant_of(&self, deadline: u64) -> Instant {
+        let ahead = Duration::from_nanos(deadline.saturating_sub(boottime_ns()));
+        // Far deadlines are looked at again at least this often: tokio's clock stands still while
+        // the machine is suspended, the boot clock does not.
+        let at = Instant::now() + ahead.min(LOOK_AGAIN) + Duration::from_millis(1);
+        at.max(self.ticked + TICK_MIN)
+    }
+
+    /// The first signal is the command's, where one runs; the recording ends when it does. A
+    /// second one ends the recording.
+    fn on_signal(&mut self, signal: i32) -> Option<Reason> {
+        match &self.command {
+            Some(command) if !self.asked => {
+                self.asked = true;
+                command.hand_on(signal);
+                self.say(
+                    "waiting for the command to end; the same again ends the recording without it",
+                );
+                None
+            }
+            _ => Some(Reason::Signal(signal)),
+        }
+    }
+
+    fn on_command_end(&mut self, code: io::Result<u8>) -> Option<Reason> {
+        self.command = None;
+        if self.timed_out {
+            return Some(Reason::Duration);
+        }
+        // waitpid(2) fails only if somebody else reaped the child: its code is unknown.
+        self.code = Some(code.unwrap_or(u8::MAX));
+        let now = Instant::now();
+        self.settled = Some(now + self.settle);
+        self.until = Some(now + self.settle + self.linger.unwrap_or(self.orphan + SETTLE));
+        None
+    }
+
+    fn on_time(&mut self) -> Option<Reason> {
+        match (&self.command, self.code) {
+            (None, Some(code)) => Some(Reason::Command(code)),
+            (Some(command), _) if !self.timed_out => {
+                self.timed_out = true;
+                self.asked = true;
+                command.terminate();
+                self.until = Some(Instant::now() + COMMAND_GRACE);
+                self.say("the time is over; the command was asked to end (SIGTERM)");
+                None
+            }
+            _ => Some(Reason::Duration),
+        }
+    }
+
+    fn say(&mut self, line: &str) {
+        (self.tell)(Note::Line(line.to_owned()));
+    }
+
+    fn status_line(&self, tally: &Tally) -> String {
+        format!(
+            "recording for {} s: {} live workers, {} open findings; Ctrl-C ends",
+            self.began.elapsed().as_secs(),
+            tally.live(),
+            tally.open()
+        )
+    }
+}
+
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
+        None => pending().await,
+    }
+}
+
+async fn wait(command: &mut Option<Command>) -> io::Result<u8> {
+    match command {
+        Some(command) => command.wait().await,
+        None => pending().await,
+    }
 }
 
 fn start_record(description: &Description, profile: &Profile) -> Result<Start> {
@@ -148,7 +406,7 @@ fn start_record(description: &Description, profile: &Profile) -> Result<Start> {
     let host = Host {
         kernel: uname.release().to_string_lossy().into_owned(),
         arch: uname.machine().to_string_lossy().into_owned(),
-        cpus: std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32),
+        cpus: cpus_online(),
         memory: ProcFs::new("/proc").meminfo().context("cannot read /proc/meminfo")?,
     };
     Ok(Start {
@@ -160,4 +418,11 @@ fn start_record(description: &Description, profile: &Profile) -> Result<Start> {
         profile: profile.clone(),
         limits: description.limits,
     })
+}
+
+/// CPUs of the machine, not only those that this process may use.
+fn cpus_online() -> u32 {
+    // SAFETY: sysconf(3) takes a number and touches no memory of ours.
+    let online = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) };
+    u32::try_from(online).unwrap_or(1).max(1)
 }

@@ -3,14 +3,14 @@
 
 mod reader;
 #[cfg(test)]
-mod samples;
+pub(crate) mod samples;
 /// The JSON Schema of a record, made from the Rust types, and its copy in docs/EVIDENCE.md.
 pub mod schema;
 mod writer;
 
 use anyhow::{Context as _, Result};
 
-pub use reader::{Damage, Evidence, read};
+pub use reader::{Defect, Problem, Reader};
 pub use writer::EvidenceWriter;
 
 use crate::model::Record;

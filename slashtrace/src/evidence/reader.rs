@@ -1,164 +1,331 @@
-use std::io::{self, BufRead};
+//! NDJSON back to records, one at a time, with every line checked.
+
+use std::{
+    fmt,
+    fs::File,
+    io::{self, BufRead, BufReader, Read as _},
+    path::Path,
+};
 
 use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 
-use crate::model::{Body, FORMAT_VERSION, Record, Start};
+use crate::model::{Body, FORMAT_VERSION, Record};
 
-/// What was read of an evidence file.
+/// The longest line that is read, bytes. The longest that is written is a finding about thousands
+/// of workers, far below it.
+const LINE_BYTES_MAX: u64 = 16 << 20;
+
+/// Reads records and checks that each is whole, known, and follows the one before it. Ends at the
+/// first that is not.
+pub struct Reader<R> {
+    input: R,
+    line: u64,
+    buffer: Vec<u8>,
+    ended: bool,
+}
+
+/// What is wrong with a file, and in which line. What stood before it was whole.
 #[derive(Debug)]
-pub struct Evidence {
-    /// Every whole record, in order; the first is `start`.
-    pub records: Vec<Record>,
-    /// Where the file is damaged. What stands before that is in `records`.
-    pub damage: Option<Damage>,
-}
-
-/// Where and why an evidence file cannot be read further.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Damage {
+pub struct Defect {
     /// Line, from 1.
-    pub line: usize,
+    pub line: u64,
     /// What is wrong with it.
-    pub reason: String,
+    pub problem: Problem,
 }
 
-impl Evidence {
-    /// The `start` record.
-    pub fn start(&self) -> Result<&Start> {
-        match self.records.first().map(|record| &record.body) {
-            Some(Body::Start(start)) => Ok(start),
-            _ => bail!("the evidence has no start record"),
+/// What is wrong with a line.
+#[derive(Debug)]
+pub enum Problem {
+    /// There is no record at all.
+    Empty,
+    /// The file ends in the middle of it.
+    Truncated,
+    /// It is not a record.
+    Malformed(String),
+    /// Its type is not known.
+    UnknownType(String),
+    /// It was written in another version of the format.
+    Version(u32),
+    /// It is not the next record: lines are missing, doubled or in another order.
+    Sequence {
+        /// The number that should be there.
+        expected: u64,
+        /// The number that is.
+        found: u64,
+    },
+    /// The first record is not `start`, or a later one is.
+    Start,
+    /// It is longer than any record.
+    TooLong,
+    /// It could not be read.
+    Io(io::Error),
+}
+
+impl Defect {
+    /// Whether the file merely ends too early, so that what was read is all there was to say.
+    pub fn is_truncation(&self) -> bool {
+        matches!(self.problem, Problem::Truncated)
+    }
+
+    /// What the user can do about it.
+    pub fn next_step(&self) -> &'static str {
+        match self.problem {
+            Problem::Empty | Problem::Start => {
+                "give the evidence.ndjson that `slashtrace record` or `run` wrote, from its first line"
+            }
+            Problem::Truncated => {
+                "get the whole file if there is one; if the recorder was killed, what was whole is all there is"
+            }
+            Problem::UnknownType(_) | Problem::Version(_) => {
+                "use the slashtrace that wrote it (its version is in the first line) or a newer one"
+            }
+            Problem::Malformed(_) | Problem::Sequence { .. } | Problem::TooLong => {
+                "get the file again from where it was recorded; it was changed on the way"
+            }
+            Problem::Io(_) => "check that it is a file that you may read",
         }
     }
 }
 
-/// Version of a line, to tell a newer format from a damaged one.
-#[derive(Deserialize)]
-struct Version {
-    v: u32,
+impl fmt::Display for Defect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {}: ", self.line)?;
+        match &self.problem {
+            Problem::Empty => write!(f, "the file is empty"),
+            Problem::Truncated => write!(f, "the file ends in the middle of this line"),
+            Problem::Malformed(reason) => write!(f, "not a record: {reason}"),
+            Problem::UnknownType(name) => write!(f, "unknown record type `{name}`"),
+            Problem::Version(v) => {
+                write!(f, "format version {v}; this slashtrace reads version {FORMAT_VERSION}")
+            }
+            Problem::Sequence { expected, found } => {
+                write!(f, "`seq` is {found} where {expected} should follow")
+            }
+            Problem::Start if self.line == 1 => write!(f, "the first record is not `start`"),
+            Problem::Start => write!(f, "a second `start`: two recordings in one file"),
+            Problem::TooLong => write!(f, "longer than {} MiB", LINE_BYTES_MAX >> 20),
+            Problem::Io(error) => write!(f, "cannot be read: {error}"),
+        }
+    }
 }
 
-/// Reads evidence. Stops at the first line that is not whole or not in its place, and keeps what
-/// stands before.
-///
-/// # Errors
-/// If it cannot be read, has no start record, or was written in a newer format.
-pub fn read(mut from: impl BufRead) -> Result<Evidence> {
-    let mut records: Vec<Record> = Vec::new();
-    let mut damage = None;
-    let mut line = Vec::new();
-    for number in 1.. {
-        line.clear();
-        if read_line(&mut from, &mut line).context("cannot read the evidence")? == 0 {
-            break;
+impl std::error::Error for Defect {}
+
+/// What every version of the format has, to say of a line that is not understood why.
+#[derive(Deserialize)]
+struct Envelope {
+    v: u32,
+    #[serde(rename = "type")]
+    kind: String,
+}
+
+impl Reader<Box<dyn BufRead>> {
+    /// Opens a file; `-` is stdin.
+    pub fn open(path: &Path) -> Result<Self> {
+        if path == Path::new("-") {
+            return Ok(Self::new(Box::new(io::stdin().lock())));
         }
-        match parse(&line, records.last())
-            .with_context(|| format!("line {number} of the evidence"))?
-        {
-            Ok(record) => records.push(record),
-            Err(reason) => {
-                damage = Some(Damage { line: number, reason });
-                break;
+        let file = File::open(path).with_context(|| {
+            format!(
+                "cannot open {}\nnext step: give the evidence.ndjson that `slashtrace record` or \
+                 `run` wrote",
+                path.display()
+            )
+        })?;
+        if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
+            bail!(
+                "{} is a folder\nnext step: give the file in it: {}",
+                path.display(),
+                path.join("evidence.ndjson").display()
+            );
+        }
+        Ok(Self::new(Box::new(BufReader::with_capacity(1 << 16, file))))
+    }
+}
+
+impl<R: BufRead> Reader<R> {
+    /// Reads from anything.
+    pub fn new(input: R) -> Self {
+        Self { input, line: 0, buffer: Vec::new(), ended: false }
+    }
+
+    fn read(&mut self) -> Result<Option<Record>, Problem> {
+        self.buffer.clear();
+        let mut input = (&mut self.input).take(LINE_BYTES_MAX);
+        input.read_until(b'\n', &mut self.buffer).map_err(Problem::Io)?;
+        let whole = self.buffer.ends_with(b"\n");
+        if self.buffer.is_empty() {
+            return if self.line == 1 { Err(Problem::Empty) } else { Ok(None) };
+        }
+        if !whole && self.buffer.len() as u64 == LINE_BYTES_MAX {
+            return Err(Problem::TooLong);
+        }
+        let record: Record = match serde_json::from_slice(&self.buffer) {
+            Ok(record) => record,
+            // The last line of a file may lack its newline and be whole all the same.
+            Err(_) if !whole => return Err(Problem::Truncated),
+            Err(error) => return Err(self.why_not(&error)),
+        };
+        if record.v != FORMAT_VERSION {
+            return Err(Problem::Version(record.v));
+        }
+        if (self.line == 1) != matches!(record.body, Body::Start(_)) {
+            return Err(Problem::Start);
+        }
+        if record.seq != self.line {
+            return Err(Problem::Sequence { expected: self.line, found: record.seq });
+        }
+        Ok(Some(record))
+    }
+
+    fn why_not(&self, error: &serde_json::Error) -> Problem {
+        const KNOWN: [&str; 10] = [
+            "start", "spawn", "exec", "exit", "signal", "sample", "tick", "gap", "finding", "stop",
+        ];
+        match serde_json::from_slice::<Envelope>(&self.buffer) {
+            Ok(envelope) if envelope.v != FORMAT_VERSION => Problem::Version(envelope.v),
+            Ok(envelope) if !KNOWN.contains(&envelope.kind.as_str()) => {
+                Problem::UnknownType(crate::redact::escape(envelope.kind.as_bytes()))
+            }
+            _ => {
+                // serde_json's own "at line 1 column 7" would contradict the line that is named.
+                let text = error.to_string();
+                let reason = text.split(" at line ").next().unwrap_or(&text);
+                Problem::Malformed(crate::redact::escape(reason.as_bytes()))
             }
         }
     }
-    let evidence = Evidence { records, damage };
-    if evidence.records.is_empty() {
-        match &evidence.damage {
-            Some(damage) => bail!("line {}: {}: nothing before it", damage.line, damage.reason),
-            None => bail!("the evidence is empty"),
+}
+
+impl<R: BufRead> Iterator for Reader<R> {
+    type Item = Result<Record, Defect>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.ended {
+            return None;
         }
+        self.line += 1;
+        let next = self.read();
+        self.ended = !matches!(next, Ok(Some(_)));
+        next.map_err(|problem| Defect { line: self.line, problem }).transpose()
     }
-    evidence.start().context("this is not evidence of slashtrace from its beginning")?;
-    Ok(evidence)
-}
-
-fn read_line(from: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<usize> {
-    from.read_until(b'\n', line)
-}
-
-/// The outer error is final; the inner one is damage.
-fn parse(line: &[u8], before: Option<&Record>) -> Result<Result<Record, String>> {
-    let Some(text) = line.strip_suffix(b"\n") else {
-        return Ok(Err("it is cut off: the line has no end".to_owned()));
-    };
-    if let Ok(Version { v }) = serde_json::from_slice(text)
-        && v > FORMAT_VERSION
-    {
-        bail!(
-            "format version {v} is newer than this slashtrace, which reads {FORMAT_VERSION}\n\
-             next step: use the slashtrace that wrote it, or a newer one"
-        );
-    }
-    let record: Record = match serde_json::from_slice(text) {
-        Ok(record) => record,
-        Err(error) => return Ok(Err(format!("it is not a record: {error}"))),
-    };
-    let expected = before.map_or(1, |before| before.seq + 1);
-    if record.seq != expected {
-        return Ok(Err(format!("seq {} where {expected} is due: lines are missing", record.seq)));
-    }
-    Ok(Ok(record))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::{line, samples},
+        *,
+    };
 
-    fn lines(count: usize) -> String {
-        let start = include_str!("fixtures/start.ndjson");
-        let mut text = start.trim_end().to_owned() + "\n";
-        for seq in 2..=count {
-            text += &format!(
-                r#"{{"v":1,"seq":{seq},"time":"2026-11-24T00:00:00Z","boottime_ns":{seq},"type":"tick"}}"#
-            );
-            text.push('\n');
+    fn lines() -> Vec<String> {
+        samples::all().iter().map(|record| line(record).unwrap()).collect()
+    }
+
+    fn read(text: &str) -> (Vec<Record>, Option<Defect>) {
+        let mut records = Vec::new();
+        for record in Reader::new(text.as_bytes()) {
+            match record {
+                Ok(record) => records.push(record),
+                Err(defect) => return (records, Some(defect)),
+            }
         }
-        text
+        (records, None)
+    }
+
+    fn defect(text: &str) -> String {
+        read(text).1.expect("there is a defect").to_string()
     }
 
     #[test]
-    fn whole_evidence_is_read_whole() {
-        let evidence = read(lines(3).as_bytes()).unwrap();
-        assert_eq!((evidence.records.len(), evidence.damage), (3, None));
+    fn what_was_written_is_read_back() {
+        let text = lines().join("\n") + "\n";
+        let (records, defect) = read(&text);
+        assert!(defect.is_none(), "{defect:?}");
+        assert_eq!(records, samples::all());
+        let (records, defect) = read(text.trim_end());
+        assert!(defect.is_none(), "a missing last newline is no defect: {defect:?}");
+        assert_eq!(records.len(), samples::all().len());
     }
 
     #[test]
-    fn a_line_that_is_cut_off_is_named_and_the_rest_kept() {
-        let text = lines(3);
-        let evidence = read(&text.as_bytes()[..text.len() - 10]).unwrap();
-        assert_eq!(evidence.records.len(), 2);
-        let damage = evidence.damage.unwrap();
-        assert_eq!(damage.line, 3);
-        assert!(damage.reason.contains("cut off"), "{}", damage.reason);
-        // Also where only the line's end is missing: it may be half a number.
-        let evidence = read(&text.as_bytes()[..text.len() - 1]).unwrap();
-        assert_eq!((evidence.records.len(), evidence.damage.map(|d| d.line)), (2, Some(3)));
-    }
-
-    #[test]
-    fn a_missing_line_is_damage() {
-        let text = lines(4);
-        let without: Vec<&str> =
-            text.lines().enumerate().filter(|(i, _)| *i != 2).map(|(_, l)| l).collect();
-        let evidence = read((without.join("\n") + "\n").as_bytes()).unwrap();
-        let damage = evidence.damage.unwrap();
-        assert_eq!((evidence.records.len(), damage.line), (2, 3));
-        assert!(damage.reason.contains("seq 4 where 3 is due"), "{}", damage.reason);
-    }
-
-    #[test]
-    fn what_is_no_evidence_is_refused() {
-        for (text, reason) in [
-            ("", "empty"),
-            ("hello\n", "not a record"),
-            ("{\"v\":99,\"seq\":1,\"type\":\"future\"}\n", "newer than this slashtrace"),
-        ] {
-            let error = format!("{:#}", read(text.as_bytes()).unwrap_err());
-            assert!(error.contains(reason), "{error}");
+    fn a_file_cut_anywhere_gives_what_was_whole() {
+        let text = lines()[..3].join("\n") + "\n";
+        for end in 1..text.len() {
+            let cut = &text[..end];
+            let whole = cut.lines().count() - usize::from(!cut.ends_with('\n'));
+            let (records, defect) = read(cut);
+            match defect {
+                Some(defect) => {
+                    assert!(defect.is_truncation(), "{defect}");
+                    assert_eq!((records.len(), defect.line), (whole, whole as u64 + 1));
+                }
+                // Cut at the end of a line, with or without its newline.
+                None => assert_eq!(records.len(), cut.lines().count()),
+            }
         }
-        let tick = lines(2).lines().nth(1).unwrap().replace("\"seq\":2", "\"seq\":1") + "\n";
-        assert!(read(tick.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn truncation_inside_a_character() {
+        let text = lines()[0].replace("6.18.0", "größe");
+        let at = text.find('ö').unwrap() + 1;
+        let defect = Reader::new(&text.as_bytes()[..at]).next().unwrap().unwrap_err();
+        assert_eq!(defect.to_string(), "line 1: the file ends in the middle of this line");
+    }
+
+    #[test]
+    fn defects_name_line_and_reason() {
+        let all = lines();
+        let with = |at: usize, new: &str| {
+            let mut lines = all.clone();
+            new.clone_into(&mut lines[at - 1]);
+            defect(&(lines.join("\n") + "\n"))
+        };
+        let without = |at: usize| {
+            let mut lines = all.clone();
+            lines.remove(at - 1);
+            defect(&(lines.join("\n") + "\n"))
+        };
+        let found = [
+            defect(""),
+            with(2, ""),
+            with(2, "{\"v\":1,"),
+            with(2, "not json"),
+            with(3, &all[1]),
+            with(3, &all[0].replace("\"seq\":1,", "\"seq\":3,")),
+            with(3, &all[2].replace("\"v\":1", "\"v\":2")),
+            with(3, "{\"v\":2,\"type\":\"start\",\"new\":true}"),
+            with(3, "{\"v\":1,\"seq\":3,\"type\":\"tele\\u001bport\"}"),
+            with(3, "{\"v\":1,\"seq\":3,\"type\":\"exec\"}"),
+            with(3, "[1,2]"),
+            without(1),
+            without(3),
+        ];
+        insta::assert_snapshot!(found.join("\n"));
+    }
+
+    #[test]
+    fn unknown_fields_are_left_alone() {
+        let mut all = lines();
+        all[1] = all[1].replacen('{', "{\"later\":{\"added\":[1]},", 1);
+        let (records, defect) = read(&(all.join("\n") + "\n"));
+        assert!(defect.is_none(), "{defect:?}");
+        assert_eq!(records, samples::all());
+    }
+
+    #[test]
+    fn a_line_without_end_does_not_fill_the_memory() {
+        let endless = BufReader::new(io::repeat(b'x'));
+        let defect = Reader::new(endless).next().unwrap().unwrap_err();
+        assert_eq!(defect.to_string(), "line 1: longer than 16 MiB");
+    }
+
+    #[test]
+    fn a_folder_is_refused_with_the_file_to_give() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = Reader::open(folder.path()).err().unwrap();
+        assert!(error.to_string().ends_with("/evidence.ndjson"), "{error}");
     }
 }

@@ -21,7 +21,7 @@ pub struct EvidenceWriter {
 #[derive(Debug)]
 enum Target {
     File { file: File, path: PathBuf, written: u64 },
-    Stdout { closed: bool },
+    Stdout,
 }
 
 impl EvidenceWriter {
@@ -30,30 +30,48 @@ impl EvidenceWriter {
     /// # Errors
     /// If it exists already (evidence is never overwritten) or cannot be created.
     pub fn create(path: &Path) -> Result<Self> {
+        let there = path.symlink_metadata().is_ok();
         let file = OpenOptions::new()
             .write(true)
             .create_new(true)
             .mode(0o600)
             .open(path)
-            .with_context(|| match path.exists() {
-                true => format!(
-                    "{} exists, and evidence is never overwritten\nnext step: name another file, \
-                     or move that one away",
-                    path.display()
-                ),
-                false => format!(
-                    "cannot create {}\nnext step: name a folder that exists and that you may \
-                     write to",
-                    path.display()
-                ),
+            .with_context(|| {
+                let path = path.display();
+                // O_EXCL also refuses a symbolic link that somebody else put there for root.
+                if there {
+                    format!(
+                        "{path} exists, and evidence is never overwritten\nnext step: name another \
+                         file, or move that one away"
+                    )
+                } else {
+                    format!(
+                        "cannot create {path}\nnext step: name a folder that exists and that you \
+                         may write to"
+                    )
+                }
             })?;
         let target = Target::File { file, path: path.to_owned(), written: 0 };
         Ok(Self { target, batch: Vec::new() })
     }
 
-    /// Writes to standard output. That its reader went away is not an error.
+    /// Waits until a file is on the disk.
+    ///
+    /// # Errors
+    /// If it did not get there: the system had taken what it could not keep.
+    pub fn sync(&self) -> Result<()> {
+        match &self.target {
+            Target::File { file, path, .. } => file
+                .sync_all()
+                .with_context(|| format!("cannot bring {} to the disk", path.display())),
+            Target::Stdout => Ok(()),
+        }
+    }
+
+    /// Writes to standard output. That its reader went away comes as the bare
+    /// [`io::ErrorKind::BrokenPipe`], for the recording to end on.
     pub fn stdout() -> Self {
-        Self { target: Target::Stdout { closed: false }, batch: Vec::new() }
+        Self { target: Target::Stdout, batch: Vec::new() }
     }
 }
 
@@ -75,14 +93,10 @@ impl Sink for EvidenceWriter {
                         path.display()
                     )
                 }),
-            Target::Stdout { closed: true } => Ok(()),
-            Target::Stdout { closed } => {
+            Target::Stdout => {
                 let mut stdout = io::stdout().lock();
                 match stdout.write_all(&self.batch).and_then(|()| stdout.flush()) {
-                    Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
-                        *closed = true;
-                        Ok(())
-                    }
+                    Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(error.into()),
                     other => other.context("cannot write evidence to standard output"),
                 }
             }

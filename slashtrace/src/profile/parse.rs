@@ -267,7 +267,7 @@ fn check_flag(key: &str, flag: &Spanned<String>) -> Result<(), Refusal> {
     if !text.starts_with('-') || text.trim_start_matches('-').is_empty() {
         return Err(refuse(flag, format!("`{key}` must be a flag such as `--name`")));
     }
-    if text.len() > TOKEN_BYTES_MAX || text.contains(|c: char| c == '=' || c == '\0' || c == ' ') {
+    if text.len() > TOKEN_BYTES_MAX || text.contains(['=', '\0', ' ']) {
         let reason = format!(
             "`{key}` must be at most {TOKEN_BYTES_MAX} bytes long, without `=`, space and NUL"
         );

@@ -1,0 +1,151 @@
+use std::{
+    io::{self, IsTerminal as _, Write},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use crate::daemon::session::Note;
+
+/// stderr as people see it: lines and, on a terminal, one line below them that says how it is
+/// going. Nobody reading it is no reason to stop, so it has no errors.
+#[derive(Clone)]
+pub(super) struct Screen {
+    state: Arc<Mutex<State>>,
+}
+
+struct State {
+    out: Box<dyn Write + Send>,
+    /// Whether the status line can be drawn over.
+    terminal: bool,
+    /// Whether one stands there.
+    status: bool,
+}
+
+impl Screen {
+    /// stderr.
+    pub(super) fn stderr() -> Self {
+        let dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
+        Self::new(Box::new(io::stderr()), io::stderr().is_terminal() && !dumb)
+    }
+
+    fn new(out: Box<dyn Write + Send>, terminal: bool) -> Self {
+        Self { state: Arc::new(Mutex::new(State { out, terminal, status: false })) }
+    }
+
+    /// Whether a status line is of use on it.
+    pub(super) fn is_terminal(&self) -> bool {
+        self.state().terminal
+    }
+
+    /// Writes a line.
+    pub(super) fn line(&self, text: &str) {
+        self.state().print(&format!("{text}\n"));
+    }
+
+    /// Writes what the recording has to tell.
+    pub(super) fn note(&self, note: &Note) {
+        match note {
+            Note::Line(text) => self.line(text),
+            Note::Status(text) => {
+                let mut state = self.state();
+                if state.terminal {
+                    state.print(text);
+                    state.status = true;
+                }
+            }
+        }
+    }
+
+    /// Takes the status line away.
+    pub(super) fn end(&self) {
+        self.state().print("");
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn clear(&mut self) -> io::Result<()> {
+        if std::mem::take(&mut self.status) { self.out.write_all(b"\r\x1b[K") } else { Ok(()) }
+    }
+
+    fn print(&mut self, text: &str) {
+        let _ = self
+            .clear()
+            .and_then(|()| self.out.write_all(text.as_bytes()))
+            .and_then(|()| self.out.flush());
+    }
+}
+
+/// For those who write lines of their own.
+impl Write for Screen {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut state = self.state();
+        state.clear()?;
+        state.out.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.state().out.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Paper(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Paper {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn written(terminal: bool) -> String {
+        let paper = Paper::default();
+        let mut screen = Screen::new(Box::new(paper.clone()), terminal);
+        screen.note(&Note::Line("begun".to_owned()));
+        screen.note(&Note::Status("1 s".to_owned()));
+        screen.note(&Note::Status("2 s".to_owned()));
+        screen.write_all(b"found\n").unwrap();
+        screen.note(&Note::Status("3 s".to_owned()));
+        screen.end();
+        screen.end();
+        String::from_utf8(paper.0.lock().unwrap().clone()).unwrap()
+    }
+
+    #[test]
+    fn a_status_line_makes_room_for_the_next() {
+        assert_eq!(written(true), "begun\n1 s\r\x1b[K2 s\r\x1b[Kfound\n3 s\r\x1b[K");
+    }
+
+    #[test]
+    fn a_pipe_gets_lines_alone() {
+        assert_eq!(written(false), "begun\nfound\n");
+    }
+
+    #[test]
+    fn nobody_reading_is_no_error() {
+        struct Closed;
+        impl Write for Closed {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::BrokenPipe.into())
+            }
+
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let screen = Screen::new(Box::new(Closed), true);
+        screen.line("unheard");
+        screen.note(&Note::Status("unseen".to_owned()));
+        screen.end();
+    }
+}

@@ -1,0 +1,190 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::model::{
+    Body, Confidence, FindingState, Identity, Kind, ParentSource, Record, Role, Spawn,
+};
+
+/// What a recording comes to, for exit codes and status lines: a few numbers that are kept up to
+/// date record by record. Its memory is bounded by what is live and open.
+#[derive(Debug, Default)]
+pub struct Tally {
+    live: BTreeMap<Identity, Live>,
+    open: BTreeSet<String>,
+    leaks: [bool; 3],
+    findings: u64,
+    kinds: BTreeSet<Kind>,
+    lost: u64,
+    complete: Option<bool>,
+}
+
+#[derive(Debug)]
+struct Live {
+    gateway: Option<Identity>,
+    gateway_gone: bool,
+}
+
+impl Tally {
+    /// Takes one record.
+    pub fn record(&mut self, record: &Record) {
+        match &record.body {
+            Body::Spawn(spawn) if spawn.role == Role::Worker => {
+                let gateway = gateway_of(spawn);
+                self.live.insert(spawn.identity(), Live { gateway, gateway_gone: false });
+            }
+            Body::Exec(exec) if !exec.is_worker => {
+                self.live.remove(&exec.identity());
+            }
+            Body::Exit(exit) => {
+                let ended = exit.identity();
+                if self.live.remove(&ended).is_none() && exit.role != Role::Descendant {
+                    for worker in self.live.values_mut() {
+                        worker.gateway_gone |= worker.gateway == Some(ended);
+                    }
+                }
+            }
+            Body::Gap(gap) => self.lost += gap.lost,
+            Body::Finding(finding) => {
+                if finding.state == FindingState::Closed {
+                    self.open.remove(&finding.id);
+                } else {
+                    self.findings += u64::from(self.open.insert(finding.id.clone()));
+                    self.kinds.insert(finding.kind);
+                    if finding.kind != Kind::RespawnChurn {
+                        self.leaks[finding.confidence as usize] = true;
+                    }
+                }
+            }
+            Body::Stop(stop) => self.complete = Some(stop.complete),
+            _ => {}
+        }
+    }
+
+    /// Workers that live now.
+    pub fn live(&self) -> usize {
+        self.live.len()
+    }
+
+    /// Workers that live now although their gateway was seen to exit.
+    pub fn left_behind(&self) -> usize {
+        self.live.values().filter(|worker| worker.gateway_gone).count()
+    }
+
+    /// Findings that are open now.
+    pub fn open(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Findings that were ever opened.
+    pub fn findings(&self) -> u64 {
+        self.findings
+    }
+
+    /// Kinds that were ever opened.
+    pub fn kinds(&self) -> impl Iterator<Item = Kind> + '_ {
+        self.kinds.iter().copied()
+    }
+
+    /// Events that are known to be missing.
+    pub fn lost(&self) -> u64 {
+        self.lost
+    }
+
+    /// Whether a leak was ever found with at least this confidence. `respawn-churn` is a cost and
+    /// no leak, so it does not count.
+    pub fn found(&self, at_least: Confidence) -> bool {
+        self.leaks[at_least as usize..].contains(&true)
+    }
+
+    /// Whether the recording ended in order; a file that was cut off did not.
+    pub fn stopped(&self) -> bool {
+        self.complete.is_some()
+    }
+
+    /// Whether it ended in order and nothing is known to be missing.
+    pub fn complete(&self) -> bool {
+        self.complete == Some(true)
+    }
+}
+
+/// The process that a worker's spawn names as its gateway, by the engine's rule: a parent read from
+/// /proc later counts unless it may have adopted the worker.
+pub(crate) fn gateway_of(spawn: &Spawn) -> Option<Identity> {
+    let parent = spawn.parent.as_ref()?;
+    let known = parent.how != ParentSource::Proc || (!parent.reaper && !parent.gone);
+    known.then(|| parent.process.identity())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        evidence::samples::{finding, record, spawn},
+        model::{Exit, Gap, GapReason, Source, Stop},
+    };
+
+    fn tally(bodies: Vec<Body>) -> Tally {
+        let mut tally = Tally::default();
+        for (seq, body) in (1..).zip(bodies) {
+            tally.record(&record(seq, seq, body));
+        }
+        tally
+    }
+
+    fn exit(identity: Identity, role: Role) -> Body {
+        Body::Exit(Exit {
+            pid: identity.pid,
+            start_ns: identity.start_ns,
+            role,
+            code: Some(0),
+            signal: None,
+            reads: None,
+            source: Source::Kernel,
+        })
+    }
+
+    #[test]
+    fn a_worker_is_left_behind_once_its_gateway_exited() {
+        let gateway = spawn().parent.unwrap().process.identity();
+        let mut bodies = vec![Body::Spawn(Box::new(spawn()))];
+        assert_eq!(tally(bodies.clone()).left_behind(), 0);
+        bodies.push(exit(gateway, Role::Gateway));
+        assert_eq!((tally(bodies.clone()).live(), tally(bodies.clone()).left_behind()), (1, 1));
+        bodies.push(exit(spawn().identity(), Role::Worker));
+        assert_eq!((tally(bodies.clone()).live(), tally(bodies).left_behind()), (0, 0));
+    }
+
+    #[test]
+    fn found_goes_by_confidence_and_churn_is_no_leak() {
+        let strong = tally(vec![Body::Finding(Box::new(finding()))]);
+        assert!(strong.found(Confidence::Weak) && strong.found(Confidence::Strong));
+        assert!(!strong.found(Confidence::Proven));
+        let mut churn = finding();
+        churn.kind = Kind::RespawnChurn;
+        let churn = tally(vec![Body::Finding(Box::new(churn))]);
+        assert!(!churn.found(Confidence::Weak));
+        assert_eq!(churn.open(), 1);
+    }
+
+    #[test]
+    fn a_closed_finding_was_found_all_the_same() {
+        let mut closed = finding();
+        closed.state = FindingState::Closed;
+        let tally =
+            tally(vec![Body::Finding(Box::new(finding())), Body::Finding(Box::new(closed))]);
+        assert_eq!((tally.open(), tally.findings()), (0, 1));
+        assert!(tally.found(Confidence::Strong));
+    }
+
+    #[test]
+    fn complete_is_what_the_stop_says() {
+        let stop = |complete| {
+            Body::Stop(Stop { reason: "duration".to_owned(), counters: [].into(), complete })
+        };
+        assert!(!tally(vec![]).complete() && !tally(vec![]).stopped());
+        assert!(tally(vec![stop(true)]).complete());
+        let gap = Body::Gap(Gap { reason: GapReason::RingFull, lost: 3, resynced: true });
+        let lossy = tally(vec![gap, stop(false)]);
+        assert!(lossy.stopped() && !lossy.complete());
+        assert_eq!(lossy.lost(), 3);
+    }
+}
