@@ -8,7 +8,7 @@ mod table;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use tokio::time::{Instant, Interval, MissedTickBehavior};
+use tokio::time::Instant;
 
 use super::{
     Description, Last, Options, clock,
@@ -28,8 +28,8 @@ pub struct PollSensor {
     table: Table,
     description: Description,
     interval: Duration,
-    /// Made when it is first waited for, which needs a runtime.
-    ticker: Option<Interval>,
+    /// When /proc is read next.
+    due: Instant,
     /// Observed and not handed over yet.
     pending: Vec<Observation>,
 }
@@ -58,7 +58,7 @@ impl PollSensor {
         let pending = table.round(clock::boottime_ns()).with_context(|| {
             format!("cannot read {0}; is it mounted? `mount -t proc proc {0}`", root.display())
         })?;
-        Ok(Self { table, description, interval, ticker: None, pending })
+        Ok(Self { table, description, interval, due: Instant::now() + interval, pending })
     }
 
     /// What it can do here.
@@ -69,14 +69,10 @@ impl PollSensor {
     /// Waits until something changed. Cancel-safe: it only ever waits for the time to pass.
     pub async fn next(&mut self) -> Result<Vec<Observation>> {
         while self.pending.is_empty() {
-            let ticker = self.ticker.get_or_insert_with(|| {
-                let mut ticker =
-                    tokio::time::interval_at(Instant::now() + self.interval, self.interval);
-                ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
-                ticker
-            });
-            ticker.tick().await;
+            tokio::time::sleep_until(self.due).await;
             self.pending = self.read()?;
+            // Late rounds (the machine slept) are not made up for.
+            self.due = (self.due + self.interval).max(Instant::now());
         }
         Ok(std::mem::take(&mut self.pending))
     }

@@ -1,1 +1,324 @@
+use std::fs;
 
+use super::*;
+use crate::{
+    model::StdinState,
+    sensor::proc::fake::{Fake, FakeProc, WORKER},
+};
+
+const SECOND: u64 = 1_000_000_000;
+
+/// A worker 20 of gateway 10 in a made-up /proc, sampled at whole seconds.
+struct World {
+    fake: FakeProc,
+    sampler: Sampler,
+    book: IdentityBook,
+    reads: Option<u64>,
+}
+
+impl World {
+    fn new() -> Self {
+        let fake = FakeProc::new();
+        let proc = fake.proc();
+        let mut world = Self {
+            book: IdentityBook::new(proc.tick_ns()),
+            sampler: Sampler::new(proc),
+            fake,
+            reads: None,
+        };
+        world.fake.put(&Fake { pid: 10, ..Fake::default() });
+        world.worker(20);
+        world
+    }
+
+    fn worker(&mut self, pid: u32) -> Identity {
+        self.fake.put(&Fake { pid, ppid: 10, cmdline: WORKER, ..Fake::default() });
+        let identity = self.id(pid);
+        let gateway = self.id(10);
+        self.sampler.track(identity, Role::Worker, Some(gateway));
+        identity
+    }
+
+    fn id(&mut self, pid: u32) -> Identity {
+        self.book.proc(pid, 1000 * self.fake.proc().tick_ns())
+    }
+
+    fn at(&mut self, second: u64) -> Round {
+        let reads = self.reads;
+        self.sampler.sample(second * SECOND, &mut self.book, &|_| reads)
+    }
+
+    fn samples(&mut self, second: u64) -> Vec<Sample> {
+        let samples = |observation: Observation| match observation.body {
+            Body::Sample(sample) => Some(sample),
+            _ => None,
+        };
+        self.at(second).observations.into_iter().filter_map(samples).collect()
+    }
+
+    /// What a round says of the worker's stdin, if anything.
+    fn stdin(&mut self, second: u64) -> Option<(StdinState, Option<u32>)> {
+        let stdin = self.samples(second).first()?.stdin?;
+        Some((stdin.state, stdin.holder.map(|holder| holder.pid)))
+    }
+}
+
+#[test]
+fn a_sample_is_written_when_something_changed() {
+    let mut world = World::new();
+    let base = Fake { pid: 20, ppid: 10, cmdline: WORKER, ..Fake::default() };
+    let first = world.samples(0);
+    assert_eq!(first.len(), 1);
+    assert_eq!((first[0].pid, first[0].state, first[0].rss_kib), (20, 'S', Some(100_000)));
+    assert_eq!((first[0].threads, first[0].syscr, first[0].reads), (Some(1), Some(100), None));
+
+    let mut second = 0;
+    let mut then = |world: &mut World, fake: Fake<'_>| {
+        world.fake.put(&fake);
+        second += 1;
+        world.samples(second).len()
+    };
+    assert_eq!(then(&mut world, base.clone()), 0, "nothing changed");
+    assert_eq!(then(&mut world, Fake { state: 'R', ..base.clone() }), 0, "R is as good as S");
+    assert_eq!(then(&mut world, Fake { state: 'D', ..base.clone() }), 0, "and D");
+    assert_eq!(then(&mut world, Fake { state: 'T', ..base.clone() }), 1, "stopped");
+    assert_eq!(then(&mut world, base.clone()), 1, "and continued");
+    assert_eq!(then(&mut world, Fake { rss_pages: 25_255, ..base.clone() }), 0, "below 1 MiB");
+    assert_eq!(then(&mut world, Fake { rss_pages: 25_256, ..base.clone() }), 1, "1 MiB");
+    assert_eq!(then(&mut world, Fake { threads: 2, ..base.clone() }), 1);
+    assert_eq!(then(&mut world, Fake { threads: 2, syscr: Some(101), ..base.clone() }), 1);
+    world.reads = Some(1);
+    assert_eq!(then(&mut world, Fake { threads: 2, syscr: Some(101), ..base.clone() }), 1);
+}
+
+#[test]
+fn a_small_process_is_judged_by_percent() {
+    assert!(moved(1000, 1050, 5, 1024));
+    assert!(!moved(1000, 1049, 5, 1024));
+    assert!(moved(1000, 950, 5, 1024));
+    assert!(!moved(0, 0, 5, 1024));
+    assert!(moved(0, 1, 5, 1024));
+    assert!(!moved(u64::MAX, u64::MAX, 5, 1024));
+}
+
+#[test]
+fn a_quiet_worker_is_written_every_minute() {
+    let mut world = World::new();
+    assert_eq!(world.samples(0).len(), 1);
+    let written: Vec<u64> = (1..200).filter(|&s| !world.samples(s).is_empty()).collect();
+    assert_eq!(written, [60, 120, 180]);
+}
+
+#[test]
+fn a_reused_pid_is_never_sampled() {
+    let mut world = World::new();
+    let worker = world.id(20);
+    world.at(0);
+    world.fake.put(&Fake { pid: 20, start_ticks: 1001, cmdline: WORKER, ..Fake::default() });
+    for second in 1..4 {
+        let round = world.at(second);
+        assert_eq!((round.observations, round.vanished), (vec![], vec![worker]));
+    }
+    world.sampler.untrack(worker);
+    assert_eq!(world.at(4), Round::default());
+    assert_eq!(world.sampler.workers(), 0);
+}
+
+#[test]
+fn what_may_not_be_read_is_absent() {
+    let mut world = World::new();
+    // Not a file: reading it fails, even for root.
+    fs::remove_file(world.fake.dir(20).join("io")).unwrap();
+    fs::create_dir(world.fake.dir(20).join("io")).unwrap();
+    let first = world.samples(0);
+    assert_eq!((first[0].syscr, first[0].rss_kib), (None, Some(100_000)));
+    fs::remove_dir(world.fake.dir(20).join("io")).unwrap();
+    world.worker(20);
+    assert!(world.samples(1).is_empty(), "not asked again at once");
+    assert_eq!(world.samples(60)[0].syscr, Some(100));
+}
+
+#[test]
+fn a_zombie_is_said_once_and_its_end_once() {
+    let mut world = World::new();
+    let worker = world.id(20);
+    world.at(0);
+    let dead = Fake { pid: 20, ppid: 10, state: 'Z', cmdline: b"", ..Fake::default() };
+    world.fake.put(&dead);
+    assert_eq!(world.at(1).vanished, [worker], "a zombie no longer works");
+    world.sampler.exited(worker);
+    let states = |world: &mut World, seconds: std::ops::Range<u64>| {
+        let mut states = String::new();
+        for second in seconds {
+            states.extend(world.samples(second).iter().map(|sample| sample.state));
+        }
+        states
+    };
+    assert_eq!(states(&mut world, 2..100), "Z");
+    world.fake.remove(20);
+    assert_eq!(states(&mut world, 100..140), "X");
+    assert_eq!(states(&mut world, 140..300), "");
+}
+
+#[test]
+fn a_worker_that_is_reaped_at_once_was_no_zombie() {
+    let mut world = World::new();
+    let worker = world.id(20);
+    world.at(0);
+    world.sampler.exited(worker);
+    // Its pid is another process by now.
+    world.fake.put(&Fake { pid: 20, start_ticks: 9999, state: 'Z', ..Fake::default() });
+    for second in 1..100 {
+        assert_eq!(world.at(second).observations, []);
+    }
+}
+
+#[test]
+fn the_gateway_holds_stdin() {
+    let mut world = World::new();
+    world.fake.fd(20, 0, "pipe:[500]", "00");
+    // A worker that holds its own write end does not count.
+    world.fake.fd(20, 9, "pipe:[500]", "01");
+    world.fake.fd(10, 4, "pipe:[500]", "01");
+    let gateway = world.id(10);
+    let sample = world.samples(0)[0].clone();
+    assert_eq!(sample.stdin, Some(StdinPeer { state: StdinState::Held, holder: Some(gateway) }));
+    assert!(world.samples(1).is_empty());
+}
+
+#[test]
+fn unheld_is_believed_when_two_searches_agree() {
+    let mut world = World::new();
+    world.fake.fd(20, 0, "pipe:[500]", "00");
+    world.fake.fd(10, 4, "pipe:[500]", "01");
+    assert_eq!(world.stdin(0), Some((StdinState::Held, Some(10))));
+    world.fake.close(10, 4);
+    // The first search is at once, the second not before 10 s later.
+    for second in 1..11 {
+        assert_eq!(world.stdin(second), None);
+    }
+    assert_eq!(world.stdin(11), Some((StdinState::Unheld, None)));
+    // Somebody got it again (it was passed through a socket): searches go on.
+    world.fake.fd(1, 7, "pipe:[500]", "02");
+    let held = (12..40).find_map(|second| world.stdin(second));
+    assert_eq!(held, Some((StdinState::Held, Some(1))));
+}
+
+#[test]
+fn a_holder_that_nobody_may_look_at_makes_it_unknown() {
+    let mut world = World::new();
+    world.fake.put(&Fake { pid: 30, ..Fake::default() });
+    world.fake.hide_fds(30);
+    world.fake.fd(20, 0, "pipe:[500]", "00");
+    assert_eq!(world.stdin(0), Some((StdinState::Unknown, None)));
+    for second in 1..50 {
+        assert_eq!(world.stdin(second), None, "and stays so");
+    }
+}
+
+#[test]
+fn without_pid_1_not_every_process_is_visible() {
+    let mut world = World::new();
+    world.fake.remove(1);
+    world.fake.fd(20, 0, "pipe:[500]", "00");
+    assert_eq!(world.stdin(0), Some((StdinState::Unknown, None)));
+}
+
+#[test]
+fn stdin_that_is_no_pipe_is_unknown() {
+    for target in ["socket:[500]", "/dev/pts/3", "/dev/null", "/tmp/fifo"] {
+        let mut world = World::new();
+        world.fake.fd(20, 0, target, "02");
+        assert_eq!(world.stdin(0), Some((StdinState::Unknown, None)), "{target}");
+    }
+}
+
+#[test]
+fn the_holder_that_matters_is_named() {
+    let mut world = World::new();
+    let worker = world.id(20);
+    for pid in [15, 30] {
+        world.fake.put(&Fake { pid, ..Fake::default() });
+    }
+    // 15 is a child of the worker, 21 another worker of the same gateway.
+    let child = world.id(15);
+    world.sampler.track(child, Role::Descendant, Some(worker));
+    world.fake.fd(20, 0, "pipe:[500]", "00");
+    world.fake.fd(15, 3, "pipe:[500]", "01");
+    assert_eq!(world.stdin(0), Some((StdinState::Held, Some(15))), "better than nobody");
+    world.sampler.untrack(worker);
+    world.worker(20);
+    world.worker(21);
+    world.fake.fd(21, 3, "pipe:[500]", "01");
+    assert_eq!(world.stdin(20), Some((StdinState::Held, Some(21))));
+    world.fake.close(21, 3);
+    world.fake.fd(30, 3, "pipe:[500]", "01");
+    world.fake.fd(21, 3, "pipe:[500]", "01");
+    world.sampler.untrack(worker);
+    world.worker(20);
+    assert_eq!(world.stdin(40), Some((StdinState::Held, Some(30))), "no part of the tree");
+}
+
+#[test]
+fn a_reused_holder_pid_does_not_hold() {
+    let mut world = World::new();
+    world.fake.fd(20, 0, "pipe:[500]", "00");
+    world.fake.fd(10, 4, "pipe:[500]", "01");
+    assert_eq!(world.stdin(0), Some((StdinState::Held, Some(10))));
+    // pid 10 is another process, which has the pipe's *read* end in the same descriptor.
+    world.fake.put(&Fake { pid: 10, start_ticks: 2000, ..Fake::default() });
+    world.fake.fd(10, 4, "pipe:[500]", "00");
+    let later: Vec<_> = (1..30).filter_map(|second| world.stdin(second)).collect();
+    assert_eq!(later, [(StdinState::Unheld, None)]);
+}
+
+#[test]
+fn memory_is_said_when_it_moved() {
+    let mut world = World::new();
+    let memory = |round: Round| {
+        round.observations.into_iter().find_map(|observation| match observation.body {
+            Body::Tick(tick) => Some(tick.memory.unwrap().available_kib),
+            _ => None,
+        })
+    };
+    assert_eq!(memory(world.at(0)), Some(4_000_000));
+    world.fake.meminfo(8_000_000, 3_000_000);
+    for second in 1..10 {
+        assert_eq!(memory(world.at(second)), None, "at most every 10 s");
+    }
+    assert_eq!(memory(world.at(10)), Some(3_000_000));
+    world.fake.meminfo(8_000_000, 3_000_000 - 60_000 + 1);
+    assert_eq!(memory(world.at(30)), None, "less than 2 % and 64 MiB");
+    world.fake.meminfo(8_000_000, 3_000_000 - 60_000);
+    assert_eq!(memory(world.at(31)), Some(2_940_000));
+    let worker = world.id(20);
+    world.sampler.untrack(worker);
+    world.fake.meminfo(8_000_000, 1);
+    assert_eq!(memory(world.at(60)), None, "nobody to blame");
+}
+
+#[test]
+fn the_costly_reads_are_spread() {
+    let mut world = World::new();
+    for pid in 20..50 {
+        world.worker(pid);
+        fs::write(
+            world.fake.dir(pid).join("smaps_rollup"),
+            "0-1 [rollup]\nRss: 9 kB\nPss: 77 kB\n",
+        )
+        .unwrap();
+    }
+    let mut read: HashMap<u32, Vec<u64>> = HashMap::new();
+    let mut most = 0;
+    for second in 0..100 {
+        let samples = world.samples(second);
+        let with_pss: Vec<_> = samples.iter().filter(|s| s.pss_kib == Some(77)).collect();
+        most = most.max(with_pss.len());
+        with_pss.iter().for_each(|s| read.entry(s.pid).or_default().push(second));
+    }
+    assert_eq!(read.len(), 30, "each is read");
+    assert!(most <= 2, "{most} in one round");
+    for (pid, seconds) in read {
+        assert!(seconds.windows(2).all(|pair| pair[1] - pair[0] >= 30), "{pid}: {seconds:?}");
+    }
+}
