@@ -2,4 +2,5 @@
 //! May touch: `model`, and the writer it is handed.
 
 pub mod live;
+pub mod ps;
 pub mod table;

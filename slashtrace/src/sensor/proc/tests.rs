@@ -133,8 +133,8 @@ fn hostile_bytes_are_escaped() {
         ..Fake::default()
     });
     let [worker] = take(&fake).try_into().unwrap();
-    assert_eq!(worker.comm, "\\u{1b}[31m\\xff\\n");
-    assert_eq!(worker.session.as_deref(), Some("k\\xff\\n\\u{1b}[0m"));
+    assert_eq!(worker.comm, "\\x1b[31m\\xff\\n");
+    assert_eq!(worker.session.as_deref(), Some("k\\xff\\n\\x1b[0m"));
     let shown = serde_json::to_string(&worker).unwrap();
     assert!(!shown.contains('\x1b') && shown.is_ascii(), "{shown}");
 }

@@ -60,13 +60,11 @@ impl Live {
         if now_ns < self.io_denied_until_ns {
             return None;
         }
-        match proc.io_syscr(identity.pid) {
-            Ok(syscr) => syscr,
-            Err(_) => {
-                self.io_denied_until_ns = now_ns + HEARTBEAT_NS;
-                None
-            }
+        let read = proc.io_syscr(identity.pid);
+        if read.is_err() {
+            self.io_denied_until_ns = now_ns + HEARTBEAT_NS;
         }
+        read.ok().flatten()
     }
 
     pub(super) fn pss_due_ns(&mut self, now_ns: u64) -> u64 {

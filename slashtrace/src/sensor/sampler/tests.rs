@@ -314,7 +314,9 @@ fn the_costly_reads_are_spread() {
         let samples = world.samples(second);
         let with_pss: Vec<_> = samples.iter().filter(|s| s.pss_kib == Some(77)).collect();
         most = most.max(with_pss.len());
-        with_pss.iter().for_each(|s| read.entry(s.pid).or_default().push(second));
+        for sample in with_pss {
+            read.entry(sample.pid).or_default().push(second);
+        }
     }
     assert_eq!(read.len(), 30, "each is read");
     assert!(most <= 2, "{most} in one round");

@@ -1,0 +1,426 @@
+//! What is running now: one row a gateway and session, and a line with the total.
+
+use std::io::{self, Write};
+
+use comfy_table::{CellAlignment, presets};
+use serde::Serialize;
+
+use crate::{
+    model::{Identity, Spawn},
+    redact,
+};
+
+const COLUMNS: [&str; 8] =
+    ["GATEWAY", "SESSION", "LIVE", "OLDEST", "RSS MiB", "PSS MiB", "TTY", "PIDS"];
+/// Columns of numbers: to the right.
+const NUMBERS: std::ops::Range<usize> = 2..6;
+/// Pids that a row shows at most; the JSON form has all.
+const PIDS_MAX: usize = 6;
+const NONE: &str = "–";
+
+/// Live workers of one gateway and session. The names of the fields are stable.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct Group {
+    /// The current parent of the workers, which is their gateway unless it adopted them; null where
+    /// it is a process that adopts orphans, so that the gateway is unknown.
+    pub gateway: Option<GatewayRow>,
+    /// The process that adopted the workers, where the gateway is unknown; null if even that is out
+    /// of sight (in an outer pid namespace).
+    pub adopted_by: Option<GatewayRow>,
+    /// Session key; null if the workers' arguments have none.
+    pub session: Option<String>,
+    /// Number of workers.
+    pub live: usize,
+    /// Age of the oldest, seconds.
+    pub oldest_s: u64,
+    /// Resident memory of all, KiB.
+    pub rss_kib: u64,
+    /// Proportional memory of all, KiB; null unless it could be read of each.
+    pub pss_kib: Option<u64>,
+    /// Indices of their terminals: 3 for /dev/pts/3.
+    pub terminals: Vec<u32>,
+    /// The workers, oldest first.
+    pub workers: Vec<WorkerRow>,
+}
+
+/// A gateway, or who is in its place.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+pub struct GatewayRow {
+    /// Thread group id.
+    pub pid: u32,
+    /// Start time, ns of the boot clock.
+    pub start_ns: u64,
+    /// `comm`, escaped.
+    pub comm: String,
+    /// First token of its argv, home masked.
+    pub argv0: Option<String>,
+}
+
+/// One worker.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct WorkerRow {
+    /// Thread group id.
+    pub pid: u32,
+    /// Start time, ns of the boot clock.
+    pub start_ns: u64,
+    /// Age, seconds.
+    pub age_s: u64,
+    /// Real user id.
+    pub uid: u32,
+    /// Resident set, KiB.
+    pub rss_kib: u64,
+    /// Proportional set, KiB; null if it could not be read (or only slowly).
+    pub pss_kib: Option<u64>,
+    /// Index of its terminal.
+    pub terminal: Option<u32>,
+    /// Model in its arguments.
+    pub model: Option<String>,
+    /// A worker that only started this one (`uv run`) and is not counted.
+    pub launcher: Option<u32>,
+}
+
+/// Memory of a worker, read when the table is made: resident and proportional set, KiB.
+pub type Memory = (u64, Option<u64>);
+
+/// Groups the workers of a snapshot. `memory` is `None` for a worker that is gone by now; a worker
+/// that launched another of the same session stands behind that one.
+pub fn group(
+    spawns: &[Spawn],
+    now_ns: u64,
+    mut memory: impl FnMut(Identity) -> Option<Memory>,
+) -> Vec<Group> {
+    let workers: Vec<&Spawn> = spawns.iter().filter(|spawn| spawn.worker.is_none()).collect();
+    let launcher_of = |spawn: &Spawn| {
+        let parent = spawn.parent.as_ref()?.process.identity();
+        workers.iter().find(|w| w.identity() == parent && w.session == spawn.session).copied()
+    };
+    let launchers: Vec<Identity> =
+        workers.iter().filter_map(|spawn| launcher_of(spawn)).map(Spawn::identity).collect();
+    let mut groups: Vec<Group> = Vec::new();
+    for spawn in workers.iter().filter(|spawn| !launchers.contains(&spawn.identity())) {
+        let Some((rss_kib, pss_kib)) = memory(spawn.identity()) else {
+            continue;
+        };
+        let first = std::iter::successors(launcher_of(spawn), |above| launcher_of(above)).last();
+        let (gateway, adopted_by) = parent_of(first.unwrap_or(spawn));
+        let worker = WorkerRow {
+            pid: spawn.pid,
+            start_ns: spawn.start_ns,
+            age_s: now_ns.saturating_sub(spawn.start_ns) / 1_000_000_000,
+            uid: spawn.uid,
+            rss_kib,
+            pss_kib,
+            terminal: spawn.terminal.map(|terminal| terminal.index),
+            model: spawn.model.clone(),
+            launcher: launcher_of(spawn).map(|launcher| launcher.pid),
+        };
+        let same = groups.iter_mut().find(|group| {
+            (&group.gateway, &group.adopted_by, &group.session)
+                == (&gateway, &adopted_by, &spawn.session)
+        });
+        match same {
+            Some(group) => group.workers.push(worker),
+            None => groups.push(Group {
+                gateway,
+                adopted_by,
+                session: spawn.session.clone(),
+                live: 0,
+                oldest_s: 0,
+                rss_kib: 0,
+                pss_kib: None,
+                terminals: Vec::new(),
+                workers: vec![worker],
+            }),
+        }
+    }
+    groups.iter_mut().for_each(sum);
+    groups.sort_by(|a, b| {
+        let key = |group: &Group| (group.gateway.is_none(), group.session.is_none());
+        (key(a), &a.gateway, &a.adopted_by, &a.session).cmp(&(
+            key(b),
+            &b.gateway,
+            &b.adopted_by,
+            &b.session,
+        ))
+    });
+    groups
+}
+
+/// The gateway, or else who adopted the worker.
+fn parent_of(spawn: &Spawn) -> (Option<GatewayRow>, Option<GatewayRow>) {
+    let Some(parent) = &spawn.parent else {
+        return (None, None);
+    };
+    let process = &parent.process;
+    let row = GatewayRow {
+        pid: process.pid,
+        start_ns: process.start_ns,
+        comm: process.comm.clone(),
+        argv0: process.argv0.clone(),
+    };
+    if parent.reaper { (None, Some(row)) } else { (Some(row), None) }
+}
+
+fn sum(group: &mut Group) {
+    group.workers.sort_by_key(|worker| (worker.start_ns, worker.pid));
+    group.live = group.workers.len();
+    group.oldest_s = group.workers.iter().map(|worker| worker.age_s).max().unwrap_or(0);
+    group.rss_kib = group.workers.iter().map(|worker| worker.rss_kib).sum();
+    group.pss_kib = group.workers.iter().map(|worker| worker.pss_kib).sum();
+    group.terminals = group.workers.iter().filter_map(|worker| worker.terminal).collect();
+    group.terminals.sort_unstable();
+    group.terminals.dedup();
+}
+
+/// Prints the groups as one JSON array.
+pub fn json(groups: &[Group], out: &mut dyn Write) -> io::Result<()> {
+    serde_json::to_writer_pretty(&mut *out, groups)?;
+    writeln!(out)
+}
+
+/// Prints the groups for people.
+pub fn table(groups: &[Group], profile: &str, out: &mut dyn Write, color: bool) -> io::Result<()> {
+    let profile = redact::escape(profile.as_bytes());
+    if groups.is_empty() {
+        return writeln!(out, "no workers of profile {profile} are running");
+    }
+    let mut text = comfy_table::Table::new();
+    text.load_style(presets::NOTHING).set_header(COLUMNS);
+    for group in groups {
+        text.add_row(cells(group));
+    }
+    for (index, column) in text.column_iter_mut().enumerate() {
+        column.set_padding((0, if index + 1 == COLUMNS.len() { 0 } else { 2 }));
+        if NUMBERS.contains(&index) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    for (index, line) in text.lines().enumerate() {
+        let line = line.trim_end();
+        // The table knows of no colours: they are put around finished lines and have no width.
+        let unknown = index > 0 && groups.get(index - 1).is_some_and(|g| g.gateway.is_none());
+        match (color, index, unknown) {
+            (true, 0, _) => writeln!(out, "\x1b[1m{line}\x1b[0m")?,
+            (true, _, true) => writeln!(out, "\x1b[33m{line}\x1b[0m")?,
+            _ => writeln!(out, "{line}")?,
+        }
+    }
+    total(groups, out)
+}
+
+fn cells(group: &Group) -> [String; 8] {
+    let gateway = match (&group.gateway, &group.adopted_by) {
+        (Some(gateway), _) => format!("{} {}", gateway.pid, gateway.comm),
+        (None, Some(by)) => format!("adopted by pid {}: gateway unknown", by.pid),
+        (None, None) => "parent out of sight: gateway unknown".to_owned(),
+    };
+    let terminals: Vec<_> = group.terminals.iter().map(|index| format!("pts/{index}")).collect();
+    let mut pids: Vec<_> =
+        group.workers.iter().take(PIDS_MAX).map(|worker| worker.pid.to_string()).collect();
+    if group.live > PIDS_MAX {
+        pids.push(format!("+{} more", group.live - PIDS_MAX));
+    }
+    [
+        gateway,
+        group.session.clone().unwrap_or_else(|| NONE.to_owned()),
+        group.live.to_string(),
+        age(group.oldest_s),
+        mib(group.rss_kib),
+        group.pss_kib.map_or_else(|| NONE.to_owned(), mib),
+        if terminals.is_empty() { NONE.to_owned() } else { terminals.join(" ") },
+        pids.join(" "),
+    ]
+}
+
+fn total(groups: &[Group], out: &mut dyn Write) -> io::Result<()> {
+    let live: usize = groups.iter().map(|group| group.live).sum();
+    let rss: u64 = groups.iter().map(|group| group.rss_kib).sum();
+    let pss: Option<u64> = groups.iter().map(|group| group.pss_kib).sum();
+    let oldest = groups.iter().map(|group| group.oldest_s).max().unwrap_or(0);
+    let pss = pss.map_or_else(String::new, |kib| format!(", PSS {} MiB", mib(kib)));
+    writeln!(
+        out,
+        "total: {} in {}, oldest {}, RSS {} MiB{pss}",
+        count(live, "worker"),
+        count(groups.len(), "group"),
+        age(oldest),
+        mib(rss),
+    )
+}
+
+fn count(n: usize, noun: &str) -> String {
+    if n == 1 { format!("1 {noun}") } else { format!("{n} {noun}s") }
+}
+
+fn mib(kib: u64) -> String {
+    ((kib + 512) / 1024).to_string()
+}
+
+/// `42s`, `5m07s`, `3h12m`, `2d03h`.
+fn age(seconds: u64) -> String {
+    let (minutes, hours, days) = (seconds / 60, seconds / 3_600, seconds / 86_400);
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3_600 => format!("{minutes}m{:02}s", seconds % 60),
+        3_600..86_400 => format!("{hours}h{:02}m", minutes % 60),
+        _ => format!("{days}d{:02}h", hours % 24),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Parent, ParentSource, Process, Role, Source, Terminal};
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn spawn(pid: u32, session: Option<&str>, parent: Option<(u32, bool)>) -> Spawn {
+        let parent = parent.map(|(pid, reaper)| Parent {
+            process: Process {
+                pid,
+                start_ns: u64::from(pid) * SECOND,
+                comm: format!("comm{pid}"),
+                argv0: None,
+            },
+            how: ParentSource::Proc,
+            gone: false,
+            reaper,
+        });
+        Spawn {
+            role: Role::Worker,
+            pid,
+            start_ns: u64::from(pid) * SECOND,
+            source: Source::Proc,
+            inherited: true,
+            parent,
+            ancestors: Vec::new(),
+            worker: None,
+            comm: "python3".to_owned(),
+            uid: 1000,
+            sid: 1,
+            argv: Vec::new(),
+            argv_bytes: 0,
+            argv_truncated: false,
+            session: session.map(str::to_owned),
+            model: None,
+            terminal: Some(Terminal { index: pid % 2 }),
+            helper: None,
+        }
+    }
+
+    fn text(groups: &[Group], color: bool) -> String {
+        let mut out = Vec::new();
+        table(groups, "hermes", &mut out, color).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    fn busy() -> Vec<Group> {
+        let mut child = spawn(30, None, Some((20, false)));
+        child.worker = Some(spawn(20, None, None).identity());
+        let mut spawns = vec![
+            spawn(20, Some("K"), Some((7, false))),
+            spawn(21, Some("K"), Some((7, false))),
+            spawn(22, Some("L"), Some((7, false))),
+            spawn(23, Some("K"), Some((1, true))),
+            spawn(24, None, None),
+            spawn(25, Some("gone"), Some((7, false))),
+            child,
+        ];
+        spawns.extend((40..50).map(|pid| spawn(pid, Some("M"), Some((8, false)))));
+        group(&spawns, 4000 * SECOND, |identity| {
+            (identity.pid != 25)
+                .then_some((95 * 1024, (identity.pid != 22).then_some(identity.pid.into())))
+        })
+    }
+
+    #[test]
+    fn one_row_a_gateway_and_session() {
+        let expected = "\
+GATEWAY                               SESSION  LIVE  OLDEST  RSS MiB  PSS MiB  TTY          PIDS
+7 comm7                               K           2   1h06m      190        0  pts/0 pts/1  20 21
+7 comm7                               L           1   1h06m       95        –  pts/0        22
+8 comm8                               M          10   1h06m      950        0  pts/0 pts/1  40 41 42 43 44 45 +4 more
+adopted by pid 1: gateway unknown     K           1   1h06m       95        0  pts/1        23
+parent out of sight: gateway unknown  –           1   1h06m       95        0  pts/0        24
+total: 15 workers in 5 groups, oldest 1h06m, RSS 1425 MiB
+";
+        assert_eq!(text(&busy(), false), expected);
+    }
+
+    #[test]
+    fn colours_are_only_there_if_asked_for() {
+        let coloured = text(&busy(), true);
+        assert!(coloured.starts_with("\x1b[1mGATEWAY"), "{coloured}");
+        assert_eq!(coloured.matches("\x1b[33m").count(), 2, "{coloured}");
+        let plain = coloured.replace("\x1b[1m", "").replace("\x1b[33m", "").replace("\x1b[0m", "");
+        assert_eq!(plain, text(&busy(), false));
+    }
+
+    #[test]
+    fn nothing_runs() {
+        assert_eq!(text(&[], false), "no workers of profile hermes are running\n");
+        let mut out = Vec::new();
+        json(&[], &mut out).unwrap();
+        assert_eq!(out, b"[]\n");
+    }
+
+    #[test]
+    fn a_launcher_is_not_counted() {
+        let spawns = [
+            spawn(20, Some("K"), Some((7, false))),
+            spawn(21, Some("K"), Some((20, false))),
+            // A worker of another session below a worker is no launch.
+            spawn(22, Some("L"), Some((21, false))),
+        ];
+        let groups = group(&spawns, 60 * SECOND, |_| Some((1, None)));
+        let seen: Vec<_> = groups
+            .iter()
+            .map(|group| {
+                let worker = &group.workers[0];
+                (group.gateway.as_ref().unwrap().pid, group.live, worker.pid, worker.launcher)
+            })
+            .collect();
+        assert_eq!(seen, [(7, 1, 21, Some(20)), (21, 1, 22, None)]);
+    }
+
+    #[test]
+    fn the_names_in_json_are_stable() {
+        let mut out = Vec::new();
+        json(&busy()[..1], &mut out).unwrap();
+        let value: serde_json::Value = serde_json::from_slice(&out).unwrap();
+        let names = |value: &serde_json::Value| -> Vec<String> {
+            let mut names: Vec<_> = value.as_object().unwrap().keys().cloned().collect();
+            names.sort();
+            names
+        };
+        assert_eq!(
+            names(&value[0]),
+            [
+                "adopted_by",
+                "gateway",
+                "live",
+                "oldest_s",
+                "pss_kib",
+                "rss_kib",
+                "session",
+                "terminals",
+                "workers"
+            ]
+        );
+        assert_eq!(names(&value[0]["gateway"]), ["argv0", "comm", "pid", "start_ns"]);
+        assert_eq!(
+            names(&value[0]["workers"][0]),
+            [
+                "age_s", "launcher", "model", "pid", "pss_kib", "rss_kib", "start_ns", "terminal",
+                "uid"
+            ]
+        );
+        assert_eq!(value[0]["gateway"]["pid"], 7);
+    }
+
+    #[test]
+    fn ages_are_short() {
+        let ages = [0, 59, 60, 3_599, 3_600, 86_399, 86_400, 200_000].map(age);
+        assert_eq!(ages, ["0s", "59s", "1m00s", "59m59s", "1h00m", "23h59m", "1d00h", "2d07h"]);
+    }
+}
