@@ -17,8 +17,10 @@ use crate::{
 };
 
 /// A process that is not a worker may still become one by exec: soon after it was forked, most of
-/// all. For so many rounds its arguments are read again in each, later in every so many.
-const YOUNG_ROUNDS: u64 = 10;
+/// all. While it is younger than this its arguments are read again in each round.
+const YOUNG_NS: u64 = 10_000_000_000;
+/// Those of an older one are in every so many rounds.
+const OLD_ROUNDS: u64 = 10;
 
 /// Every process there is, as far as it was looked at, and what is tracked of them.
 #[derive(Debug)]
@@ -42,7 +44,6 @@ struct Known {
     inode: u64,
     /// Start time as /proc has it; 0 if it could not be read.
     start_ns: u64,
-    first_round: u64,
     /// It was said that its arguments are too long to be searched.
     unsearched: bool,
     tracked: Option<Tracked>,
@@ -147,7 +148,7 @@ impl Table {
         self.execs(&mut bodies);
         let mut found = Vec::new();
         for entry in entries {
-            self.look_at(entry, &mut found, &mut bodies);
+            self.look_at(entry, now_ns, &mut found, &mut bodies);
         }
         self.spawns(found, &mut bodies);
         if self.started_ns.is_none() {
@@ -244,8 +245,13 @@ impl Table {
     }
 
     /// Looks at one entry of the list; most were looked at before and cost nothing.
-    fn look_at(&mut self, entry: Entry, found: &mut Vec<Found>, bodies: &mut Vec<Body>) {
-        let rounds = self.rounds;
+    fn look_at(
+        &mut self,
+        entry: Entry,
+        now_ns: u64,
+        found: &mut Vec<Found>,
+        bodies: &mut Vec<Body>,
+    ) {
         if let Some(known) = self.known.get_mut(&entry.pid) {
             if known.inode != entry.inode {
                 match self.proc.stat(entry.pid) {
@@ -264,12 +270,11 @@ impl Table {
         let known = self.known.entry(entry.pid).or_insert(Known {
             inode: entry.inode,
             start_ns: 0,
-            first_round: rounds,
             unsearched: false,
             tracked: None,
         });
-        let young = rounds - known.first_round < YOUNG_ROUNDS;
-        let its_turn = (rounds + u64::from(entry.pid)).is_multiple_of(YOUNG_ROUNDS);
+        let young = now_ns.saturating_sub(known.start_ns) < YOUNG_NS;
+        let its_turn = (self.rounds + u64::from(entry.pid)).is_multiple_of(OLD_ROUNDS);
         if !(new || young || its_turn) || known.tracked.is_some_and(Tracked::executes) {
             return;
         }
@@ -342,7 +347,7 @@ impl Table {
             let identity = spawn.identity();
             let program = Program::of(&seen);
             let tracked = Tracked { identity, role: spawn.role, worker: spawn.worker, program };
-            watch(&mut self.known, tracked, self.rounds);
+            watch(&mut self.known, tracked);
             if spawn.role == Role::Worker {
                 let parent = spawn.parent.as_ref();
                 let gateway = parent.filter(|parent| !parent.reaper).map(|p| p.process.identity());
@@ -354,11 +359,7 @@ impl Table {
                 let ancestors = spawn.ancestors.iter().map(|a| (a.identity(), Role::Ancestor));
                 for (identity, role) in above.into_iter().chain(ancestors) {
                     let program = Program::default();
-                    watch(
-                        &mut self.known,
-                        Tracked { identity, role, worker: None, program },
-                        self.rounds,
-                    );
+                    watch(&mut self.known, Tracked { identity, role, worker: None, program });
                 }
             } else {
                 self.sampler.track(identity, spawn.role, spawn.worker);
@@ -374,12 +375,11 @@ impl Table {
 }
 
 /// Tracks a process; what it is nearest to a worker is kept.
-fn watch(known: &mut HashMap<u32, Known>, tracked: Tracked, round: u64) {
+fn watch(known: &mut HashMap<u32, Known>, tracked: Tracked) {
     let known = known.entry(tracked.identity.pid).or_insert(Known {
         // Younger than the list of this round: the next one recognises it by its start.
         inode: 0,
         start_ns: tracked.identity.start_ns,
-        first_round: round,
         unsearched: false,
         tracked: None,
     });

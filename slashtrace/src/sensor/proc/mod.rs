@@ -186,9 +186,12 @@ impl ProcFs {
             while len <= max {
                 // One page holds nearly every argument area; a long one is read in ever larger pieces.
                 buffer.resize((2 * len).max(4096).min(max + 1), 0);
-                match file.read(&mut buffer[len..])? {
-                    0 => break,
-                    n => len += n,
+                let n = file.read(&mut buffer[len..])?;
+                len += n;
+                // The area is handed over as far as there is room (fs/proc/base.c,
+                // `get_mm_cmdline`): less is its end.
+                if len < buffer.len() {
+                    break;
                 }
             }
             buffer.truncate(len.min(max));
@@ -268,16 +271,10 @@ impl ProcFs {
     }
 }
 
+/// One read is enough: these files are one record, handed over whole if there is room for it
+/// (`single_open`, fs/seq_file.c).
 pub(super) fn read_up_to(path: &Path, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut file = File::open(path)?;
-    let mut len = 0;
-    while len < buffer.len() {
-        match file.read(&mut buffer[len..])? {
-            0 => break,
-            n => len += n,
-        }
-    }
-    Ok(len)
+    File::open(path)?.read(buffer)
 }
 
 /// A process that ends while it is read is no error: `open` says ENOENT, `read` says ESRCH.
