@@ -169,23 +169,24 @@ impl Table {
     fn exits(&mut self, entries: &[Entry], bodies: &mut Vec<Body>) {
         let listed: HashSet<u32> = entries.iter().map(|entry| entry.pid).collect();
         let mut exits = Vec::new();
-        for (pid, known) in &mut self.known {
+        // What has ended is forgotten, so that whoever has its pid now is looked at as new.
+        self.known.retain(|pid, known| {
+            let listed = listed.contains(pid);
             let Some(tracked) = known.tracked else {
-                continue;
+                return listed;
             };
-            let identity = tracked.identity;
-            let there = listed.contains(pid)
+            let there = listed
                 && match self.proc.stat(*pid) {
-                    Ok(Some(stat)) => self.proc.is_same(identity, &stat) && !stat.ended(),
+                    Ok(Some(stat)) => self.proc.is_same(tracked.identity, &stat) && !stat.ended(),
                     Ok(None) => false,
                     // It is there and cannot be read just now.
                     Err(_) => true,
                 };
             if !there {
-                known.tracked = None;
                 exits.push(tracked);
             }
-        }
+            there
+        });
         exits.sort_unstable_by_key(|tracked| (tracked.identity.start_ns, tracked.identity.pid));
         for tracked in exits {
             self.sampler.exited(tracked.identity);
@@ -193,7 +194,6 @@ impl Table {
             self.count("exits");
             bodies.push(Body::Exit(inferred_exit(tracked.identity, tracked.role, Source::Poll)));
         }
-        self.known.retain(|pid, _| listed.contains(pid));
     }
 
     /// Tracked workers and descendants that run another program than before. A descendant that
