@@ -1,34 +1,492 @@
-//! s
-use crate::{daemon::Sink, model::*};
-use std::io::Write;
-/// s
+//! Lines as things happen, for a person who watches: births and deaths of workers, deaths of
+//! gateways, gaps, and findings, which stand out. Samples, ticks and descendants are not shown.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    io::{self, Write},
+};
+
+use anyhow::{Context as _, Result};
+use jiff::{Timestamp, civil::Date, tz::TimeZone};
+
+use super::words::{
+    BOLD, BOLD_YELLOW, DIM, GREEN, YELLOW, age, colour_of, count, gap_reason, is_gateway, paint,
+    plain, signal_name,
+};
+use crate::{
+    daemon::Sink,
+    model::{
+        Body, Exec, Exit, Finding, FindingState, Gap, Identity, ParentSource, Record, Role,
+        SensorKind, Signal, Spawn, Start, Stop,
+    },
+};
+
+/// Processes whose lines are remembered at most; each is forgotten when it ends.
+const KNOWN_MAX: usize = 65_536;
+/// How long after a signal an exit with a code is shown as what followed it, ns.
+const FOLLOWS: u64 = 60_000_000_000;
+
+/// Writes a line for a person when something happens.
 pub struct Live {
     out: Box<dyn Write + Send>,
+    color: bool,
+    zone: TimeZone,
+    /// Whoever read has gone: nothing is written any more.
+    closed: bool,
+    date: Option<Date>,
+    /// What a line about the end of a process needs of its life.
+    known: HashMap<Identity, Known>,
 }
+
+#[derive(Debug, Default)]
+struct Known {
+    comm: String,
+    session: Option<String>,
+    signal: Option<Sent>,
+}
+
+/// The signal that a process was sent last.
+#[derive(Debug)]
+struct Sent {
+    signal: u8,
+    /// `bash(123)`; none if the kernel sent it.
+    sender: Option<String>,
+    boottime_ns: u64,
+}
+
+impl fmt::Debug for Live {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Live").field("closed", &self.closed).finish_non_exhaustive()
+    }
+}
+
 impl Live {
-    /// s
-    pub fn new(out: Box<dyn Write + Send>, _: bool) -> Self {
-        Self { out }
+    /// Writes to `out`, in colour if `color`, with times of the system's time zone.
+    pub fn new(out: Box<dyn Write + Send>, color: bool) -> Self {
+        Self::in_zone(out, color, TimeZone::system())
+    }
+
+    /// The same with times of another zone.
+    pub fn in_zone(out: Box<dyn Write + Send>, color: bool, zone: TimeZone) -> Self {
+        Self { out, color, zone, closed: false, date: None, known: HashMap::new() }
+    }
+
+    fn line(&mut self, time: Timestamp, text: &str) -> Result<()> {
+        let local = time.to_zoned_datetime(self.zone.clone());
+        let mut lines = String::new();
+        if self.date != Some(local.date()) {
+            self.date = Some(local.date());
+            lines = paint(&local.date().to_string(), DIM, self.color) + "\n";
+        }
+        let moment = local.strftime("%H:%M:%S %z").to_string();
+        lines += &format!("{} {text}\n", paint(&moment, DIM, self.color));
+        self.write(|out| out.write_all(lines.as_bytes()))
+    }
+
+    /// A pipe whose reader has gone ends the lines, not the program.
+    fn write(&mut self, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+        if self.closed {
+            return Ok(());
+        }
+        match write(&mut self.out) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                self.closed = true;
+                Ok(())
+            }
+            done => done.context("cannot write the live lines"),
+        }
+    }
+
+    fn know(&mut self, id: Identity) -> Option<&mut Known> {
+        if self.known.len() >= KNOWN_MAX && !self.known.contains_key(&id) {
+            return None;
+        }
+        Some(self.known.entry(id).or_default())
+    }
+
+    /// The line for a record, if it gets one.
+    fn text(&mut self, record: &Record) -> Option<String> {
+        match &record.body {
+            Body::Start(start) => Some(paint(&header(start), BOLD, self.color)),
+            Body::Spawn(spawn) if spawn.role == Role::Worker => Some(self.spawned(spawn)),
+            Body::Exec(exec) => self.executed(exec),
+            Body::Exit(exit) => self.exited(record, exit),
+            Body::Signal(signal) => {
+                self.signalled(record, signal);
+                None
+            }
+            Body::Gap(gap) => Some(paint(&missed(gap), BOLD_YELLOW, self.color)),
+            Body::Finding(finding) => Some(self.found(finding)),
+            Body::Stop(stop) => Some(paint(&stopped(stop), BOLD, self.color)),
+            Body::Spawn(_) | Body::Sample(_) | Body::Tick(_) => None,
+        }
+    }
+
+    fn spawned(&mut self, spawn: &Spawn) -> String {
+        if let Some(known) = self.know(spawn.identity()) {
+            known.comm.clone_from(&spawn.comm);
+            known.session.clone_from(&spawn.session);
+        }
+        let mut text = format!(
+            "{} worker {} {}",
+            if spawn.inherited { "found " } else { "spawn " },
+            spawn.pid,
+            session(spawn.session.as_deref()),
+        );
+        if let Some(model) = &spawn.model {
+            text += &format!(", model {}", plain(model));
+        }
+        match &spawn.parent {
+            Some(parent) if is_gateway(parent) => {
+                let process = &parent.process;
+                if let Some(known) = self.know(process.identity()) {
+                    known.comm.clone_from(&process.comm);
+                }
+                let how = match parent.how {
+                    ParentSource::Fork | ParentSource::Exec => "",
+                    ParentSource::Proc => " (its parent now)",
+                };
+                let gone = if parent.gone { " (gone already)" } else { "" };
+                text += &format!(", gateway {}({}){how}{gone}", plain(&process.comm), process.pid);
+            }
+            _ => text += ", gateway unknown",
+        }
+        if let Some(terminal) = spawn.terminal {
+            text += &format!(", pts/{}", terminal.index);
+        }
+        if spawn.inherited {
+            text += ", was there before";
+        }
+        text
+    }
+
+    fn executed(&mut self, exec: &Exec) -> Option<String> {
+        if exec.role != Role::Worker || exec.is_worker {
+            return None;
+        }
+        let known = self.know(exec.identity())?;
+        known.comm.clone_from(&exec.comm);
+        let session = session(known.session.as_deref());
+        let comm = plain(&exec.comm);
+        Some(format!("exec   worker {} {session} became {comm}, no worker any more", exec.pid))
+    }
+
+    fn signalled(&mut self, record: &Record, signal: &Signal) {
+        let asked = signal.delivered && ends(signal.signal);
+        if !asked || !matches!(signal.role, Role::Worker | Role::Gateway) {
+            return;
+        }
+        let sender = signal.sender.as_ref();
+        let sender = sender.map(|sender| format!("{}({})", plain(&sender.comm), sender.pid));
+        if let Some(known) = self.know(signal.identity()) {
+            let boottime_ns = record.boottime_ns;
+            known.signal = Some(Sent { signal: signal.signal, sender, boottime_ns });
+        }
+    }
+
+    fn exited(&mut self, record: &Record, exit: &Exit) -> Option<String> {
+        let known = self.known.remove(&exit.identity()).unwrap_or_default();
+        let who = match exit.role {
+            Role::Worker => {
+                format!("worker {} {}", exit.pid, session(known.session.as_deref()))
+            }
+            Role::Gateway if known.comm.is_empty() => format!("gateway {}", exit.pid),
+            Role::Gateway => format!("gateway {}({})", plain(&known.comm), exit.pid),
+            Role::Descendant | Role::Ancestor => return None,
+        };
+        let lived = age(record.boottime_ns.saturating_sub(exit.start_ns));
+        let mut text =
+            format!("exit   {who}: {}, lived {lived}", end(exit, record.boottime_ns, known.signal));
+        if let Some(reads) = exit.reads {
+            text += &format!(", {}", count(reads, "call"));
+        }
+        Some(text)
+    }
+
+    fn found(&self, finding: &Finding) -> String {
+        let (state, colour) = match finding.state {
+            FindingState::Opened => ("OPENED", colour_of(finding.confidence)),
+            FindingState::Updated => ("updated", YELLOW),
+            FindingState::Closed => ("closed", GREEN),
+        };
+        let head = format!("{state} {} ({})", finding.kind, finding.confidence);
+        let place = place(finding).map(|place| format!(" {place}")).unwrap_or_default();
+        format!("{}{place}: {}", paint(&head, colour, self.color), plain(&finding.text))
     }
 }
+
 impl Sink for Live {
-    fn record(&mut self, r: &Record) -> anyhow::Result<()> {
-        match &r.body {
-            Body::Finding(f) => {
-                writeln!(self.out, "{:?} {} ({}) {}", f.state, f.kind, f.confidence, f.text)?
-            }
-            Body::Spawn(s) => writeln!(
-                self.out,
-                "spawn {:?} {} {:?} parent {:?}",
-                s.role, s.pid, s.session, s.parent
-            )?,
-            Body::Exit(e) => writeln!(self.out, "{e:?}")?,
-            Body::Gap(g) => writeln!(self.out, "{g:?}")?,
-            _ => {}
+    fn record(&mut self, record: &Record) -> Result<()> {
+        match self.text(record) {
+            Some(text) => self.line(record.time, &text),
+            None => Ok(()),
         }
-        Ok(())
     }
-    fn flush(&mut self) -> anyhow::Result<()> {
-        Ok(())
+
+    fn flush(&mut self) -> Result<()> {
+        self.write(|out| out.flush())
+    }
+}
+
+fn header(start: &Start) -> String {
+    let sensor = match start.sensor {
+        SensorKind::Ebpf => "kernel programs",
+        SensorKind::Poll => "/proc only (poll)",
+    };
+    let calls = if start.calls_counted { "counted" } else { "sampled" };
+    format!(
+        "slashtrace {} on Linux {} {}: sensor {sensor}, profile {}, calls {calls}",
+        plain(&start.version),
+        plain(&start.host.kernel),
+        plain(&start.host.arch),
+        plain(&start.profile.name),
+    )
+}
+
+fn missed(gap: &Gap) -> String {
+    let healed = if gap.resynced { "; what is there now was read from /proc" } else { "" };
+    format!("GAP {}: {} not seen{healed}", gap_reason(gap.reason), count(gap.lost, "event"))
+}
+
+fn stopped(stop: &Stop) -> String {
+    let missed = if stop.complete { "nothing is known to be missing" } else { "INCOMPLETE" };
+    format!("stopped ({}), {missed}", plain(&stop.reason))
+}
+
+fn session(key: Option<&str>) -> String {
+    key.map_or_else(|| "session unknown".to_owned(), |key| format!("session {}", plain(key)))
+}
+
+/// Whether a signal ends a process that does nothing about it (signal(7)).
+fn ends(signal: u8) -> bool {
+    !matches!(
+        i32::from(signal),
+        libc::SIGCHLD
+            | libc::SIGCONT
+            | libc::SIGURG
+            | libc::SIGWINCH
+            | libc::SIGSTOP
+            | libc::SIGTSTP
+            | libc::SIGTTIN
+            | libc::SIGTTOU
+    )
+}
+
+/// How a process ended, with the signal that it was sent last.
+fn end(exit: &Exit, at: u64, last: Option<Sent>) -> String {
+    let told = |sent: Sent| {
+        let sender = sent.sender.as_deref().unwrap_or("the kernel");
+        format!("{} from {sender}", signal_name(sent.signal))
+    };
+    match (exit.signal, exit.code) {
+        (Some(signal), _) => match last.filter(|sent| sent.signal == signal) {
+            Some(sent) => told(sent),
+            None => signal_name(signal).into_owned(),
+        },
+        (None, Some(code)) => {
+            match last.filter(|sent| at.saturating_sub(sent.boottime_ns) < FOLLOWS) {
+                Some(sent) => format!("code {code} after {}", told(sent)),
+                None => format!("code {code}"),
+            }
+        }
+        (None, None) => "how is not known".to_owned(),
+    }
+}
+
+/// `session K under gateway python(123)`, as far as the sentence does not say it itself.
+fn place(finding: &Finding) -> Option<String> {
+    let session = finding.session.as_ref().map(|key| format!("session {key}"));
+    let gateway = finding.gateway.as_ref().map(|at| format!("gateway {}({})", at.comm, at.pid));
+    let said = |part: &String| finding.text.contains(part.as_str());
+    match (session.filter(|part| !said(part)), gateway.filter(|part| !said(part))) {
+        (Some(session), Some(gateway)) => Some(format!("{session} under {gateway}")),
+        (Some(part), None) | (None, Some(part)) => Some(part),
+        (None, None) => None,
+    }
+    .map(|place| plain(&place).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::BTreeMap,
+        sync::{Arc, Mutex},
+    };
+
+    use super::*;
+    use crate::{
+        model::{Confidence, GapReason, Kind, Sender, Source, Tick},
+        report::samples::{S, at, exit, finding, gateway, sample, spawn, start},
+    };
+
+    #[derive(Clone, Default)]
+    struct Shared(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Shared {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn shown(bodies: Vec<(u64, Body)>, color: bool) -> String {
+        let out = Shared::default();
+        let zone = TimeZone::fixed(jiff::tz::offset(1));
+        let mut live = Live::in_zone(Box::new(out.clone()), color, zone);
+        for (moment, body) in bodies {
+            live.record(&at(moment, body)).unwrap();
+        }
+        live.flush().unwrap();
+        drop(live);
+        let bytes = out.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    fn signal(pid: u32, number: i32, sender: Option<Sender>) -> Body {
+        Body::Signal(Signal {
+            pid,
+            start_ns: u64::from(pid) * S,
+            role: Role::Worker,
+            signal: number as u8,
+            name: signal_name(number as u8).into_owned(),
+            si_code: 0,
+            delivered: true,
+            sender,
+        })
+    }
+
+    fn bash() -> Sender {
+        Sender { pid: 7, start_ns: 1, comm: "bash".to_owned(), uid: 0 }
+    }
+
+    #[test]
+    fn a_day_of_it() {
+        let mut found = finding(Kind::DuplicateWorker, Confidence::Proven, &[101, 102]);
+        found.text = "2 live workers, side by side for 5 s or longer: 101 and 102".to_owned();
+        let mut closed = found.clone();
+        closed.state = FindingState::Closed;
+        closed.text = format!("no longer so: {}", closed.text);
+        let mut inherited = spawn(99, gateway(1), "A");
+        inherited.inherited = true;
+        if let Some(parent) = &mut inherited.parent {
+            parent.how = ParentSource::Proc;
+            parent.reaper = true;
+        }
+        let mut descendant = spawn(300, gateway(100), "K");
+        descendant.role = Role::Descendant;
+        let mut served = exit(102);
+        served.reads = Some(3);
+        let mut killed = exit(101);
+        (killed.code, killed.signal) = (None, Some(libc::SIGTERM as u8));
+        let mut over = exit(100);
+        over.role = Role::Gateway;
+        let stop =
+            Stop { reason: "interrupted".to_owned(), counters: BTreeMap::new(), complete: true };
+        let bodies = vec![
+            (200, Body::Start(Box::new(start(true)))),
+            (200, Body::Spawn(Box::new(inherited))),
+            (201, Body::Spawn(Box::new(spawn(101, gateway(100), "K")))),
+            (202, Body::Spawn(Box::new(spawn(102, gateway(100), "K")))),
+            (203, Body::Spawn(Box::new(descendant))),
+            (207, Body::Finding(Box::new(found))),
+            (208, signal(101, libc::SIGTERM, Some(bash()))),
+            (208, signal(101, libc::SIGCHLD, None)),
+            (208, Body::Exit(killed)),
+            (208, Body::Finding(Box::new(closed))),
+            (90_000, Body::Gap(Gap { reason: GapReason::RingFull, lost: 12, resynced: true })),
+            (90_001, signal(102, libc::SIGHUP, None)),
+            (90_002, Body::Exit(served)),
+            (90_003, Body::Exit(over)),
+            (90_003, Body::Stop(stop)),
+        ];
+        insta::assert_snapshot!(shown(bodies, false));
+    }
+
+    #[test]
+    fn colour_only_where_asked_for_and_no_escape_codes_of_others() {
+        let body = Body::Spawn(Box::new(spawn(101, gateway(100), "\u{1b}[2J")));
+        let bare = shown(vec![(200, body)], false);
+        assert!(!bare.contains('\x1b'), "{bare:?}");
+        assert!(bare.contains("\\u{1b}[2J"), "{bare:?}");
+        let found = Body::Finding(Box::new(finding(Kind::Zombie, Confidence::Proven, &[101])));
+        let painted = shown(vec![(200, found)], true);
+        assert!(painted.contains("\x1b[1;31mOPENED zombie (proven)\x1b[0m"), "{painted:?}");
+    }
+
+    #[test]
+    fn samples_ticks_and_descendants_are_silent() {
+        let mut below = exit(300);
+        below.role = Role::Descendant;
+        below.source = Source::Proc;
+        let bodies = vec![
+            (1, Body::Sample(sample(101, 1, None))),
+            (2, Body::Tick(Tick::default())),
+            (3, Body::Exit(below)),
+        ];
+        assert_eq!(shown(bodies, true), "");
+    }
+
+    #[test]
+    fn a_worker_that_becomes_another_program_is_shown() {
+        let exec = Exec {
+            pid: 101,
+            start_ns: 101 * S,
+            role: Role::Worker,
+            is_worker: false,
+            comm: "sh".to_owned(),
+            argv0: None,
+            helper: None,
+            source: Source::Kernel,
+        };
+        let born = Body::Spawn(Box::new(spawn(101, gateway(100), "K")));
+        let lines = shown(vec![(200, born), (201, Body::Exec(exec))], false);
+        assert!(lines.ends_with("worker 101 session K became sh, no worker any more\n"), "{lines}");
+    }
+
+    #[test]
+    fn a_place_is_said_once() {
+        let mut found = finding(Kind::DuplicateWorker, Confidence::Proven, &[101]);
+        found.text = "2 live workers for session K under gateway python(100)".to_owned();
+        assert_eq!(place(&found), None);
+        found.text = "3 spawns".to_owned();
+        assert_eq!(place(&found).unwrap(), "session K under gateway python(100)");
+    }
+
+    #[test]
+    fn a_closed_pipe_ends_the_lines_and_nothing_else() {
+        struct Closed(u32);
+        impl Write for Closed {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                self.0 += 1;
+                assert_eq!(self.0, 1, "written again");
+                Err(io::ErrorKind::BrokenPipe.into())
+            }
+
+            fn flush(&mut self) -> io::Result<()> {
+                panic!("flushed")
+            }
+        }
+        let born = at(1, Body::Spawn(Box::new(spawn(1, gateway(2), "K"))));
+        let mut live = Live::new(Box::new(Closed(0)), false);
+        live.record(&born).unwrap();
+        live.record(&born).unwrap();
+        live.flush().unwrap();
+
+        struct Full;
+        impl Write for Full {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::StorageFull.into())
+            }
+
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let mut live = Live::new(Box::new(Full), false);
+        assert!(live.record(&born).is_err(), "other errors are told");
     }
 }

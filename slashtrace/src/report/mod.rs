@@ -1,6 +1,9 @@
-//! Live lines and tables for people; one file a format.
+//! What people see: live lines, tables. One file a format; `words.rs` has what they share.
 //! May touch: `model`, and the writer it is handed.
 
 pub mod live;
-pub mod ps;
-pub mod table;
+#[cfg(test)]
+mod samples;
+mod words;
+
+pub use live::Live;

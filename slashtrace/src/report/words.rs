@@ -1,0 +1,127 @@
+//! Words and colours that all formats for people share.
+
+use std::borrow::Cow;
+
+use crate::model::{Confidence, GapReason, Parent, ParentSource};
+
+/// Select graphic rendition parameters (ECMA-48, console_codes(4)).
+pub(super) const BOLD: &str = "1";
+pub(super) const DIM: &str = "2";
+pub(super) const RED: &str = "31";
+pub(super) const BOLD_RED: &str = "1;31";
+pub(super) const GREEN: &str = "32";
+pub(super) const YELLOW: &str = "33";
+pub(super) const BOLD_YELLOW: &str = "1;33";
+
+/// Text in a colour, if there are to be colours.
+pub(super) fn paint(text: &str, sgr: &str, color: bool) -> String {
+    if color { format!("\x1b[{sgr}m{text}\x1b[0m") } else { text.to_owned() }
+}
+
+/// The colour of a finding.
+pub(super) fn colour_of(confidence: Confidence) -> &'static str {
+    match confidence {
+        Confidence::Proven => BOLD_RED,
+        Confidence::Strong => RED,
+        Confidence::Weak => YELLOW,
+    }
+}
+
+/// Text of a record, without anything that a terminal would obey: sensors escape what they read,
+/// but a file that is replayed may have been written by anybody.
+pub(super) fn plain(text: &str) -> Cow<'_, str> {
+    // Bidirectional controls reorder what stands around them (Unicode TR 36).
+    let obeyed =
+        |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    if !text.contains(obeyed) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if obeyed(c) {
+            out.extend(c.escape_default());
+        } else {
+            out.push(c);
+        }
+    }
+    Cow::Owned(out)
+}
+
+/// A length of time in ns, short: `350ms`, `42s`, `5m07s`, `3h12m`, `2d03h`.
+pub(super) fn age(ns: u64) -> String {
+    let seconds = ns / 1_000_000_000;
+    let (minutes, hours, days) = (seconds / 60, seconds / 3_600, seconds / 86_400);
+    match seconds {
+        0 => format!("{}ms", ns / 1_000_000),
+        1..60 => format!("{seconds}s"),
+        60..3_600 => format!("{minutes}m{:02}s", seconds % 60),
+        3_600..86_400 => format!("{hours}h{:02}m", minutes % 60),
+        _ => format!("{days}d{:02}h", hours % 24),
+    }
+}
+
+/// `1 call`, `3 calls`.
+pub(super) fn count(n: u64, noun: &str) -> String {
+    if n == 1 { format!("1 {noun}") } else { format!("{n} {noun}s") }
+}
+
+/// Whether this parent may be called the gateway. One that was read from /proc later is only the
+/// current parent; a reaper adopts orphans, so that as such it says nothing.
+pub(super) fn is_gateway(parent: &Parent) -> bool {
+    parent.how != ParentSource::Proc || !(parent.reaper || parent.gone)
+}
+
+/// The name of a gap's reason, as in the evidence.
+pub(super) fn gap_reason(reason: GapReason) -> &'static str {
+    match reason {
+        GapReason::RingFull => "ring-full",
+        GapReason::MapFull => "map-full",
+        GapReason::ReadFailed => "read-failed",
+        GapReason::ProgramMissed => "program-missed",
+        GapReason::Unread => "unread",
+        GapReason::Undecodable => "undecodable",
+        GapReason::ArgvNotSearched => "argv-not-searched",
+    }
+}
+
+/// The name of a signal (signal(7): the numbers of all architectures that aya builds for but
+/// MIPS); a real-time signal has only its number.
+pub(super) fn signal_name(signal: u8) -> Cow<'static, str> {
+    const NAMES: [&str; 31] = [
+        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2",
+        "PIPE", "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG",
+        "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
+    ];
+    match signal.checked_sub(1).and_then(|index| NAMES.get(usize::from(index))) {
+        Some(name) => Cow::Owned(format!("SIG{name}")),
+        None => Cow::Owned(format!("signal {signal}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_are_short() {
+        const S: u64 = 1_000_000_000;
+        let ages = [S / 3, 59 * S, 307 * S, 11_520 * S, 183_600 * S].map(age);
+        assert_eq!(ages, ["333ms", "59s", "5m07s", "3h12m", "2d03h"]);
+    }
+
+    #[test]
+    fn signals_have_their_names() {
+        let pairs = [(libc::SIGTERM, "SIGTERM"), (libc::SIGKILL, "SIGKILL"), (34, "signal 34")];
+        for (number, name) in pairs {
+            assert_eq!(signal_name(number as u8), name);
+        }
+        assert_eq!(signal_name(libc::SIGSYS as u8), "SIGSYS");
+        assert_eq!(signal_name(0), "signal 0");
+    }
+
+    #[test]
+    fn a_terminal_finds_nothing_to_obey() {
+        assert_eq!(plain("K\x1b[2J\u{202e}\n"), "K\\u{1b}[2J\\u{202e}\\n");
+        assert!(matches!(plain("Käse \\x1b"), Cow::Borrowed(_)));
+    }
+}
