@@ -4,6 +4,8 @@
 pub mod live;
 #[cfg(test)]
 mod samples;
+pub mod table;
 mod words;
 
 pub use live::Live;
+pub use table::{Table, terminal_width};

@@ -1,0 +1,219 @@
+use super::*;
+use crate::{
+    model::{Gap, GapReason, Source, Stop},
+    report::samples::{S, at, exit, finding, gateway, sample, spawn, start},
+};
+
+fn table(records: Vec<(u64, Body)>) -> Table {
+    let mut table = Table::new().with_width(None);
+    for (moment, body) in records {
+        table.record(&at(moment, body)).unwrap();
+    }
+    table.flush().unwrap();
+    table
+}
+
+fn text(table: &Table, color: bool) -> String {
+    let mut out = Vec::new();
+    table.render(&mut out, color).unwrap();
+    String::from_utf8(out).unwrap()
+}
+
+fn born(pid: u32, gateway_pid: u32, session: &str) -> Body {
+    Body::Spawn(Box::new(spawn(pid, gateway(gateway_pid), session)))
+}
+
+fn said(finding: &Finding, state: FindingState) -> Body {
+    let mut finding = finding.clone();
+    finding.state = state;
+    Body::Finding(Box::new(finding))
+}
+
+fn ended(pid: u32, reads: Option<u64>) -> Body {
+    let mut exit = exit(pid);
+    exit.reads = reads;
+    Body::Exit(exit)
+}
+
+fn sampled(pid: u32, mib: u64, reads: Option<u64>) -> Body {
+    Body::Sample(sample(pid, mib << 10, reads))
+}
+
+/// The cells of the row of a session, up to its verdict.
+fn row<'a>(text: &'a str, session: &str) -> Vec<&'a str> {
+    let found = text.lines().find(|line| line.split_whitespace().nth(2) == Some(session));
+    found.unwrap_or_else(|| panic!("no row of {session} in\n{text}")).split_whitespace().collect()
+}
+
+fn busy() -> Vec<(u64, Body)> {
+    let duplicate = finding(Kind::DuplicateWorker, Confidence::Proven, &[101, 102]);
+    let lost = finding(Kind::LostWorker, Confidence::Strong, &[101]);
+    let mut churn = finding(Kind::RespawnChurn, Confidence::Proven, &[]);
+    churn.session = Some("L".to_owned());
+    let mut inherited = spawn(50, gateway(1), "A");
+    inherited.inherited = true;
+    inherited.source = Source::Proc;
+    if let Some(parent) = &mut inherited.parent {
+        (parent.how, parent.reaper) = (ParentSource::Proc, true);
+    }
+    let mut presumed = spawn(51, gateway(40), "B");
+    presumed.inherited = true;
+    if let Some(parent) = &mut presumed.parent {
+        parent.how = ParentSource::Proc;
+    }
+    let mut over = exit(90);
+    over.role = Role::Gateway;
+    vec![
+        (100, Body::Start(Box::new(start(true)))),
+        (100, Body::Spawn(Box::new(inherited))),
+        (100, Body::Spawn(Box::new(presumed))),
+        (101, born(101, 100, "K")),
+        (102, born(102, 100, "K")),
+        (103, born(103, 100, "K")),
+        (104, sampled(101, 95, Some(0))),
+        (104, sampled(102, 95, Some(4))),
+        (104, sampled(50, 53, Some(1))),
+        (105, ended(103, Some(2))),
+        (107, said(&duplicate, FindingState::Opened)),
+        (108, said(&lost, FindingState::Opened)),
+        (110, born(110, 100, "L")),
+        (111, ended(110, Some(1))),
+        (112, said(&churn, FindingState::Opened)),
+        (113, said(&churn, FindingState::Closed)),
+        (120, born(120, 90, "M")),
+        (121, Body::Exit(over)),
+        (421, Body::Tick(crate::model::Tick::default())),
+    ]
+}
+
+#[test]
+fn as_in_the_bug_report() {
+    insta::assert_snapshot!(text(&table(busy()), false));
+}
+
+#[test]
+fn fits_a_terminal() {
+    for width in [20, 80, 120] {
+        let text = text(&table(busy()).with_width(Some(width)), false);
+        let rows = text.split("\n(").next().unwrap();
+        let widest = rows.lines().map(|line| line.chars().count()).max().unwrap();
+        assert!(widest <= usize::from(width.max(80)), "{widest} > {width}:\n{text}");
+    }
+    insta::assert_snapshot!(text(&table(busy()).with_width(Some(80)), false));
+}
+
+#[test]
+fn colours_change_nothing_else() {
+    let table = table(busy()).with_width(Some(100));
+    let (bare, mut painted) = (text(&table, false), text(&table, true));
+    assert!(!bare.contains('\x1b'));
+    assert!(painted.contains("\x1b[1;31m(proven)\x1b[0m"), "{painted:?}");
+    assert!(painted.contains("\x1b[32mhealthy\x1b[0m"), "{painted:?}");
+    for code in ["\x1b[1m", "\x1b[1;31m", "\x1b[31m", "\x1b[32m", "\x1b[0m"] {
+        painted = painted.replace(code, "");
+    }
+    assert_eq!(painted, bare);
+}
+
+#[test]
+fn no_workers_is_one_sentence() {
+    let mut below = spawn(101, gateway(100), "K");
+    below.role = Role::Descendant;
+    let records = vec![(1, Body::Start(Box::new(start(false)))), (2, Body::Spawn(Box::new(below)))];
+    assert_eq!(text(&table(records), true), "No worker was seen.\n");
+}
+
+#[test]
+fn loss_is_said() {
+    let gap = Body::Gap(Gap { reason: GapReason::RingFull, lost: 12, resynced: true });
+    assert!(
+        text(&table(vec![(1, gap)]), false)
+            .ends_with("12 events were not seen: workers may be missing from this table.\n")
+    );
+    let stop = Stop { reason: "duration".into(), counters: BTreeMap::new(), complete: false };
+    assert!(text(&table(vec![(1, Body::Stop(stop))]), false).contains("Not everything was seen"));
+}
+
+#[test]
+fn calls_are_exact_or_not_claimed() {
+    let counted = || (1, Body::Start(Box::new(start(true))));
+    let calls = |records| row(&text(&table(records), false), "K")[8].to_owned();
+    let k = || born(101, 100, "K");
+    assert_eq!(calls(vec![counted(), (101, k()), (102, sampled(101, 1, Some(3)))]), "3");
+    assert_eq!(calls(vec![counted(), (101, k()), (102, ended(101, Some(0)))]), "0");
+    assert_eq!(calls(vec![counted(), (101, k())]), "–");
+
+    let sampled_only = vec![(1, Body::Start(Box::new(start(false)))), (101, k())];
+    assert!(text(&table(sampled_only), false).contains(" – "));
+}
+
+#[test]
+fn an_end_is_counted_once_and_may_come_first() {
+    let reference = || vec![(101, born(101, 100, "K")), (102, ended(101, None))];
+    let mut twice = reference();
+    twice.extend([(103, ended(101, None)), (104, born(101, 100, "K"))]);
+    let late = vec![(102, ended(101, None)), (101, born(101, 100, "K"))];
+    for records in [reference(), twice, late] {
+        let text = text(&table(records), false);
+        assert_eq!(row(&text, "K")[3..6], ["0", "1", "1"], "{text}");
+    }
+}
+
+#[test]
+fn a_launcher_is_not_counted_in_either_order() {
+    let launcher = || (101, born(101, 100, "K"));
+    let launched = || (102, born(102, 101, "K"));
+    for records in [vec![launcher(), launched()], vec![launched(), launcher()]] {
+        let mut table = table(records);
+        let shown = text(&table, false);
+        assert_eq!(row(&shown, "K")[..6], ["100", "python", "K", "1", "1", "0"], "{shown}");
+        assert_eq!(table.rows.len(), 1, "{shown}");
+        table.record(&at(103, ended(101, None))).unwrap();
+        table.record(&at(104, ended(102, None))).unwrap();
+        let shown = text(&table, false);
+        assert_eq!(row(&shown, "K")[3..6], ["0", "1", "1"], "{shown}");
+    }
+}
+
+#[test]
+fn what_is_no_worker_any_more_or_a_zombie_is_not_live() {
+    let exec = Exec {
+        pid: 101,
+        start_ns: 101 * S,
+        role: Role::Worker,
+        is_worker: false,
+        comm: "sh".to_owned(),
+        argv0: None,
+        helper: None,
+        source: Source::Kernel,
+    };
+    let mut zombie = sample(102, 0, None);
+    zombie.state = 'Z';
+    let records = vec![
+        (101, born(101, 100, "K")),
+        (102, born(102, 100, "K")),
+        (103, Body::Exec(exec)),
+        (104, Body::Sample(zombie)),
+    ];
+    let text = text(&table(records), false);
+    assert_eq!(row(&text, "K")[3..6], ["0", "2", "2"], "{text}");
+}
+
+#[test]
+fn a_finding_about_a_worker_shows_in_its_row_and_counts() {
+    let mut records = vec![(101, born(101, 100, "K")), (102, born(102, 100, "K"))];
+    for pid in [101, 102] {
+        let mut orphan = finding(Kind::GatewayOrphan, Confidence::Proven, &[pid]);
+        orphan.gateway = None;
+        orphan.session = None;
+        records.push((103, said(&orphan, FindingState::Opened)));
+    }
+    let shown = text(&table(records), false);
+    assert!(shown.contains("gateway-orphan (proven) ×2"), "{shown}");
+}
+
+#[test]
+fn hostile_text_is_shown_as_text() {
+    let shown = text(&table(vec![(101, born(101, 100, "\x1b[2J\n"))]), false);
+    assert!(shown.contains("\\u{1b}[2J\\n"), "{shown:?}");
+}
