@@ -1,13 +1,190 @@
-//! s
-use crate::profile::Profile;
-use std::io::Write;
-/// s
-pub fn run(
-    p: &Profile,
-    _: bool,
-    out: &mut dyn Write,
-    _: bool,
-) -> anyhow::Result<std::process::ExitCode> {
-    writeln!(out, "{:#?}", crate::sensor::ebpf::probe(p))?;
-    Ok(std::process::ExitCode::SUCCESS)
+//! `slashtrace doctor`: what of slashtrace works on this machine, and what to do about the rest.
+
+use std::{io::Write, process::ExitCode};
+
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::{model::Capability, profile::Profile, sensor::ebpf};
+
+mod checks;
+mod facts;
+
+use facts::Facts;
+
+/// The exit code for an environment in which the kernel programs cannot do their work.
+const ENVIRONMENT: u8 = 2;
+
+/// How much depends on a check.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Level {
+    /// Without it the kernel programs do not work, or what they report is wrong.
+    Required,
+    /// Without it less is seen.
+    Optional,
+    /// Nothing depends on it.
+    Info,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct Check {
+    /// Its name: `kernel`, `btf`, `hook sched_process_exec`.
+    pub name: String,
+    /// Whether it is as it should be.
+    pub ok: bool,
+    /// How much depends on it.
+    pub level: Level,
+    /// What was found.
+    pub detail: String,
+    /// What to do about it; none where it is as it should be.
+    pub next_step: Option<String>,
+}
+
+/// Looks at this machine and writes what was found to `out`, as a table or, with `json`, as an
+/// array. The exit code is 0 if everything that is required is there, else 2.
+///
+/// # Errors
+/// Those of `out`. What cannot be looked at is a failed check, not an error.
+pub fn run(profile: &Profile, json: bool, out: &mut dyn Write, color: bool) -> Result<ExitCode> {
+    let mut all = checks::environment(&Facts::gather());
+    all.extend(ebpf::probe(profile).iter().map(hook));
+    if json {
+        serde_json::to_writer_pretty(&mut *out, &all)?;
+        writeln!(out)?;
+    } else {
+        out.write_all(table(&all, color).as_bytes())?;
+    }
+    out.flush()?;
+    Ok(if is_ready(&all) { ExitCode::SUCCESS } else { ExitCode::from(ENVIRONMENT) })
+}
+
+fn is_ready(checks: &[Check]) -> bool {
+    checks.iter().all(|check| check.ok || check.level != Level::Required)
+}
+
+/// The hook that `--count-calls` needs, and nothing else.
+const CALLS_HOOK: &str = "sys_exit";
+
+fn hook(probed: &Capability) -> Check {
+    let calls = probed.name == CALLS_HOOK;
+    let next_step = if calls {
+        "run without --count-calls: calls are then judged by samples"
+    } else {
+        "mend what is missing above, or run with --sensor poll, which needs no kernel programs"
+    };
+    Check {
+        name: format!("hook {}", probed.name),
+        ok: probed.ok,
+        level: if calls { Level::Optional } else { Level::Required },
+        detail: probed.detail.clone(),
+        next_step: (!probed.ok).then(|| next_step.to_owned()),
+    }
+}
+
+fn table(checks: &[Check], color: bool) -> String {
+    let names = checks.iter().map(|check| check.name.len()).max().unwrap_or(0);
+    let mut text = String::new();
+    for check in checks {
+        let (mark, sgr) = match (check.level, check.ok) {
+            (Level::Info, _) => ("info", "2"),
+            (_, true) => ("ok", "32"),
+            (Level::Required, false) => ("missing", "1;31"),
+            (Level::Optional, false) => ("missing", "33"),
+        };
+        let mark =
+            if color { format!("\x1b[{sgr}m{mark:<7}\x1b[0m") } else { format!("{mark:<7}") };
+        let optional = match (check.level, check.ok) {
+            (Level::Optional, false) => " (optional)",
+            _ => "",
+        };
+        let indent = " ".repeat(7 + 2 + names + 2);
+        // An error may have several lines.
+        let detail = check.detail.trim_end().replace('\n', &format!("\n{indent}"));
+        text += &format!("{mark}  {:<names$}  {detail}{optional}\n", check.name);
+        if let Some(next_step) = &check.next_step {
+            text += &format!("{indent}next step: {next_step}\n");
+        }
+    }
+    let missing = |level| checks.iter().filter(|one| one.level == level && !one.ok).count();
+    text += &match (missing(Level::Required), missing(Level::Optional)) {
+        (0, 0) => "Everything works here.\n".to_owned(),
+        (0, less) => format!("Kernel programs work here; {less} optional missing.\n"),
+        (missing, _) => format!(
+            "Kernel programs do not work here as they should: {missing} required missing. \
+             `--sensor poll` works without them and sees less.\n"
+        ),
+    };
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(name: &str, level: Level, ok: bool) -> Check {
+        Check {
+            name: name.to_owned(),
+            ok,
+            level,
+            detail: "found\nmore".to_owned(),
+            next_step: (!ok).then(|| "do it".to_owned()),
+        }
+    }
+
+    #[test]
+    fn the_table_is_aligned_and_names_the_next_step() {
+        let checks = [
+            check("kernel", Level::Required, true),
+            check("tracefs", Level::Info, false),
+            check("CAP_SYS_PTRACE", Level::Optional, false),
+            check("btf", Level::Required, false),
+        ];
+        insta::assert_snapshot!(table(&checks, false));
+        let painted = table(&checks, true);
+        assert!(painted.contains("\x1b[32mok     \x1b[0m  kernel"), "{painted:?}");
+    }
+
+    #[test]
+    fn only_what_is_required_makes_it_unready() {
+        let fine = [
+            check("a", Level::Required, true),
+            check("b", Level::Optional, false),
+            check("c", Level::Info, false),
+        ];
+        assert!(is_ready(&fine));
+        assert!(!is_ready(&[check("a", Level::Required, false)]));
+        assert!(table(&fine, false).ends_with("work here; 1 optional missing.\n"));
+    }
+
+    #[test]
+    fn the_hook_that_counts_calls_is_optional() {
+        let probed = |name: &str| Capability { name: name.into(), ok: false, detail: "no".into() };
+        assert_eq!(hook(&probed(CALLS_HOOK)).level, Level::Optional);
+        let fork = hook(&probed("sched_process_fork"));
+        assert_eq!(fork.level, Level::Required);
+        assert!(fork.next_step.unwrap().contains("--sensor poll"));
+    }
+
+    #[test]
+    fn as_json_for_scripts() {
+        let json = serde_json::to_value(check("btf", Level::Required, true)).unwrap();
+        let expected = serde_json::json!({
+            "name": "btf", "ok": true, "level": "required", "detail": "found\nmore",
+            "next_step": null,
+        });
+        assert_eq!(json, expected);
+    }
+
+    #[test]
+    fn this_machine_is_looked_at() {
+        let mut out = Vec::new();
+        run(&Profile::hermes(), true, &mut out, false).unwrap();
+        let checks: Vec<serde_json::Value> = serde_json::from_slice(&out).unwrap();
+        let names: Vec<_> = checks.iter().filter_map(|check| check["name"].as_str()).collect();
+        for name in ["kernel", "btf", "capabilities", "hook sched_process_exec"] {
+            assert!(names.contains(&name), "{names:?}");
+        }
+    }
 }
