@@ -1,6 +1,9 @@
 //! `slashtrace doctor`: what of slashtrace works on this machine, and what to do about the rest.
 
-use std::{io::Write, process::ExitCode};
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
 
 use anyhow::Result;
 use serde::Serialize;
@@ -54,7 +57,7 @@ pub fn run(profile: &Profile, json: bool, out: &mut dyn Write, color: bool) -> R
         serde_json::to_writer_pretty(&mut *out, &all)?;
         writeln!(out)?;
     } else {
-        out.write_all(table(&all, color).as_bytes())?;
+        table(&all, out, color)?;
     }
     out.flush()?;
     Ok(if is_ready(&all) { ExitCode::SUCCESS } else { ExitCode::from(ENVIRONMENT) })
@@ -83,9 +86,8 @@ fn hook(probed: &Capability) -> Check {
     }
 }
 
-fn table(checks: &[Check], color: bool) -> String {
+fn table(checks: &[Check], out: &mut dyn Write, color: bool) -> io::Result<()> {
     let names = checks.iter().map(|check| check.name.len()).max().unwrap_or(0);
-    let mut text = String::new();
     for check in checks {
         let (mark, sgr) = match (check.level, check.ok) {
             (Level::Info, _) => ("info", "2"),
@@ -102,21 +104,21 @@ fn table(checks: &[Check], color: bool) -> String {
         let indent = " ".repeat(7 + 2 + names + 2);
         // An error may have several lines.
         let detail = check.detail.trim_end().replace('\n', &format!("\n{indent}"));
-        text += &format!("{mark}  {:<names$}  {detail}{optional}\n", check.name);
+        writeln!(out, "{mark}  {:<names$}  {detail}{optional}", check.name)?;
         if let Some(next_step) = &check.next_step {
-            text += &format!("{indent}next step: {next_step}\n");
+            writeln!(out, "{indent}next step: {next_step}")?;
         }
     }
     let missing = |level| checks.iter().filter(|one| one.level == level && !one.ok).count();
-    text += &match (missing(Level::Required), missing(Level::Optional)) {
-        (0, 0) => "Everything works here.\n".to_owned(),
-        (0, less) => format!("Kernel programs work here; {less} optional missing.\n"),
-        (missing, _) => format!(
+    match (missing(Level::Required), missing(Level::Optional)) {
+        (0, 0) => writeln!(out, "Everything works here."),
+        (0, less) => writeln!(out, "Kernel programs work here; {less} optional missing."),
+        (missing, _) => writeln!(
+            out,
             "Kernel programs do not work here as they should: {missing} required missing. \
-             `--sensor poll` works without them and sees less.\n"
+             `--sensor poll` works without them and sees less."
         ),
-    };
-    text
+    }
 }
 
 #[cfg(test)]
@@ -133,6 +135,12 @@ mod tests {
         }
     }
 
+    fn text(checks: &[Check], color: bool) -> String {
+        let mut out = Vec::new();
+        table(checks, &mut out, color).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
     #[test]
     fn the_table_is_aligned_and_names_the_next_step() {
         let checks = [
@@ -141,8 +149,8 @@ mod tests {
             check("CAP_SYS_PTRACE", Level::Optional, false),
             check("btf", Level::Required, false),
         ];
-        insta::assert_snapshot!(table(&checks, false));
-        let painted = table(&checks, true);
+        insta::assert_snapshot!(text(&checks, false));
+        let painted = text(&checks, true);
         assert!(painted.contains("\x1b[32mok     \x1b[0m  kernel"), "{painted:?}");
     }
 
@@ -155,7 +163,7 @@ mod tests {
         ];
         assert!(is_ready(&fine));
         assert!(!is_ready(&[check("a", Level::Required, false)]));
-        assert!(table(&fine, false).ends_with("work here; 1 optional missing.\n"));
+        assert!(text(&fine, false).ends_with("work here; 1 optional missing.\n"));
     }
 
     #[test]

@@ -22,6 +22,9 @@ use crate::{
     },
 };
 
+#[cfg(test)]
+mod tests;
+
 /// Processes whose lines are remembered at most; each is forgotten when it ends.
 const KNOWN_MAX: usize = 65_536;
 /// How long after a signal an exit with a code is shown as what followed it, ns.
@@ -74,13 +77,13 @@ impl Live {
 
     fn line(&mut self, time: Timestamp, text: &str) -> Result<()> {
         let local = time.to_zoned_datetime(self.zone.clone());
-        let mut lines = String::new();
+        let mut day = String::new();
         if self.date != Some(local.date()) {
             self.date = Some(local.date());
-            lines = paint(&local.date().to_string(), DIM, self.color) + "\n";
+            day = paint(&local.date().to_string(), DIM, self.color) + "\n";
         }
         let moment = local.strftime("%H:%M:%S %z").to_string();
-        lines += &format!("{} {text}\n", paint(&moment, DIM, self.color));
+        let lines = format!("{day}{} {text}\n", paint(&moment, DIM, self.color));
         self.write(|out| out.write_all(lines.as_bytes()))
     }
 
@@ -128,14 +131,11 @@ impl Live {
             known.comm.clone_from(&spawn.comm);
             known.session.clone_from(&spawn.session);
         }
-        let mut text = format!(
-            "{} worker {} {}",
-            if spawn.inherited { "found " } else { "spawn " },
-            spawn.pid,
-            session(spawn.session.as_deref()),
-        );
+        let verb = if spawn.inherited { "found " } else { "spawn " };
+        let session = session(spawn.session.as_deref());
+        let mut parts = vec![format!("{verb} worker {} {session}", spawn.pid)];
         if let Some(model) = &spawn.model {
-            text += &format!(", model {}", plain(model));
+            parts.push(format!("model {}", plain(model)));
         }
         match &spawn.parent {
             Some(parent) if is_gateway(parent) => {
@@ -148,17 +148,18 @@ impl Live {
                     ParentSource::Proc => " (its parent now)",
                 };
                 let gone = if parent.gone { " (gone already)" } else { "" };
-                text += &format!(", gateway {}({}){how}{gone}", plain(&process.comm), process.pid);
+                let comm = plain(&process.comm);
+                parts.push(format!("gateway {comm}({}){how}{gone}", process.pid));
             }
-            _ => text += ", gateway unknown",
+            _ => parts.push("gateway unknown".to_owned()),
         }
         if let Some(terminal) = spawn.terminal {
-            text += &format!(", pts/{}", terminal.index);
+            parts.push(format!("pts/{}", terminal.index));
         }
         if spawn.inherited {
-            text += ", was there before";
+            parts.push("was there before".to_owned());
         }
-        text
+        parts.join(", ")
     }
 
     fn executed(&mut self, exec: &Exec) -> Option<String> {
@@ -196,12 +197,9 @@ impl Live {
             Role::Descendant | Role::Ancestor => return None,
         };
         let lived = age(record.boottime_ns.saturating_sub(exit.start_ns));
-        let mut text =
-            format!("exit   {who}: {}, lived {lived}", end(exit, record.boottime_ns, known.signal));
-        if let Some(reads) = exit.reads {
-            text += &format!(", {}", count(reads, "call"));
-        }
-        Some(text)
+        let how = end(exit, record.boottime_ns, known.signal);
+        let calls = exit.reads.map(|reads| format!(", {}", count(reads, "call")));
+        Some(format!("exit   {who}: {how}, lived {lived}{}", calls.unwrap_or_default()))
     }
 
     fn found(&self, finding: &Finding) -> String {
@@ -305,188 +303,4 @@ fn place(finding: &Finding) -> Option<String> {
         (None, None) => None,
     }
     .map(|place| plain(&place).into_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use std::{
-        collections::BTreeMap,
-        sync::{Arc, Mutex},
-    };
-
-    use super::*;
-    use crate::{
-        model::{Confidence, GapReason, Kind, Sender, Source, Tick},
-        report::samples::{S, at, exit, finding, gateway, sample, spawn, start},
-    };
-
-    #[derive(Clone, Default)]
-    struct Shared(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Shared {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    fn shown(bodies: Vec<(u64, Body)>, color: bool) -> String {
-        let out = Shared::default();
-        let zone = TimeZone::fixed(jiff::tz::offset(1));
-        let mut live = Live::in_zone(Box::new(out.clone()), color, zone);
-        for (moment, body) in bodies {
-            live.record(&at(moment, body)).unwrap();
-        }
-        live.flush().unwrap();
-        drop(live);
-        let bytes = out.0.lock().unwrap().clone();
-        String::from_utf8(bytes).unwrap()
-    }
-
-    fn signal(pid: u32, number: i32, sender: Option<Sender>) -> Body {
-        Body::Signal(Signal {
-            pid,
-            start_ns: u64::from(pid) * S,
-            role: Role::Worker,
-            signal: number as u8,
-            name: signal_name(number as u8).into_owned(),
-            si_code: 0,
-            delivered: true,
-            sender,
-        })
-    }
-
-    fn bash() -> Sender {
-        Sender { pid: 7, start_ns: 1, comm: "bash".to_owned(), uid: 0 }
-    }
-
-    #[test]
-    fn a_day_of_it() {
-        let mut found = finding(Kind::DuplicateWorker, Confidence::Proven, &[101, 102]);
-        found.text = "2 live workers, side by side for 5 s or longer: 101 and 102".to_owned();
-        let mut closed = found.clone();
-        closed.state = FindingState::Closed;
-        closed.text = format!("no longer so: {}", closed.text);
-        let mut inherited = spawn(99, gateway(1), "A");
-        inherited.inherited = true;
-        if let Some(parent) = &mut inherited.parent {
-            parent.how = ParentSource::Proc;
-            parent.reaper = true;
-        }
-        let mut descendant = spawn(300, gateway(100), "K");
-        descendant.role = Role::Descendant;
-        let mut served = exit(102);
-        served.reads = Some(3);
-        let mut killed = exit(101);
-        (killed.code, killed.signal) = (None, Some(libc::SIGTERM as u8));
-        let mut over = exit(100);
-        over.role = Role::Gateway;
-        let stop =
-            Stop { reason: "interrupted".to_owned(), counters: BTreeMap::new(), complete: true };
-        let bodies = vec![
-            (200, Body::Start(Box::new(start(true)))),
-            (200, Body::Spawn(Box::new(inherited))),
-            (201, Body::Spawn(Box::new(spawn(101, gateway(100), "K")))),
-            (202, Body::Spawn(Box::new(spawn(102, gateway(100), "K")))),
-            (203, Body::Spawn(Box::new(descendant))),
-            (207, Body::Finding(Box::new(found))),
-            (208, signal(101, libc::SIGTERM, Some(bash()))),
-            (208, signal(101, libc::SIGCHLD, None)),
-            (208, Body::Exit(killed)),
-            (208, Body::Finding(Box::new(closed))),
-            (90_000, Body::Gap(Gap { reason: GapReason::RingFull, lost: 12, resynced: true })),
-            (90_001, signal(102, libc::SIGHUP, None)),
-            (90_002, Body::Exit(served)),
-            (90_003, Body::Exit(over)),
-            (90_003, Body::Stop(stop)),
-        ];
-        insta::assert_snapshot!(shown(bodies, false));
-    }
-
-    #[test]
-    fn colour_only_where_asked_for_and_no_escape_codes_of_others() {
-        let body = Body::Spawn(Box::new(spawn(101, gateway(100), "\u{1b}[2J")));
-        let bare = shown(vec![(200, body)], false);
-        assert!(!bare.contains('\x1b'), "{bare:?}");
-        assert!(bare.contains("\\u{1b}[2J"), "{bare:?}");
-        let found = Body::Finding(Box::new(finding(Kind::Zombie, Confidence::Proven, &[101])));
-        let painted = shown(vec![(200, found)], true);
-        assert!(painted.contains("\x1b[1;31mOPENED zombie (proven)\x1b[0m"), "{painted:?}");
-    }
-
-    #[test]
-    fn samples_ticks_and_descendants_are_silent() {
-        let mut below = exit(300);
-        below.role = Role::Descendant;
-        below.source = Source::Proc;
-        let bodies = vec![
-            (1, Body::Sample(sample(101, 1, None))),
-            (2, Body::Tick(Tick::default())),
-            (3, Body::Exit(below)),
-        ];
-        assert_eq!(shown(bodies, true), "");
-    }
-
-    #[test]
-    fn a_worker_that_becomes_another_program_is_shown() {
-        let exec = Exec {
-            pid: 101,
-            start_ns: 101 * S,
-            role: Role::Worker,
-            is_worker: false,
-            comm: "sh".to_owned(),
-            argv0: None,
-            helper: None,
-            source: Source::Kernel,
-        };
-        let born = Body::Spawn(Box::new(spawn(101, gateway(100), "K")));
-        let lines = shown(vec![(200, born), (201, Body::Exec(exec))], false);
-        assert!(lines.ends_with("worker 101 session K became sh, no worker any more\n"), "{lines}");
-    }
-
-    #[test]
-    fn a_place_is_said_once() {
-        let mut found = finding(Kind::DuplicateWorker, Confidence::Proven, &[101]);
-        found.text = "2 live workers for session K under gateway python(100)".to_owned();
-        assert_eq!(place(&found), None);
-        found.text = "3 spawns".to_owned();
-        assert_eq!(place(&found).unwrap(), "session K under gateway python(100)");
-    }
-
-    #[test]
-    fn a_closed_pipe_ends_the_lines_and_nothing_else() {
-        struct Closed(u32);
-        impl Write for Closed {
-            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
-                self.0 += 1;
-                assert_eq!(self.0, 1, "written again");
-                Err(io::ErrorKind::BrokenPipe.into())
-            }
-
-            fn flush(&mut self) -> io::Result<()> {
-                panic!("flushed")
-            }
-        }
-        let born = at(1, Body::Spawn(Box::new(spawn(1, gateway(2), "K"))));
-        let mut live = Live::new(Box::new(Closed(0)), false);
-        live.record(&born).unwrap();
-        live.record(&born).unwrap();
-        live.flush().unwrap();
-
-        struct Full;
-        impl Write for Full {
-            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
-                Err(io::ErrorKind::StorageFull.into())
-            }
-
-            fn flush(&mut self) -> io::Result<()> {
-                Ok(())
-            }
-        }
-        let mut live = Live::new(Box::new(Full), false);
-        assert!(live.record(&born).is_err(), "other errors are told");
-    }
 }
