@@ -1,3 +1,321 @@
-//! The command line: one file a subcommand.
+//! The command line: flags in one place, one file a subcommand, exit codes in one table.
+//! May touch: everything, but decides nothing about workers.
 
 pub mod doctor;
+mod exit_codes;
+pub mod ps;
+mod record;
+mod replay;
+mod run;
+mod screen;
+
+use std::{
+    fs,
+    io::{self, IsTerminal, Read as _, Write as _},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub use exit_codes::Exit;
+
+use crate::{
+    daemon::choose::Choice,
+    evidence,
+    model::Confidence,
+    profile::{Profile, Span},
+    sensor::Options,
+};
+
+const LONG_ABOUT: &str = "\
+Proves which code path leaks worker processes.
+
+slashtrace watches processes being born, working and ending, in the kernel. It says which gateway
+and session every worker belongs to, names leak patterns (duplicate-worker, lost-worker, \
+spawn-per-call, …) with proof, and writes evidence that replays to the same verdict on any machine.";
+
+const EXAMPLES: &str = "\
+Examples:
+  sudo slashtrace ps                              what is running now, by gateway and session
+  sudo slashtrace record -o report --duration 10m record into a folder, table at the end
+  sudo slashtrace record -- pytest tests/tui      trace while a command runs
+  sudo slashtrace run --evidence /var/log/slashtrace.ndjson
+  slashtrace replay report/evidence.ndjson        judge a recording again (no root)
+  sudo slashtrace doctor                          can this machine do it, and what to do if not
+
+Exit codes: 0 fine · 1 findings at or above --fail-on · 2 usage or environment error ·
+3 incomplete evidence · the command's own code where `record -- CMD` ran one";
+
+#[derive(Debug, Parser)]
+#[command(name = "slashtrace", version, about = "Proves which code path leaks worker processes",
+    long_about = LONG_ABOUT, after_help = EXAMPLES, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every subcommand understands.
+#[derive(Args, Clone, Debug)]
+struct Common {
+    /// Watch the workers of this profile (TOML) instead of the built-in `hermes`
+    #[arg(long, global = true, value_name = "FILE")]
+    profile: Option<PathBuf>,
+    /// Colour: on a terminal (and without NO_COLOR), always, or never
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    color: Color,
+}
+
+/// How to watch.
+#[derive(Args, Clone, Debug)]
+struct Watching {
+    /// Kernel programs (ebpf: needs root), /proc alone (poll), or the best that can be had
+    #[arg(long, default_value = "auto")]
+    sensor: Choice,
+    /// Count each read of a worker's stdin in the kernel: proves `spawn-per-call`. Opt-in, because
+    /// it adds a hook to the end of every system call of every process while it runs
+    #[arg(long)]
+    count_calls: bool,
+    /// How often tracked workers are sampled
+    #[arg(long, value_name = "TIME", default_value = "2s")]
+    sample_interval: Span,
+    /// Print what the kernel programs log (for debugging them)
+    #[arg(long, hide_short_help = true)]
+    kernel_log: bool,
+}
+
+/// When findings are a failure.
+#[derive(Args, Clone, Copy, Debug)]
+struct FailOn {
+    /// Exit with 1 if a leak was found, open or not, with at least this confidence.
+    /// `respawn-churn` is a cost and no leak: it does not count
+    #[arg(long, value_name = "CONFIDENCE")]
+    fail_on: Option<Least>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Least {
+    Weak,
+    Strong,
+    Proven,
+}
+
+impl FailOn {
+    fn least(self) -> Option<Confidence> {
+        self.fail_on.map(|least| match least {
+            Least::Weak => Confidence::Weak,
+            Least::Strong => Confidence::Strong,
+            Least::Proven => Confidence::Proven,
+        })
+    }
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+enum Color {
+    Auto,
+    Always,
+    Never,
+}
+
+impl Color {
+    /// Whether to colour what goes to a stream that is, or is not, a terminal.
+    fn on(self, terminal: bool) -> bool {
+        match self {
+            Self::Always => true,
+            Self::Never => false,
+            Self::Auto => {
+                terminal
+                    && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+                    && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+            }
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Watch until stopped: evidence to a file or stdout, what happens to stderr
+    Run(run::Args),
+    /// Record for a while, or while a command runs, into a folder; ends with a table
+    Record(record::Args),
+    /// Show the workers that are running now, by gateway and session
+    Ps {
+        /// Print JSON for scripts
+        #[arg(long)]
+        json: bool,
+    },
+    /// Judge a recording again: the same findings, on any machine, without root
+    Replay(replay::Args),
+    /// Check what this machine allows, and say what to do where it does not
+    Doctor {
+        /// Print JSON for scripts
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the JSON Schema of a line of evidence
+    Schema,
+}
+
+/// Runs the command line and returns the exit code. Errors are printed here, with a next step.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // --help and --version come this way, too.
+            drop(error.print());
+            return if error.use_stderr() { Exit::Error.into() } else { Exit::Fine.into() };
+        }
+    };
+    match dispatch(&cli) {
+        Ok(code) => code,
+        Err(error) if is_broken_pipe(&error) => Exit::Fine.into(),
+        Err(error) => {
+            print_error(&error);
+            Exit::Error.into()
+        }
+    }
+}
+
+fn dispatch(cli: &Cli) -> Result<ExitCode> {
+    let profile = load_profile(&cli.common)?;
+    let out = &mut io::stdout().lock();
+    let color = cli.common.color.on(io::stdout().is_terminal());
+    match &cli.command {
+        Command::Run(args) => run::run(args, &profile, cli.common.color).map(Into::into),
+        Command::Record(args) => record::run(args, &profile, cli.common.color).map(Into::into),
+        Command::Ps { json } => {
+            ps::run(&profile, *json, out, color)?;
+            Ok(Exit::Fine.into())
+        }
+        Command::Replay(args) => replay::run(args, cli.common.color, out).map(Into::into),
+        Command::Doctor { json } => doctor::run(&profile, *json, out, color),
+        Command::Schema => {
+            out.write_all(evidence::schema::json()?.as_bytes())?;
+            Ok(Exit::Fine.into())
+        }
+    }
+}
+
+fn load_profile(common: &Common) -> Result<Profile> {
+    let Some(path) = &common.profile else {
+        return Ok(Profile::hermes());
+    };
+    let text = read_profile(path)
+        .with_context(|| format!("cannot read the profile {}", path.display()))?;
+    Profile::parse(&text).map_err(|error| {
+        anyhow::Error::new(error).context(format!(
+            "the profile {} is not valid\nnext step: compare it with slashtrace/src/profile/hermes.toml",
+            path.display()
+        ))
+    })
+}
+
+/// A profile is a page of text; anything longer (a device, a recording) is a mistake.
+const PROFILE_BYTES_MAX: u64 = 1 << 20;
+
+fn read_profile(path: &Path) -> Result<String> {
+    let mut bytes = Vec::new();
+    fs::File::open(path)?.take(PROFILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > PROFILE_BYTES_MAX {
+        bail!("it is longer than {} KiB: no profile", PROFILE_BYTES_MAX >> 10);
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let whole = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = whole.split(|&b| b == b'\n').count();
+        anyhow::anyhow!("line {line}: not UTF-8 text")
+    })
+}
+
+/// Takes a file away that has nothing in it: a recording that could not even begin.
+fn remove_if_empty(path: &Path) {
+    if fs::symlink_metadata(path).is_ok_and(|file| file.is_file() && file.len() == 0) {
+        let _ = fs::remove_file(path);
+    }
+}
+
+impl Watching {
+    fn options(&self, profile: &Profile) -> Result<Options> {
+        let sample_interval = Duration::from_nanos(self.sample_interval.as_ns());
+        if sample_interval < Duration::from_millis(100) {
+            bail!("--sample-interval {} is too short: 100ms at least", self.sample_interval);
+        }
+        if self.count_calls && self.sensor == Choice::Poll {
+            bail!(
+                "--count-calls counts reads in the kernel, which --sensor poll does not use\n\
+                 next step: leave one of them out"
+            );
+        }
+        Ok(Options {
+            profile: profile.clone(),
+            sample_interval,
+            count_calls: self.count_calls,
+            kernel_log: self.kernel_log,
+        })
+    }
+}
+
+/// Prints the chain of causes, one a line, next steps last; never a backtrace.
+fn print_error(error: &anyhow::Error) {
+    let mut causes = Vec::new();
+    let mut steps = Vec::new();
+    for cause in error.chain() {
+        for line in cause.to_string().lines() {
+            if line.starts_with("next step:") {
+                steps.push(line.to_owned());
+            } else if causes.last().is_none_or(|last: &String| !last.contains(line)) {
+                causes.push(line.to_owned());
+            }
+        }
+    }
+    let mut stderr = io::stderr().lock();
+    let mut lines = causes.iter();
+    if let Some(first) = lines.next() {
+        drop(writeln!(stderr, "error: {first}"));
+    }
+    for line in lines {
+        drop(writeln!(stderr, "  {line}"));
+    }
+    for step in steps {
+        drop(writeln!(stderr, "{step}"));
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        let io = cause.downcast_ref::<io::Error>().map(io::Error::kind);
+        let json =
+            cause.downcast_ref::<serde_json::Error>().and_then(serde_json::Error::io_error_kind);
+        [io, json].contains(&Some(io::ErrorKind::BrokenPipe))
+    })
+}
+
+/// A runtime for one thread: the daemon is to be light, and the engine has no locks.
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_flags_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn colour_only_where_it_is_wanted() {
+        assert!(Color::Always.on(false));
+        assert!(!Color::Never.on(true));
+        assert!(!Color::Auto.on(false));
+    }
+}

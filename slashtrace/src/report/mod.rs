@@ -2,6 +2,7 @@
 //! May touch: `model`, and the writer it is handed.
 
 pub mod live;
+pub mod ps;
 #[cfg(test)]
 mod samples;
 pub mod table;
