@@ -68,11 +68,12 @@ fn build() -> Result<()> {
 fn pinned_toolchain(checkout: &Path) -> Result<String> {
     let file = checkout.join("rust-toolchain.toml");
     println!("cargo:rerun-if-changed={}", file.display());
-    let text = fs::read_to_string(&file).with_context(|| format!("cannot read {file:?}"))?;
+    let text =
+        fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
     text.lines()
         .find_map(|line| line.strip_prefix("channel = \"")?.strip_suffix('"'))
         .map(str::to_owned)
-        .with_context(|| format!("{file:?} has no line `channel = \"…\"`"))
+        .with_context(|| format!("{} has no line `channel = \"…\"`", file.display()))
 }
 
 /// PATH with the checkout's own tools first; fails if there is no linker on it.

@@ -41,7 +41,7 @@ use crate::{
 
 /// How often /proc is searched for workers whose tokens stand behind more arguments than the
 /// kernel programs search, if there were such arguments at all.
-const LONG_ARGV_SEARCH: Duration = Duration::from_secs(60);
+const LONG_ARGV_SEARCH: Duration = Duration::from_mins(1);
 
 /// `PROC_PID_INIT_INO` (include/linux/proc_ns.h), which is part of the kernel's ABI.
 const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";

@@ -243,7 +243,7 @@ impl Translator {
 
     /// Identity behind a start time that the kernel programs may have been given by us, rounded.
     fn tracked_identity(&mut self, pid: u32, start_ns: u64) -> Identity {
-        if start_ns % self.proc.tick_ns() == 0 {
+        if start_ns.is_multiple_of(self.proc.tick_ns()) {
             self.book.proc(pid, start_ns)
         } else {
             self.book.kernel(pid, start_ns)
@@ -340,7 +340,7 @@ mod tests {
         assert_eq!(wait_status(3 << 8), (Some(3), None));
         assert_eq!(wait_status(15), (None, Some(15)));
         // With a core dump.
-        assert_eq!(wait_status(0x80 | 11), (None, Some(11)));
+        assert_eq!(wait_status(0x80 | 0x0b), (None, Some(11)));
     }
 
     #[test]
