@@ -8,6 +8,7 @@ use crate::{checkout, setup, step};
 
 /// What to build.
 #[derive(Clone, Copy, Debug, clap::Args)]
+#[group(skip)]
 pub(crate) struct Args {
     /// Optimised and statically linked (musl): one file that runs on any distribution.
     #[arg(long)]
@@ -15,8 +16,13 @@ pub(crate) struct Args {
 }
 
 /// Sets up what a build needs, builds, and returns the program.
-pub(crate) fn build(args: Args) -> Result<PathBuf> {
+pub(crate) fn set_up_and_build(args: Args) -> Result<PathBuf> {
     setup::for_building()?;
+    build(args)
+}
+
+/// Builds, and returns the program.
+pub(crate) fn build(args: Args) -> Result<PathBuf> {
     let musl = checkout::musl();
     let (name, arguments, folder) = if args.release {
         (
@@ -27,6 +33,7 @@ pub(crate) fn build(args: Args) -> Result<PathBuf> {
     } else {
         ("build (debug)", vec!["build", "--package", "slashtrace"], "debug".to_owned())
     };
+    eprintln!("==> {name}");
     step::must(name, || {
         step::call(checkout::cargo(&arguments).arg("--target-dir").arg(checkout::target()))
     })?;

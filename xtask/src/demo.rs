@@ -61,10 +61,13 @@ fn real(program: &Path, version: &str, args: &Args) -> Result<(String, Command)>
 fn record(program: &Path, name: &str, profile: Option<&str>) -> Result<Command> {
     let evidence = evidence_folder(name)?;
     let mut command = run::as_root(program)?;
+    command.args([OsStr::new("record"), OsStr::new("-o"), evidence.as_os_str()]);
+    // With counted calls and frequent samples a minute is enough to tell the patterns apart.
+    command.args(["--count-calls", "--sample-interval", "1s"]);
     if let Some(profile) = profile {
         command.arg("--profile").arg(checkout::file(profile));
     }
-    command.args([OsStr::new("record"), OsStr::new("-o"), evidence.as_os_str(), OsStr::new("--")]);
+    command.arg("--");
     Ok(command)
 }
 

@@ -4,10 +4,7 @@ use std::{fs, path::PathBuf, process::Command};
 
 use anyhow::{Context as _, Result};
 
-use crate::{
-    checkout,
-    step::{self, Outcome},
-};
+use crate::{checkout, step};
 
 /// Versions that the demo and the tests know.
 pub(crate) const VERSIONS: [&str; 2] = ["0.13.0", "0.19.0"];
@@ -16,16 +13,16 @@ pub(crate) const VERSIONS: [&str; 2] = ["0.13.0", "0.19.0"];
 pub(crate) fn venv(version: &str) -> Result<PathBuf> {
     let folder = checkout::target().join("hermes").join(version);
     let python = folder.join("bin/python");
-    step::must(&format!("hermes-agent {version} in {}", folder.display()), || {
+    eprintln!("==> hermes-agent {version}");
+    step::must(&format!("venv {}", folder.display()), || {
         // Shared with the tests, which make the same venv and may run at the same time.
         step::call(
             Command::new("python3")
-                .arg(checkout::file("tests/fixtures/hermes/venv.py"))
+                .arg(checkout::file("tests/fixtures/hermes/install.py"))
                 .args([version])
                 .arg(&folder),
         )
         .context("pip downloads it from PyPI: is there a network?")
-        .map(|_| Outcome::Done)
     })?;
     fs::metadata(&python).with_context(|| format!("{} is missing", python.display()))?;
     Ok(python)

@@ -51,9 +51,30 @@ fn main() -> ExitCode {
 fn dispatch(command: Command) -> Result<ExitCode> {
     match command {
         Command::Setup => setup::everything().map(|()| ExitCode::SUCCESS),
-        Command::Build(args) => build::build(args).map(|_| ExitCode::SUCCESS),
+        Command::Build(args) => build::set_up_and_build(args).map(|_| ExitCode::SUCCESS),
         Command::Test(args) => test::test(&args),
         Command::Demo(args) => demo::demo(&args).map(|never| match never {}),
         Command::Run(args) => run::run(&args).map(|never| match never {}),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_stands_behind_the_dashes_is_handed_on_as_it_is() {
+        let cli = Cli::try_parse_from(["xtask", "run", "--release", "--", "ps", "--json"]);
+        assert!(matches!(cli.expect("valid").command, Command::Run(_)));
+        let wrong = Cli::try_parse_from(["xtask", "demo", "--hermes", "0.1.0"]);
+        let message = wrong.expect_err("no such version").to_string();
+        assert!(message.contains("0.13.0") && message.contains("0.19.0"), "{message}");
     }
 }

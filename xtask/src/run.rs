@@ -21,7 +21,7 @@ pub(crate) struct Args {
 
 /// Builds slashtrace and becomes it, so that its exit code and the terminal's signals are its own.
 pub(crate) fn run(args: &Args) -> Result<Infallible> {
-    let program = build::build(args.build)?;
+    let program = build::set_up_and_build(args.build)?;
     let mut command = as_root(&program)?;
     command.args(&args.arguments);
     become_command(&mut command)

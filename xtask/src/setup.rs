@@ -30,6 +30,7 @@ pub(crate) fn everything() -> Result<()> {
 
 /// What a build needs.
 pub(crate) fn for_building() -> Result<()> {
+    eprintln!("==> setup");
     let toolchain = checkout::toolchain()?;
     step::must(&format!("rust-src for {toolchain}"), || {
         rustup("component", "rust-src", &toolchain)
@@ -64,7 +65,7 @@ fn bpf_linker() -> Result<Outcome> {
     if linker_version(&program).is_ok_and(|version| version == BPF_LINKER) {
         return Ok(Outcome::AlreadyThere);
     }
-    eprintln!("    compiling it, which takes a minute or two");
+    eprintln!("    compiling bpf-linker, which takes a minute or two");
     step::call(
         checkout::cargo(&[
             "install",

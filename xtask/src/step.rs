@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    path::Path,
     process::{Command, Output, Stdio},
     thread,
     time::{Duration, Instant},
@@ -44,7 +45,7 @@ pub(crate) struct Step {
     pub(crate) took: Duration,
 }
 
-/// Runs a step: says that it starts, and how it ended.
+/// Runs a step that says much itself: a line before it and one after it. A failure is an outcome.
 pub(crate) fn run(name: &str, body: impl FnOnce() -> Result<Outcome>) -> Step {
     eprintln!("==> {name}");
     let started = Instant::now();
@@ -54,12 +55,12 @@ pub(crate) fn run(name: &str, body: impl FnOnce() -> Result<Outcome>) -> Step {
     Step { name: name.to_owned(), outcome, took }
 }
 
-/// A step that the rest cannot do without.
+/// Runs a step that the rest cannot do without: a line once it is done.
 pub(crate) fn must(name: &str, body: impl FnOnce() -> Result<Outcome>) -> Result<()> {
-    match run(name, body).outcome {
-        Outcome::Failed(why) => bail!("{name}: {why}"),
-        _ => Ok(()),
-    }
+    let started = Instant::now();
+    let outcome = body().with_context(|| name.to_owned())?;
+    eprintln!("    {name}: {outcome} ({})", seconds(started.elapsed()));
+    Ok(())
 }
 
 /// Runs a command to its end, its output shown; fails unless it exits with 0.
@@ -118,7 +119,9 @@ pub(crate) fn seconds(duration: Duration) -> String {
 }
 
 fn show(command: &Command) -> String {
-    let mut text = command.get_program().to_string_lossy().into_owned();
+    // Not the whole path: cargo's own is long and says nothing.
+    let program = Path::new(command.get_program()).file_name().unwrap_or_default();
+    let mut text = program.to_string_lossy().into_owned();
     for argument in command.get_args() {
         text.push(' ');
         text.push_str(&argument.to_string_lossy());

@@ -29,7 +29,7 @@ pub(crate) struct Args {
 /// Runs every step, also behind one that failed, and sums up.
 pub(crate) fn test(args: &Args) -> Result<ExitCode> {
     let started = Instant::now();
-    let mut steps = vec![step::run("setup", || setup::everything().map(|()| Outcome::Done))];
+    let mut steps = vec![step::run("set-up", || setup::everything().map(|()| Outcome::Done))];
     if matches!(steps[0].outcome, Outcome::Failed(_)) {
         return Ok(sum_up(&steps, &[], started.elapsed()));
     }
