@@ -55,7 +55,7 @@ pub fn submit_bytes(bytes: &[u8]) {
 /// Starts tracking a process, replacing what was known of that pid.
 #[inline(always)]
 pub fn track(tgid: u32, tracked: &Tracked) {
-    if TRACKED.insert(&tgid, tracked, 0).is_err() {
+    if TRACKED.insert(tgid, tracked, 0).is_err() {
         count(Counter::MapFull);
     }
 }
@@ -64,7 +64,7 @@ pub fn track(tgid: u32, tracked: &Tracked) {
 /// a worker's descendant, which must stay one).
 #[inline(always)]
 pub fn track_above(tgid: u32, start_ns: u64, role: Role) {
-    if let Some(known) = TRACKED.get_ptr_mut(&tgid) {
+    if let Some(known) = TRACKED.get_ptr_mut(tgid) {
         // SAFETY: a map value that the verifier knows the size of.
         let known = unsafe { &mut *known };
         if is_same_start(known.start_ns, start_ns) {

@@ -4,10 +4,6 @@
 //! Everything is in native byte order and `repr(C)` without implicit padding. A record starts with
 //! a [`Header`] that says how long it is and by which version it was written.
 #![no_std]
-#![expect(
-    clippy::inline_always,
-    reason = "the kernel programs must be one function each: the verifier follows no shared calls"
-)]
 
 mod counter;
 mod field;

@@ -20,6 +20,7 @@ mod maps;
 mod task;
 
 #[cfg(target_arch = "bpf")]
+#[expect(clippy::needless_pass_by_value, reason = "the signature that the macro asks for")]
 mod programs {
     use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 

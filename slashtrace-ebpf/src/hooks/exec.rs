@@ -31,7 +31,7 @@ pub fn handle(ctx: &BtfTracePointContext) {
     let argv_bytes = mm.read::<u64>(Field::MmArgEnd).wrapping_sub(arg_start);
 
     // SAFETY: the value is copied field by field.
-    let role_before = match unsafe { TRACKED.get(&tgid) } {
+    let role_before = match unsafe { TRACKED.get(tgid) } {
         Some(known) => known.role,
         None => 0,
     };

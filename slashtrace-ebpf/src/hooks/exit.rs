@@ -18,7 +18,7 @@ const SIGNAL_GROUP_EXIT: u32 = 4;
 pub fn handle(ctx: &BtfTracePointContext) {
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
     // SAFETY: the value is copied before it is removed.
-    let Some(known) = (unsafe { TRACKED.get(&tgid) }) else {
+    let Some(known) = (unsafe { TRACKED.get(tgid) }) else {
         return;
     };
     let tracked = *known;
@@ -28,7 +28,7 @@ pub fn handle(ctx: &BtfTracePointContext) {
         return;
     }
     // Two threads that end together both see zero; the one that removes the entry tells.
-    if TRACKED.remove(&tgid).is_err() {
+    if TRACKED.remove(tgid).is_err() {
         return;
     }
     let leader = task.follow(Field::TaskGroupLeader);

@@ -39,7 +39,7 @@ pub fn handle(ctx: &BtfTracePointContext) {
         }
     }
     // SAFETY: the value is copied field by field; a concurrent delete leaves old bytes at worst.
-    let Some(known) = (unsafe { TRACKED.get(&parent) }) else {
+    let Some(known) = (unsafe { TRACKED.get(parent) }) else {
         return;
     };
     let role = known.role;

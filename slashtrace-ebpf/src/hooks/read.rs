@@ -23,7 +23,7 @@ pub fn handle(ctx: &BtfTracePointContext) {
         return;
     }
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
-    if let Some(known) = TRACKED.get_ptr_mut(&tgid) {
+    if let Some(known) = TRACKED.get_ptr_mut(tgid) {
         // SAFETY: a map value that the verifier knows the size of. Two threads that read fd 0 at
         // once could lose a count; a worker reads it from one thread.
         unsafe {

@@ -21,7 +21,7 @@ pub fn handle(ctx: &BtfTracePointContext) {
     let target = Kernel::new(ctx.arg::<*const c_void>(2));
     let tgid: u32 = target.read(Field::TaskTgid);
     // SAFETY: the value is copied field by field.
-    let Some(known) = (unsafe { TRACKED.get(&tgid) }) else {
+    let Some(known) = (unsafe { TRACKED.get(tgid) }) else {
         return;
     };
     let target_leader = target.follow(Field::TaskGroupLeader);
