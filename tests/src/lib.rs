@@ -1,24 +1,20 @@
-//! What the end-to-end tests share: [`Recorder`] runs the real tracer, [`Recording`] is what it
-//! wrote, [`LeakyGateway`] and [`Hermes`] are what it watches, [`TestProfile`] keeps tests that
-//! run at the same time apart, and [`skip!`] says aloud what was not looked at.
-//! May touch: processes that it started, files in temporary folders and under `target/`.
+//! What the end-to-end tests share: they run the real `slashtrace` on real processes.
+//!
+//! `recording` starts slashtrace and, when it is stopped, checks what must hold for *every*
+//! recording; `recorded` is what the tests then ask. `program` is an argv and what the process is
+//! to do (`src/bin/subject.rs` does it). `host` finds binaries and says why a test is skipped.
 
-mod checkout;
-mod fixture;
-mod hermes;
-mod profile;
-mod program;
-mod recorder;
-mod recording;
-mod skip;
-mod wait;
+/// Programs of `tests/fixtures`.
+pub mod fixtures;
+/// Binaries, privileges, skipped tests.
+pub mod host;
+/// Programs to run, and the orders for `subject`.
+pub mod program;
+/// What was recorded, and questions about it.
+pub mod recorded;
+/// Runs slashtrace.
+pub mod recording;
 
-pub use checkout::{root, target};
-pub use fixture::{Done, LeakyGateway};
-pub use hermes::{Hermes, VERSIONS};
-pub use profile::{TestProfile, unique};
-pub use program::{Output, slashtrace, slashtrace_path};
-pub use recorder::Recorder;
-pub use recording::Recording;
-pub use skip::{root_and_bpf, skipped};
-pub use wait::wait_until;
+pub use program::{Program, Step, Subject};
+pub use recorded::Recorded;
+pub use recording::{Recording, Setup};

@@ -1,176 +1,292 @@
-use serde_json::Value;
-use slashtrace::model::{
-    Body, Exit, Finding, FindingState, Gap, Kind, Record, Role, Signal, Spawn, Stop,
+//! Runs slashtrace on a profile that matches this recording's processes only, so that tests that
+//! run at the same time do not see each other.
+
+use std::{
+    fs::{self, File},
+    io::BufReader,
+    os::unix::{
+        fs::{PermissionsExt as _, chown},
+        process::CommandExt as _,
+    },
+    path::{Path, PathBuf},
+    process::{self, Child, Command, ExitStatus, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+    time::{Duration, Instant},
 };
 
-use crate::slashtrace;
+use rustix::process::{Pid, Signal, kill_process};
+use slashtrace::{
+    evidence,
+    model::{Body, Record},
+};
+use tempfile::TempDir;
 
-/// What a tracer wrote.
-#[derive(Clone, Debug)]
+use crate::{Program, Recorded, Step, host, recorded};
+
+/// How long slashtrace may take to attach its hooks, and to end.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How to record.
+#[derive(Debug)]
+pub struct Setup {
+    sensor: &'static str,
+    flags: Vec<String>,
+    profile: Option<String>,
+    uid: Option<u32>,
+    token: String,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let token = format!("slashtrace_test.worker_{}_{number}", process::id());
+        Self { sensor: "ebpf", flags: Vec::new(), profile: None, uid: None, token }
+    }
+}
+
+impl Setup {
+    /// With kernel programs, as root.
+    pub fn ebpf() -> Self {
+        Self::default()
+    }
+
+    /// From /proc alone, as this user.
+    pub fn poll_as(uid: u32) -> Self {
+        Self { sensor: "poll", uid: Some(uid), ..Self::default() }
+    }
+
+    /// With this flag of `slashtrace run`.
+    #[must_use]
+    pub fn flag(mut self, flag: &str) -> Self {
+        self.flags.push(flag.to_owned());
+        self
+    }
+
+    /// With this profile (TOML) instead of the recording's own; empty for the built-in one.
+    #[must_use]
+    pub fn profile(mut self, text: impl Into<String>) -> Self {
+        self.profile = Some(text.into());
+        self
+    }
+
+    /// The token behind `-m` that makes a process a worker of this recording.
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
+    /// A worker of this recording, for a moment at which it has not started.
+    pub fn worker(&self, session: &str, steps: Vec<Step>) -> Program {
+        worker(&self.token, session, steps)
+    }
+
+    /// The profile of this recording: short graces, and its own token.
+    pub fn own_profile(&self) -> String {
+        own_profile(&self.token)
+    }
+
+    /// Starts slashtrace and waits until it watches.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub fn start(self) -> Recording {
+        let folder = tempfile::tempdir().expect("a folder for the evidence");
+        let profile = folder.path().join("profile.toml");
+        let text = self.profile.unwrap_or_else(|| own_profile(&self.token));
+        fs::write(&profile, &text).expect("the profile can be written");
+
+        let mut binary = host::slashtrace().to_owned();
+        if let Some(uid) = self.uid {
+            // The checkout may be out of another user's reach.
+            let copy = folder.path().join("slashtrace");
+            fs::copy(&binary, &copy).expect("the binary can be copied");
+            fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))
+                .expect("the folder is ours");
+            chown(folder.path(), Some(uid), None).expect("root can give a folder away");
+            binary = copy;
+        }
+        let file = folder.path().join("evidence.ndjson");
+        let stderr = folder.path().join("stderr");
+        let mut command = Command::new(binary);
+        if !text.is_empty() {
+            command.arg("--profile").arg(&profile);
+        }
+        command
+            .args(["run", "--sensor", self.sensor, "--quiet", "--evidence"])
+            .arg(&file)
+            .args(&self.flags)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(&stderr).expect("a file for stderr"));
+        if let Some(uid) = self.uid {
+            command.uid(uid).gid(uid);
+        }
+        let child = command.spawn().expect("slashtrace runs");
+        let mut recording =
+            Recording { child, token: self.token, file, stderr, folder: Some(folder) };
+        recording.wait_until_it_watches();
+        recording
+    }
+}
+
+fn worker(token: &str, session: &str, steps: Vec<Step>) -> Program {
+    Program::new("python3", steps)
+        .arg("-m")
+        .arg(token)
+        .arg("--session-key")
+        .arg(session)
+        .arg("--model")
+        .arg("test-model")
+}
+
+fn own_profile(token: &str) -> String {
+    format!(
+        r#"
+name = "test"
+[worker]
+tokens = ["-m", "{token}"]
+session_flag = "--session-key"
+model_flag = "--model"
+[graces]
+overlap = "1s"
+orphan = "2s"
+unreachable = "2s"
+zombie = "2s"
+[windows]
+churn = "1m"
+accumulation = "1m"
+"#
+    )
+}
+
+/// A running slashtrace.
+#[derive(Debug)]
 pub struct Recording {
-    /// The records, in order.
-    pub records: Vec<Record>,
-    /// The file as it is.
-    pub text: String,
+    child: Child,
+    token: String,
+    file: PathBuf,
+    stderr: PathBuf,
+    folder: Option<TempDir>,
 }
 
 impl Recording {
-    /// Parses evidence; panics at the first line that is not a record.
-    pub fn parse(text: &str) -> Self {
-        let records = text
-            .lines()
-            .map(|line| {
-                serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))
-            })
-            .collect();
-        Self { records, text: text.to_owned() }
+    /// Starts one with kernel programs and the recording's own profile.
+    pub fn start() -> Self {
+        Setup::ebpf().start()
     }
 
-    /// Workers that came to be, those of before the start included.
-    pub fn spawns(&self) -> impl Iterator<Item = &Spawn> {
-        self.records.iter().filter_map(|record| match &record.body {
-            Body::Spawn(spawn) if spawn.role == Role::Worker => Some(&**spawn),
-            _ => None,
-        })
+    /// The token behind `-m` that makes a process a worker of this recording.
+    pub fn token(&self) -> &str {
+        &self.token
     }
 
-    /// Workers of one session.
-    pub fn spawns_of<'a>(&'a self, session: &'a str) -> impl Iterator<Item = &'a Spawn> {
-        self.spawns().filter(move |spawn| spawn.session.as_deref() == Some(session))
+    /// A worker of this recording.
+    pub fn worker(&self, session: &str, steps: Vec<Step>) -> Program {
+        worker(&self.token, session, steps)
     }
 
-    /// Processes that came to be below workers.
-    pub fn descendants(&self) -> impl Iterator<Item = &Spawn> {
-        self.records.iter().filter_map(|record| match &record.body {
-            Body::Spawn(spawn) if spawn.role == Role::Descendant => Some(&**spawn),
-            _ => None,
-        })
-    }
-
-    /// The end of a process.
-    pub fn exit_of(&self, pid: u32) -> Option<&Exit> {
-        self.records.iter().find_map(|record| match &record.body {
-            Body::Exit(exit) if exit.pid == pid => Some(exit),
-            _ => None,
-        })
-    }
-
-    /// Signals that were generated for a process.
-    pub fn signals_to(&self, pid: u32) -> impl Iterator<Item = &Signal> {
-        self.records.iter().filter_map(move |record| match &record.body {
-            Body::Signal(signal) if signal.pid == pid => Some(signal),
-            _ => None,
-        })
-    }
-
-    /// What was missed.
-    pub fn gaps(&self) -> impl Iterator<Item = &Gap> {
-        self.records.iter().filter_map(|record| match &record.body {
-            Body::Gap(gap) => Some(gap),
-            _ => None,
-        })
-    }
-
-    /// Findings, in order; one is there again each time that it changed.
-    pub fn findings(&self) -> impl Iterator<Item = &Finding> {
-        self.records.iter().filter_map(|record| match &record.body {
-            Body::Finding(finding) => Some(&**finding),
-            _ => None,
-        })
-    }
-
-    /// Findings of one kind, as they were opened.
-    pub fn opened(&self, kind: Kind) -> impl Iterator<Item = &Finding> {
-        self.findings()
-            .filter(move |found| found.kind == kind && found.state == FindingState::Opened)
-    }
-
-    /// Whether a finding of this kind names this worker (or other process) at any time.
-    pub fn accuses(&self, kind: Kind, pid: u32) -> bool {
-        self.findings().filter(|found| found.kind == kind).any(|found| {
-            found.workers.iter().any(|worker| worker.pid == pid)
-                || found.processes.iter().any(|process| process.pid == pid)
-        })
-    }
-
-    /// The last record, of a recording that ended in order.
-    pub fn end(&self) -> Option<&Stop> {
-        match &self.records.last()?.body {
-            Body::Stop(stop) => Some(stop),
-            _ => None,
-        }
-    }
-
-    /// Checks that it begins with `start`, ends with a `stop` that says nothing is missing, and
-    /// that `seq` has no holes.
-    pub fn assert_complete(&self) {
-        let first = self.records.first().expect("the recording has records");
-        assert!(matches!(first.body, Body::Start(_)), "{first:?}");
-        for (record, seq) in self.records.iter().zip(1..) {
-            assert_eq!(record.seq, seq, "{record:?}");
-        }
-        let end = self.end().expect("the last record is `stop`");
-        assert!(end.complete, "{end:?}, {:?}", self.gaps().collect::<Vec<_>>());
-    }
-
-    /// Judges the recording again with `slashtrace replay` and checks that the findings, their
-    /// order and their place are the recorded ones.
-    pub fn assert_replays(&self) {
-        let file = tempfile::NamedTempFile::new().expect("a temporary file");
-        std::fs::write(file.path(), &self.text).expect("the temporary file");
-        let output = slashtrace([std::ffi::OsStr::new("replay"), file.path().as_os_str()]);
-        assert_eq!(output.status.code(), Some(0), "replay: {}", output.stderr);
-        let again = findings_of(&output.stdout);
-        assert_eq!(again, findings_of(&self.text), "{}", output.stderr);
-    }
-
-    /// Checks every line against the schema that `slashtrace schema` prints.
-    pub fn assert_valid(&self) {
-        let output = slashtrace(["schema"]);
-        assert_eq!(output.status.code(), Some(0), "schema: {}", output.stderr);
-        let schema: Value = serde_json::from_str(&output.stdout).expect("the schema is JSON");
-        let validator = jsonschema::validator_for(&schema).expect("the schema is one");
-        for line in self.text.lines() {
-            let value: Value = serde_json::from_str(line).expect("a line of JSON");
-            if let Err(error) = validator.validate(&value) {
-                panic!("{error} at {}: {line}", error.instance_path());
+    /// Waits until what was written so far satisfies `enough`.
+    ///
+    /// # Panics
+    /// If it does not in `patience`; says what was written.
+    pub fn wait_for(&self, what: &str, patience: Duration, enough: impl Fn(&[Record]) -> bool) {
+        let end = Instant::now() + patience;
+        loop {
+            let records = self.so_far();
+            if enough(&records) {
+                return;
             }
+            assert!(
+                Instant::now() < end,
+                "not within {patience:?}: {what}\n{}",
+                recorded::tell(&records)
+            );
+            thread::sleep(Duration::from_millis(50));
         }
     }
 
-    /// All that holds for every recording of an end-to-end test.
-    pub fn assert_sound(&self) {
-        self.assert_complete();
-        self.assert_valid();
-        self.assert_replays();
+    /// Every whole record so far.
+    pub fn so_far(&self) -> Vec<Record> {
+        let Ok(file) = File::open(&self.file) else { return Vec::new() };
+        evidence::read(BufReader::new(file)).map(|evidence| evidence.records).unwrap_or_default()
+    }
+
+    /// Stops slashtrace with SIGINT and checks what must hold for every recording: it ends with
+    /// exit code 0 and a whole file, every line is as the schema says, a replay gives the same
+    /// findings byte for byte, and nothing was lost.
+    ///
+    /// # Panics
+    /// If anything of that does not hold.
+    pub fn stop(mut self) -> Recorded {
+        kill_process(Pid::from_child(&self.child), Signal::INT).expect("slashtrace is running");
+        let status = self.wait();
+        assert_eq!(status.code(), Some(0), "slashtrace ended with {status}\n{}", self.told());
+        end_leftovers(&self.so_far());
+        let folder = self.folder.take().expect("only stop takes it");
+        Recorded::check(&self.file, folder)
+    }
+
+    fn wait(&mut self) -> ExitStatus {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
+                return status;
+            }
+            assert!(Instant::now() < end, "slashtrace does not end\n{}", self.told());
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn wait_until_it_watches(&mut self) {
+        let end = Instant::now() + PATIENCE;
+        while self.so_far().is_empty() {
+            if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
+                panic!("slashtrace ended with {status} before it watched\n{}", self.told());
+            }
+            assert!(Instant::now() < end, "slashtrace does not watch\n{}", self.told());
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn told(&self) -> String {
+        fs::read_to_string(&self.stderr).unwrap_or_default()
     }
 }
 
-/// The finding records of NDJSON, without the time of writing.
-fn findings_of(text: &str) -> Vec<Value> {
-    text.lines()
-        .map(|line| serde_json::from_str::<Value>(line).unwrap_or_else(|e| panic!("{e}: {line}")))
-        .filter(|record| record["type"] == "finding")
-        .map(|mut record| {
-            record.as_object_mut().expect("a record is an object").remove("time");
-            record
-        })
-        .collect()
+impl Drop for Recording {
+    fn drop(&mut self) {
+        if self.folder.is_some() {
+            // A test failed before it stopped the recording.
+            drop(self.child.kill());
+            drop(self.child.wait());
+            end_leftovers(&self.so_far());
+        }
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn findings_are_compared_without_the_time_of_writing_but_with_their_place() {
-        let line = |seq, time| {
-            format!(
-                "{{\"type\":\"finding\",\"seq\":{seq},\"time\":\"{time}\"}}\n{{\"type\":\"tick\"}}\n"
-            )
-        };
-        assert_eq!(findings_of(&line(7, "a")), findings_of(&line(7, "b")));
-        assert_ne!(findings_of(&line(7, "a")), findings_of(&line(8, "a")));
-        assert_eq!(findings_of(&line(7, "a")).len(), 1);
+/// Ends the workers and descendants that are still there: orphans have nobody else who does. By
+/// pid and start time, so that nobody else is hit.
+fn end_leftovers(records: &[Record]) {
+    for record in records {
+        if let Body::Spawn(spawn) = &record.body
+            && !spawn.inherited
+            && start_ns(spawn.pid).is_some_and(|start| start.abs_diff(spawn.start_ns) <= tick_ns())
+            && let Some(pid) = Pid::from_raw(spawn.pid.cast_signed())
+        {
+            // It may end in this moment.
+            let _ = kill_process(pid, Signal::KILL);
+        }
     }
+}
+
+fn tick_ns() -> u64 {
+    1_000_000_000 / rustix::param::clock_ticks_per_second()
+}
+
+/// Start of a process, ns of the boot clock, as /proc/PID/stat has it (a whole tick).
+fn start_ns(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat")).ok()?;
+    let ticks: u64 = stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()?;
+    Some(ticks * tick_ns())
 }

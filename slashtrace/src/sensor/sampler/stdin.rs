@@ -5,7 +5,10 @@ use crate::{
     sensor::proc::{IdentityBook, ProcFs, ProcStat},
 };
 
-/// Least time between two searches of every process.
+/// Least time between two searches of every process while one of them may bring a new answer: few
+/// follow, since two misses are an answer.
+const SEARCH_URGENT_NS: u64 = 1_000_000_000;
+/// Least time between two searches otherwise.
 const SEARCH_EVERY_NS: u64 = 10_000_000_000;
 /// It grows to this while searches bring nothing new.
 const SEARCH_SLOWEST_NS: u64 = 60_000_000_000;
@@ -20,7 +23,7 @@ const MISSES_TO_BELIEVE: u32 = 2;
 #[derive(Debug, Default)]
 pub(super) struct StdinWatch {
     workers: BTreeMap<Identity, Watched>,
-    next_search_ns: u64,
+    last_search_ns: Option<u64>,
     search_gap_ns: u64,
 }
 
@@ -65,6 +68,11 @@ impl Peer {
 
     fn wants_search(self) -> bool {
         matches!(self, Self::Wanted | Self::Missing(_) | Self::Hidden)
+    }
+
+    /// Whether the next search may bring an answer, rather than another answer.
+    fn is_undecided(self) -> bool {
+        self.wants_search() && self.answer().is_none()
     }
 }
 
@@ -138,17 +146,16 @@ impl StdinWatch {
         now_ns: u64,
     ) {
         let mut wanted = HashSet::new();
+        let mut urgent = false;
         for (worker, watched) in &self.workers {
             if watched.peer.wants_search() && ranks.workers.contains_key(worker) {
                 wanted.extend(watched.pipe);
-                if watched.peer == Peer::Wanted && self.search_gap_ns > SEARCH_EVERY_NS {
-                    // Something new to look for: no need to wait for the slow turn.
-                    self.next_search_ns -= self.search_gap_ns - SEARCH_EVERY_NS;
-                    self.search_gap_ns = SEARCH_EVERY_NS;
-                }
+                urgent |= watched.peer.is_undecided();
             }
         }
-        if wanted.is_empty() || now_ns < self.next_search_ns {
+        let gap = if urgent { SEARCH_URGENT_NS } else { self.search_gap_ns };
+        let due = self.last_search_ns.is_none_or(|last| now_ns >= last.saturating_add(gap));
+        if wanted.is_empty() || !due {
             return;
         }
         let Ok(pids) = proc.pids() else {
@@ -189,7 +196,7 @@ impl StdinWatch {
         } else {
             (self.search_gap_ns * 2).clamp(SEARCH_EVERY_NS, SEARCH_SLOWEST_NS)
         };
-        self.next_search_ns = now_ns + self.search_gap_ns;
+        self.last_search_ns = Some(now_ns);
     }
 }
 

@@ -1,0 +1,98 @@
+//! Does what the environment variable `SUBJECT` orders and pays no attention to its arguments, so
+//! that a test can give it any argv.
+
+use std::{
+    io::{Read as _, Write as _},
+    os::unix::process::CommandExt as _,
+    process::{Child, Command},
+    ptr, thread,
+    time::Duration,
+};
+
+use slashtrace_tests::{Program, Step, program::ORDERS};
+
+fn main() {
+    let Some(orders) = std::env::var_os(ORDERS) else { return };
+    let orders = orders.into_string().expect("orders are UTF-8");
+    let steps: Vec<Step> = serde_json::from_str(&orders).expect("orders are steps");
+    run(steps);
+}
+
+fn run(steps: Vec<Step>) {
+    for step in steps {
+        match step {
+            Step::Sleep(ms) => thread::sleep(Duration::from_millis(ms)),
+            // SAFETY: ends the process without running anything of it.
+            Step::Exit(code) => unsafe { libc::_exit(code.into()) },
+            Step::Serve => serve(),
+            Step::AwaitByte => std::io::stdin().read_exact(&mut [0]).expect("a byte on stdin"),
+            Step::Spawn(program) => drop(spawn(&program)),
+            Step::SpawnFromThread(program) => {
+                drop(thread::spawn(move || spawn(&program)).join().expect("the thread ends"));
+            }
+            Step::Fork(steps) => fork(steps),
+            Step::Exec(program) => exec(&program),
+            Step::ExecFromThread(program) => {
+                drop(thread::spawn(move || exec(&program)).join());
+            }
+            Step::Threads(count) => {
+                let threads: Vec<_> = (0..count).map(|_| thread::spawn(|| ())).collect();
+                threads.into_iter().for_each(|thread| thread.join().expect("the thread ends"));
+            }
+            Step::LeaderEnds(ms, code) => leader_ends(ms, code),
+            // SAFETY: a null status is allowed.
+            Step::Reap => while unsafe { libc::wait(ptr::null_mut()) } > 0 {},
+        }
+    }
+}
+
+fn command(program: &Program) -> Command {
+    // Its own binary, also where it was copied elsewhere.
+    let mut command = Command::new("/proc/self/exe");
+    program.apply(&mut command);
+    command
+}
+
+fn spawn(program: &Program) -> Child {
+    command(program).spawn().expect("a child starts")
+}
+
+fn exec(program: &Program) {
+    panic!("exec failed: {}", command(program).exec());
+}
+
+fn fork(steps: Vec<Step>) {
+    // SAFETY: no other thread is running when a test orders this, so the child's memory is whole.
+    match unsafe { libc::fork() } {
+        0 => {
+            run(steps);
+            // SAFETY: ends the process without running anything of it.
+            unsafe { libc::_exit(0) }
+        }
+        pid => assert!(pid > 0, "fork failed: {}", std::io::Error::last_os_error()),
+    }
+}
+
+/// One `read(2)` for one answer: nothing in between buffers.
+fn serve() {
+    let mut buffer = [0_u8; 4096];
+    loop {
+        // SAFETY: the buffer is as long as is said.
+        let read = unsafe { libc::read(0, buffer.as_mut_ptr().cast(), buffer.len()) };
+        if read <= 0 {
+            return;
+        }
+        let mut stdout = std::io::stdout();
+        stdout.write_all(b".").and_then(|()| stdout.flush()).expect("somebody reads the answer");
+    }
+}
+
+fn leader_ends(ms: u64, code: u8) {
+    thread::spawn(move || {
+        thread::sleep(Duration::from_millis(ms));
+        // SAFETY: ends the process without running anything of it.
+        unsafe { libc::_exit(code.into()) }
+    });
+    // SAFETY: `exit` rather than `exit_group` ends this thread alone; nothing of it is used again.
+    unsafe { libc::syscall(libc::SYS_exit, 0) };
+}
