@@ -38,11 +38,10 @@ impl Recorded {
     /// If what must hold for every recording does not.
     pub fn check(file: &Path, folder: impl Into<Option<TempDir>>) -> Self {
         let read = File::open(file).expect("the evidence is there");
-        let evidence = evidence::read(BufReader::new(read)).expect("the evidence can be read");
-        assert_eq!(evidence.damage, None, "the evidence is damaged");
+        let records: Result<Vec<Record>, _> = evidence::Reader::new(BufReader::new(read)).collect();
+        let records = records.expect("the evidence is whole");
         let bytes = fs::read(file).expect("the evidence can be read");
-        let recorded =
-            Self { records: evidence.records, bytes, file: file.into(), _folder: folder.into() };
+        let recorded = Self { records, bytes, file: file.into(), _folder: folder.into() };
         recorded.check_schema();
         recorded.check_replay();
         recorded.check_nothing_lost();

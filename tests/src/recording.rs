@@ -209,7 +209,7 @@ impl Recording {
     /// Every whole record so far.
     pub fn so_far(&self) -> Vec<Record> {
         let Ok(file) = File::open(&self.file) else { return Vec::new() };
-        evidence::read(BufReader::new(file)).map(|evidence| evidence.records).unwrap_or_default()
+        evidence::Reader::new(BufReader::new(file)).map_while(Result::ok).collect()
     }
 
     /// Stops slashtrace with SIGINT and checks what must hold for every recording: it ends with

@@ -208,7 +208,8 @@ fn load_profile(common: &Common) -> Result<Profile> {
         .with_context(|| format!("cannot read the profile {}", path.display()))?;
     Profile::parse(&text).map_err(|error| {
         anyhow::Error::new(error).context(format!(
-            "the profile {} is not valid\nnext step: compare it with slashtrace/src/profile/hermes.toml",
+            "the profile {} is not valid\nnext step: correct that line; the built-in profile, \
+             slashtrace/src/profile/hermes.toml in the source, is an example",
             path.display()
         ))
     })

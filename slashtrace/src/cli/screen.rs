@@ -82,12 +82,13 @@ impl State {
 impl Write for Screen {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut state = self.state();
-        state.clear()?;
-        state.out.write(bytes)
+        let _ = state.clear().and_then(|()| state.out.write_all(bytes));
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.state().out.flush()
+        let _ = self.state().out.flush();
+        Ok(())
     }
 }
 
@@ -143,7 +144,8 @@ mod tests {
                 Ok(())
             }
         }
-        let screen = Screen::new(Box::new(Closed), true);
+        let mut screen = Screen::new(Box::new(Closed), true);
+        screen.write_all(b"unread").unwrap();
         screen.line("unheard");
         screen.note(&Note::Status("unseen".to_owned()));
         screen.end();

@@ -13,6 +13,7 @@ pub mod replay;
 /// Drives the pipeline with a sensor until it is told to stop.
 pub mod session;
 mod signals;
+mod start;
 /// What a recording comes to, in a few numbers.
 pub mod tally;
 

@@ -122,3 +122,160 @@ impl Again {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        evidence::samples,
+        model::{Observation, Stop},
+    };
+
+    #[derive(Default)]
+    struct Lines(Vec<String>);
+
+    impl Sink for Lines {
+        fn record(&mut self, record: &Record) -> Result<()> {
+            self.0.push(line(record)?);
+            Ok(())
+        }
+
+        fn flush(&mut self) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    /// A recording in which a duplicate is found at 20 s and closed at 30 s, as lines.
+    fn recording() -> Vec<String> {
+        const S: u64 = 1_000_000_000;
+        let spawn = |pid, at| {
+            let mut spawn = samples::spawn();
+            (spawn.pid, spawn.start_ns) = (pid, at);
+            Body::Spawn(Box::new(spawn))
+        };
+        let exit = Body::Exit(crate::model::Exit {
+            pid: 102,
+            start_ns: 61 * S,
+            role: crate::model::Role::Worker,
+            code: Some(0),
+            signal: None,
+            reads: None,
+            source: crate::model::Source::Kernel,
+        });
+        let stop = Stop { reason: "duration".to_owned(), counters: [].into(), complete: true };
+        let bodies = [
+            (60 * S, Body::Start(Box::new(samples::start()))),
+            (60 * S, spawn(101, 60 * S)),
+            (61 * S, spawn(102, 61 * S)),
+            (80 * S, Body::Tick(crate::model::Tick::default())),
+            (90 * S, exit),
+            (95 * S, Body::Stop(stop)),
+        ];
+        let mut lines = Lines::default();
+        let mut pipeline = Pipeline::new(samples::start().profile, vec![&mut lines]);
+        for (boottime_ns, body) in bodies {
+            let time = samples::time(boottime_ns);
+            pipeline.observe(Observation { boottime_ns, body }, time).unwrap();
+        }
+        lines.0
+    }
+
+    fn again(lines: &[String]) -> (Replayed, Vec<String>) {
+        let text = lines.join("\n") + "\n";
+        let mut sink = Lines::default();
+        let replayed = replay(Reader::new(text.as_bytes()), vec![&mut sink]).unwrap();
+        (replayed, sink.0)
+    }
+
+    /// Gives lines their places again after one was taken out or put in.
+    fn renumbered(lines: Vec<String>) -> Vec<String> {
+        let number = |(line, seq): (String, u64)| {
+            let mut record: Record = serde_json::from_str(&line).unwrap();
+            record.seq = seq;
+            crate::evidence::line(&record).unwrap()
+        };
+        lines.into_iter().zip(1..).map(number).collect()
+    }
+
+    fn is_finding(line: &str) -> bool {
+        line.contains("\"type\":\"finding\"")
+    }
+
+    #[test]
+    fn the_same_records_give_the_same_bytes() {
+        let lines = recording();
+        assert!(lines.iter().filter(|line| is_finding(line)).count() >= 2, "{lines:#?}");
+        let (replayed, again) = again(&lines);
+        assert_eq!(replayed.difference, None);
+        assert_eq!(again, lines);
+    }
+
+    #[test]
+    fn a_finding_that_was_changed_is_a_difference() {
+        let mut lines = recording();
+        let at = lines.iter().position(|line| is_finding(line)).unwrap();
+        let was = lines[at].clone();
+        lines[at] = was.replacen("\"opened\"", "\"closed\"", 1);
+        assert_ne!(lines[at], was);
+        let (replayed, _) = again(&lines);
+        let difference = replayed.difference.unwrap();
+        assert_eq!(difference.seq, at as u64, "`seq` of the record before it");
+        assert_eq!(
+            (difference.recorded, difference.replayed),
+            (Some(lines[at].clone()), Some(was))
+        );
+    }
+
+    #[test]
+    fn a_finding_that_was_taken_out_or_put_in_is_a_difference() {
+        let lines = recording();
+        let first = lines.iter().position(|line| is_finding(line)).unwrap();
+        let last = lines.iter().rposition(|line| is_finding(line)).unwrap();
+        for at in [first, last] {
+            let mut lines = lines.clone();
+            lines.remove(at);
+            let (replayed, _) = again(&renumbered(lines));
+            assert_eq!(replayed.difference.unwrap().recorded, None);
+        }
+        let mut more = lines.clone();
+        more.insert(2, lines[first].clone());
+        let (replayed, _) = again(&renumbered(more));
+        let difference = replayed.difference.unwrap();
+        assert!(difference.recorded.is_some() && difference.replayed.is_none());
+    }
+
+    #[test]
+    fn a_recording_that_was_cut_off_behind_a_cause_differs_in_nothing() {
+        let lines = recording();
+        let first = lines.iter().position(|line| is_finding(line)).unwrap();
+        let (replayed, again) = again(&lines[..first]);
+        assert_eq!(replayed.difference, None);
+        assert_eq!((replayed.findings, replayed.tally.stopped()), (1, false));
+        assert_eq!(again[first], lines[first], "what it would have said is said");
+    }
+
+    #[test]
+    fn what_was_whole_is_judged() {
+        let lines = recording();
+        let mut cut = lines.clone();
+        let last = cut.last_mut().unwrap();
+        last.truncate(last.len() / 2);
+        let text = cut.join("\n");
+        let mut sink = Lines::default();
+        let replayed = replay(Reader::new(text.as_bytes()), vec![&mut sink]).unwrap();
+        let defect = replayed.defect.unwrap();
+        assert!(defect.is_truncation());
+        assert_eq!(defect.line, lines.len() as u64);
+        assert_eq!(sink.0, lines[..lines.len() - 1]);
+    }
+
+    #[test]
+    fn a_profile_that_is_not_valid_is_refused() {
+        let mut start = samples::start();
+        start.profile.worker.tokens.clear();
+        let start = samples::record(1, 1, Body::Start(Box::new(start)));
+        let text = line(&start).unwrap() + "\n";
+        let error = replay(Reader::new(text.as_bytes()), Vec::new()).unwrap_err().to_string();
+        assert!(error.starts_with("line 1: the profile in it is not valid: `tokens`"), "{error}");
+    }
+}

@@ -9,14 +9,15 @@ use std::{
 use anyhow::{Context as _, Result};
 use tokio::time::{Instant, sleep_until};
 
-use super::{Sink, command::Command, pipeline::Pipeline, signals::Signals, tally::Tally};
+use super::{
+    Sink, command::Command, pipeline::Pipeline, signals::Signals, start::start_record, tally::Tally,
+};
 use crate::{
-    model::{Body, Host, Observation, SensorKind, Start, Stop},
+    model::{Body, Observation, SensorKind, Stop},
     profile::Profile,
     sensor::{
         Description, Last, Sensor,
         clock::{boottime_ns, wall_time},
-        proc::ProcFs,
     },
 };
 
@@ -26,6 +27,8 @@ const COMMAND_GRACE: Duration = Duration::from_secs(10);
 const SETTLE: Duration = Duration::from_millis(500);
 /// The engine is given ticks at most this often, whatever its deadlines.
 const TICK_MIN: Duration = Duration::from_millis(20);
+/// The longest time between two readings of /proc (`sensor::poll`).
+const POLL: Duration = Duration::from_secs(1);
 /// How long a deadline is slept for at a time.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
@@ -248,7 +251,7 @@ impl<'a> Course<'a> {
         let settle = match description.kind {
             SensorKind::Ebpf => SETTLE,
             SensorKind::Poll => {
-                SETTLE + 2 * Duration::from_millis(description.limits.sample_interval_ms)
+                SETTLE + POLL.min(Duration::from_millis(description.limits.sample_interval_ms))
             }
         };
         Self {
@@ -302,7 +305,10 @@ impl<'a> Course<'a> {
                     self.ticked = Instant::now();
                     tick(pipeline).map_err(Failure::Sink)?;
                 }
-                () = at(self.settled) => self.settled = None,
+                () = at(self.settled) => {
+                    self.settled = None;
+                    self.say_who_is_left(pipeline.tally().left_behind());
+                }
                 () = at(status) => {
                     status = self.status.map(|every| Instant::now() + every);
                     let line = self.status_line(pipeline.tally());
@@ -341,7 +347,7 @@ impl<'a> Course<'a> {
                 );
                 None
             }
-            _ => Some(Reason::Signal(signal)),
+            _ => Some(self.code.map_or(Reason::Signal(signal), Reason::Command)),
         }
     }
 
@@ -373,6 +379,15 @@ impl<'a> Course<'a> {
         }
     }
 
+    fn say_who_is_left(&mut self, workers: usize) {
+        if workers > 0 && self.linger.is_none() {
+            self.say(&format!(
+                "the command ended; workers that outlive their gateway: {workers}; watching them \
+                 until they count as orphans, Ctrl-C ends it"
+            ));
+        }
+    }
+
     fn say(&mut self, line: &str) {
         (self.tell)(Note::Line(line.to_owned()));
     }
@@ -401,28 +416,5 @@ async fn wait(command: &mut Option<Command>) -> io::Result<u8> {
     }
 }
 
-fn start_record(description: &Description, profile: &Profile) -> Result<Start> {
-    let uname = rustix::system::uname();
-    let host = Host {
-        kernel: uname.release().to_string_lossy().into_owned(),
-        arch: uname.machine().to_string_lossy().into_owned(),
-        cpus: cpus_online(),
-        memory: ProcFs::new("/proc").meminfo().context("cannot read /proc/meminfo")?,
-    };
-    Ok(Start {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        host,
-        sensor: description.kind,
-        capabilities: description.capabilities.clone(),
-        calls_counted: description.calls_counted,
-        profile: profile.clone(),
-        limits: description.limits,
-    })
-}
-
-/// CPUs of the machine, not only those that this process may use.
-fn cpus_online() -> u32 {
-    // SAFETY: sysconf(3) takes a number and touches no memory of ours.
-    let online = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) };
-    u32::try_from(online).unwrap_or(1).max(1)
-}
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,7 @@
 use std::{
     fs::{File, OpenOptions},
     io::{self, Seek as _, Write},
-    os::unix::fs::OpenOptionsExt as _,
+    os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -25,12 +25,17 @@ enum Target {
 }
 
 impl EvidenceWriter {
-    /// Creates `path`, readable by its owner only.
+    /// Creates `path`, readable by its owner only. A FIFO or a device is written to as it is.
     ///
     /// # Errors
     /// If it exists already (evidence is never overwritten) or cannot be created.
     pub fn create(path: &Path) -> Result<Self> {
-        let there = path.symlink_metadata().is_ok();
+        let there = path.symlink_metadata().map(|metadata| metadata.file_type());
+        if there.as_ref().is_ok_and(|kind| kind.is_fifo() || kind.is_char_device()) {
+            let file = OpenOptions::new().write(true).open(path);
+            let file = file.with_context(|| format!("cannot open {}", path.display()))?;
+            return Ok(Self::to(file, path));
+        }
         let file = OpenOptions::new()
             .write(true)
             .create_new(true)
@@ -39,7 +44,7 @@ impl EvidenceWriter {
             .with_context(|| {
                 let path = path.display();
                 // O_EXCL also refuses a symbolic link that somebody else put there for root.
-                if there {
+                if there.is_ok() {
                     format!(
                         "{path} exists, and evidence is never overwritten\nnext step: name another \
                          file, or move that one away"
@@ -51,8 +56,11 @@ impl EvidenceWriter {
                     )
                 }
             })?;
-        let target = Target::File { file, path: path.to_owned(), written: 0 };
-        Ok(Self { target, batch: Vec::new() })
+        Ok(Self::to(file, path))
+    }
+
+    fn to(file: File, path: &Path) -> Self {
+        Self { target: Target::File { file, path: path.to_owned(), written: 0 }, batch: Vec::new() }
     }
 
     /// Waits until a file is on the disk.
@@ -61,9 +69,13 @@ impl EvidenceWriter {
     /// If it did not get there: the system had taken what it could not keep.
     pub fn sync(&self) -> Result<()> {
         match &self.target {
-            Target::File { file, path, .. } => file
-                .sync_all()
-                .with_context(|| format!("cannot bring {} to the disk", path.display())),
+            Target::File { file, path, .. } => match file.sync_all() {
+                // fsync(2): a pipe or device has nothing to keep.
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+                done => {
+                    done.with_context(|| format!("cannot bring {} to the disk", path.display()))
+                }
+            },
             Target::Stdout => Ok(()),
         }
     }
@@ -176,14 +188,7 @@ mod tests {
 
     #[test]
     fn a_full_device_is_an_error_with_a_next_step() {
-        let mut writer = EvidenceWriter {
-            target: Target::File {
-                file: OpenOptions::new().write(true).open("/dev/full").unwrap(),
-                path: "/dev/full".into(),
-                written: 0,
-            },
-            batch: Vec::new(),
-        };
+        let mut writer = EvidenceWriter::create(Path::new("/dev/full")).unwrap();
         writer.record(&tick(1)).unwrap();
         let error = format!("{:#}", writer.flush().unwrap_err());
         assert!(error.contains("next step: make room"), "{error}");

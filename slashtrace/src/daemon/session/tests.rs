@@ -1,0 +1,257 @@
+use std::collections::VecDeque;
+
+use anyhow::bail;
+
+use super::*;
+use crate::{
+    daemon::replay::replay,
+    evidence::{Reader, line, samples},
+    model::{FindingState, Kind, Limits, Record},
+};
+
+/// A sensor that tells what it was told to, then waits for ever, or fails.
+struct Script {
+    batches: VecDeque<Vec<Observation>>,
+    last: Vec<Observation>,
+    fails: bool,
+}
+
+impl Script {
+    fn new(batches: impl IntoIterator<Item = Vec<Observation>>) -> Self {
+        Self { batches: batches.into_iter().collect(), last: Vec::new(), fails: false }
+    }
+}
+
+impl Feed for Script {
+    fn describe(&self) -> Description {
+        Description {
+            kind: SensorKind::Ebpf,
+            capabilities: Vec::new(),
+            calls_counted: false,
+            limits: Limits {
+                argv_searched_bytes: 1,
+                ring_bytes: 1,
+                tracked_max: 1,
+                sample_interval_ms: 1,
+            },
+        }
+    }
+
+    async fn next(&mut self) -> Result<Vec<Observation>> {
+        match self.batches.pop_front() {
+            Some(batch) => Ok(batch),
+            None if self.fails => bail!("the ring buffer is gone"),
+            None => pending().await,
+        }
+    }
+
+    fn finish(self) -> Result<Last> {
+        let counters = [("seen".to_owned(), 2)].into();
+        Ok(Last { observations: self.last, counters, complete: true })
+    }
+}
+
+/// Keeps what it gets; fails at the record that it is told to fail at.
+#[derive(Default)]
+struct Kept {
+    lines: Vec<String>,
+    records: Vec<Record>,
+    fail_at: Option<usize>,
+    flushed: usize,
+}
+
+impl Sink for Kept {
+    fn record(&mut self, record: &Record) -> Result<()> {
+        if self.fail_at == Some(self.lines.len()) {
+            return Err(io::Error::from(io::ErrorKind::BrokenPipe).into());
+        }
+        self.lines.push(line(record)?);
+        self.records.push(record.clone());
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        self.flushed = self.lines.len();
+        Ok(())
+    }
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
+
+fn run(script: Script, plan: &Plan, kept: &mut Kept) -> (Result<Ended>, Vec<Note>) {
+    let mut notes = Vec::new();
+    let profile = Profile::hermes();
+    let ended = block_on(record(script, &profile, vec![kept], plan, &mut |note| notes.push(note)));
+    (ended, notes)
+}
+
+fn for_ms(ms: u64) -> Plan {
+    Plan { duration: Some(Duration::from_millis(ms)), ..Plan::default() }
+}
+
+fn sh(script: &str) -> Plan {
+    let command = ["sh", "-c", script].map(OsString::from).to_vec();
+    Plan { command: Some(command), ..Plan::default() }
+}
+
+/// A worker of the gateway of the samples, spawned so many seconds ago.
+fn spawn(pid: u32, secs_ago: u64) -> Observation {
+    let mut spawn = samples::spawn();
+    let at = boottime_ns() - secs_ago * 1_000_000_000;
+    (spawn.pid, spawn.start_ns) = (pid, at);
+    if let Some(parent) = &mut spawn.parent {
+        // All are to be of one gateway, which was there before them.
+        parent.process.start_ns = 1;
+    }
+    Observation { boottime_ns: at, body: Body::Spawn(Box::new(spawn)) }
+}
+
+fn types(kept: &Kept) -> Vec<String> {
+    let name = |line: &String| {
+        let value: serde_json::Value = serde_json::from_str(line).unwrap();
+        value["type"].as_str().unwrap().to_owned()
+    };
+    kept.lines.iter().map(name).collect()
+}
+
+fn reason(kept: &Kept) -> &str {
+    match &kept.records.last().unwrap().body {
+        Body::Stop(stop) => &stop.reason,
+        other => panic!("the last record is {other:?}"),
+    }
+}
+
+#[test]
+fn a_recording_has_its_start_its_stop_and_no_holes() {
+    let mut kept = Kept::default();
+    let mut script = Script::new([vec![spawn(101, 3)], vec![spawn(102, 2)]]);
+    script.last = vec![spawn(103, 1)];
+    let (ended, notes) = run(script, &for_ms(50), &mut kept);
+    let ended = ended.unwrap();
+    assert_eq!(ended.reason, Reason::Duration);
+    assert!(ended.complete && ended.tally.complete());
+    assert_eq!(ended.counters["seen"], 2);
+    assert_eq!(types(&kept), ["start", "spawn", "spawn", "spawn", "stop"]);
+    assert!(kept.records.iter().zip(1..).all(|(record, seq)| record.seq == seq));
+    assert_eq!(reason(&kept), "duration");
+    assert_eq!(kept.flushed, kept.lines.len(), "nothing is left in a buffer");
+    assert_eq!(notes, []);
+}
+
+#[test]
+fn a_finding_follows_its_cause_and_replays_to_the_same_bytes() {
+    let mut kept = Kept::default();
+    // The overlap grace is 5 s: it is over 4 s after the second spawn plus one.
+    let script = Script::new([vec![spawn(101, 20)], vec![spawn(102, 4)]]);
+    let (ended, _) = run(script, &for_ms(1500), &mut kept);
+    assert_eq!(ended.unwrap().tally.kinds().collect::<Vec<_>>(), [Kind::DuplicateWorker]);
+    assert_eq!(types(&kept), ["start", "spawn", "spawn", "tick", "finding", "stop"]);
+    let (tick, finding) = (&kept.records[3], &kept.records[4]);
+    assert_eq!((tick.boottime_ns, tick.time), (finding.boottime_ns, finding.time));
+
+    let mut again = Kept::default();
+    let text = kept.lines.join("\n") + "\n";
+    let replayed = replay(Reader::new(text.as_bytes()), vec![&mut again]).unwrap();
+    assert_eq!((replayed.difference, replayed.findings), (None, 1));
+    assert!(replayed.defect.is_none() && replayed.tally.complete());
+    assert_eq!(again.lines, kept.lines);
+}
+
+#[test]
+fn a_command_s_end_is_the_end_and_its_code_is_told() {
+    for (script, code) in [("exit 7", 7), ("kill -KILL $$", 137), ("true", 0)] {
+        let mut kept = Kept::default();
+        let plan = sh(script);
+        let (ended, _) = run(Script::new([]), &plan, &mut kept);
+        assert_eq!(ended.unwrap().reason, Reason::Command(code));
+        assert_eq!(reason(&kept), "command-exited");
+    }
+}
+
+#[test]
+fn a_command_that_cannot_be_run_leaves_nothing() {
+    let mut kept = Kept::default();
+    let plan = Plan { command: Some(vec!["/nonexistent/x".into()]), ..Plan::default() };
+    let (ended, _) = run(Script::new([]), &plan, &mut kept);
+    let error = ended.unwrap_err().to_string();
+    assert!(error.starts_with("cannot run /nonexistent/x\nnext step: "), "{error}");
+    assert_eq!(kept.lines, Vec::<String>::new());
+}
+
+#[test]
+fn a_command_is_asked_to_end_when_its_time_is_over() {
+    let mut kept = Kept::default();
+    let plan = Plan { duration: for_ms(100).duration, ..sh("exec sleep 60") };
+    let began = Instant::now();
+    let (ended, notes) = run(Script::new([]), &plan, &mut kept);
+    assert_eq!(ended.unwrap().reason, Reason::Duration);
+    assert!(began.elapsed() < Duration::from_secs(5));
+    assert!(matches!(&notes[..], [Note::Line(line)] if line.contains("SIGTERM")), "{notes:?}");
+}
+
+#[test]
+fn workers_that_outlive_their_gateway_are_watched_until_they_count_as_orphans() {
+    let worker = spawn(101, 1);
+    let gateway = samples::spawn().parent.unwrap().process;
+    let exit = Body::Exit(crate::model::Exit {
+        pid: gateway.pid,
+        start_ns: 1,
+        role: crate::model::Role::Gateway,
+        code: Some(0),
+        signal: None,
+        reads: None,
+        source: crate::model::Source::Kernel,
+    });
+    let script = Script::new([vec![worker, now(exit)]]);
+    let mut kept = Kept::default();
+    let mut profile = Profile::hermes();
+    profile.graces.orphan = crate::profile::Span::from_secs(1);
+    let plan = sh("true");
+    let mut notes = Vec::new();
+    let tell = &mut |note| notes.push(note);
+    let ended = block_on(record(script, &profile, vec![&mut kept], &plan, tell)).unwrap();
+    assert_eq!(ended.reason, Reason::Command(0));
+    let opened = kept.records.iter().any(|record| {
+        matches!(&record.body, Body::Finding(finding)
+            if finding.kind == Kind::GatewayOrphan && finding.state == FindingState::Opened)
+    });
+    assert!(opened, "{:?}", types(&kept));
+    assert!(matches!(&notes[..], [Note::Line(line)] if line.contains("outlive")), "{notes:?}");
+}
+
+#[test]
+fn a_sensor_that_fails_leaves_what_it_saw_marked_as_incomplete() {
+    let mut kept = Kept::default();
+    let mut script = Script::new([vec![spawn(101, 1)]]);
+    script.fails = true;
+    let (ended, _) = run(script, &Plan::default(), &mut kept);
+    let error = format!("{:#}", ended.unwrap_err());
+    assert_eq!(error, "a sensor failed; what it saw until then was kept: the ring buffer is gone");
+    assert_eq!(types(&kept), ["start", "spawn", "stop"]);
+    assert_eq!(reason(&kept), "sensor-failed");
+    assert!(matches!(&kept.records[2].body, Body::Stop(stop) if !stop.complete));
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_it() {
+    for at in [0, 1] {
+        let mut kept = Kept { fail_at: Some(at), ..Kept::default() };
+        let script = Script::new([vec![spawn(101, 1)]]);
+        let (ended, _) = run(script, &Plan::default(), &mut kept);
+        assert_eq!(ended.unwrap().reason, Reason::OutputClosed);
+    }
+}
+
+#[test]
+fn status_is_told_as_often_as_asked() {
+    let mut kept = Kept::default();
+    let plan = Plan { status: Some(Duration::from_millis(20)), ..for_ms(600) };
+    let (_, notes) = run(Script::new([vec![spawn(101, 1)]]), &plan, &mut kept);
+    assert!((1..=30).contains(&notes.len()), "{notes:?}");
+    assert_eq!(
+        notes[0],
+        Note::Status("recording for 0 s: 1 live workers, 0 open findings; Ctrl-C ends".to_owned())
+    );
+}
