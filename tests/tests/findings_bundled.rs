@@ -23,7 +23,7 @@ fn may_also_be(scenario: &str) -> &'static [Kind] {
 /// As sure as it can be: with counted calls, and with states that are only sampled.
 fn confidence(kind: Kind) -> Confidence {
     match kind {
-        Kind::Unreachable | Kind::Zombie | Kind::Accumulation => Confidence::Strong,
+        Kind::Unreachable | Kind::Zombie => Confidence::Strong,
         _ => Confidence::Proven,
     }
 }

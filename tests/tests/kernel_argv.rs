@@ -112,7 +112,7 @@ fn what_nearly_is_a_worker_is_none() {
     for argv in &near_misses {
         let mut tokens = argv.iter();
         let argv0 = tokens.next().expect("an argv[0]");
-        tokens.fold(Program::new(argv0, Vec::new()), |program, token| program.arg(token)).run();
+        tokens.fold(Program::new(argv0, Vec::new()), Program::arg).run();
     }
     // And one that is: the recording does watch.
     let pid = recording.worker("real", Vec::new()).run();
@@ -171,7 +171,7 @@ fn the_session_is_read_as_argparse_reads_it() {
     let worker = |tail: &[&str]| {
         let program =
             Program::new("python3", vec![Step::Exit(0)]).arg("-u").arg("-m").arg(recording.token());
-        tail.iter().fold(program, |program, token| program.arg(token)).run()
+        tail.iter().fold(program, Program::arg).run()
     };
     let inline = worker(&["--session-key=inline=1", "--model=m"]);
     let last = worker(&["--session-key", "first", "--session-key", "last"]);

@@ -37,7 +37,9 @@ fn run(steps: Vec<Step>) {
             }
             Step::Threads(count) => {
                 let threads: Vec<_> = (0..count).map(|_| thread::spawn(|| ())).collect();
-                threads.into_iter().for_each(|thread| thread.join().expect("the thread ends"));
+                for thread in threads {
+                    thread.join().expect("the thread ends");
+                }
             }
             Step::LeaderEnds(ms, code) => leader_ends(ms, code),
             // SAFETY: a null status is allowed.
