@@ -66,7 +66,7 @@ impl Recorded {
         let told = String::from_utf8_lossy(&replay.stderr);
         assert_eq!(replay.status.code(), Some(0), "replay: {told}");
         let of_findings = self.lines().zip(&self.records).filter(|(_, record)| is_finding(record));
-        let recorded: String = of_findings.map(|(line, _)| format!("{line}\n")).collect();
+        let recorded: String = of_findings.flat_map(|(line, _)| [line, "\n"]).collect();
         let again = String::from_utf8_lossy(&replay.stdout);
         assert!(again == recorded, "replay printed\n{again}\nbut recorded was\n{recorded}");
     }

@@ -25,7 +25,7 @@ use tempfile::TempDir;
 use crate::{Program, Recorded, Step, host, recorded};
 
 /// How long slashtrace may take to attach its hooks, and to end.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// How to record.
 #[derive(Debug)]

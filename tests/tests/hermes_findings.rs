@@ -1,7 +1,7 @@
 //! The real hermes-agent: the leaks that it has are named for the workers that really stay, and
 //! what is no leak is met with silence.
 
-use std::{collections::BTreeSet, process::Command};
+use std::{collections::BTreeSet, ops::RangeInclusive, process::Command};
 
 use slashtrace::model::{Finding, FindingState, Kind, Record};
 use slashtrace_tests::{
@@ -17,7 +17,8 @@ const NAMED_WITHIN_NS: u64 = 10_000_000_000;
 /// Workers that a scenario spawns and leaves.
 struct Scenario {
     name: &'static str,
-    spawned: usize,
+    /// A range where hermes-agent itself races.
+    spawned: RangeInclusive<usize>,
     left: usize,
     /// Kinds of which one must name exactly the workers that are left; none for silence.
     named_by: &'static [Kind],
@@ -26,7 +27,7 @@ struct Scenario {
 }
 
 const fn silent(name: &'static str, spawned: usize) -> Scenario {
-    Scenario { name, spawned, left: 0, named_by: &[], beside: &[] }
+    Scenario { name, spawned: spawned..=spawned, left: 0, named_by: &[], beside: &[] }
 }
 
 /// Runs the driver in a venv with this version; nothing where there is no such version to be had.
@@ -74,11 +75,8 @@ fn check(recorded: &Recorded, did: &[Did], scenario: &Scenario) {
         of_scenario.iter().filter(|did| did.did == "spawn").filter_map(|did| did.pid).collect();
     let seen: BTreeSet<u32> = workers.iter().map(|worker| worker.pid).collect();
     assert_eq!(seen, driven, "{name}: workers\n{recorded}");
-    assert_eq!(
-        (seen.len(), left.len()),
-        (scenario.spawned, scenario.left),
-        "{name}: spawned, left"
-    );
+    assert!(scenario.spawned.contains(&seen.len()), "{name}: spawned {seen:?}");
+    assert_eq!(left.len(), scenario.left, "{name}: left {left:?}");
 
     let findings: Vec<(&Record, &Finding)> = recorded
         .records
@@ -127,7 +125,7 @@ fn hermes_agent_0_13_0() {
         silent("healthy", 1),
         Scenario {
             name: "resume3",
-            spawned: 3,
+            spawned: 3..=3,
             left: 3,
             named_by: &[Kind::DuplicateWorker],
             beside: &[Kind::LostWorker, Kind::Accumulation],
@@ -137,7 +135,7 @@ fn hermes_agent_0_13_0() {
         silent("kill-idle", 1),
         Scenario {
             name: "kill-busy",
-            spawned: 1,
+            spawned: 1..=1,
             left: 1,
             named_by: &[Kind::GatewayOrphan],
             beside: &[Kind::Unreachable],
@@ -152,18 +150,19 @@ fn hermes_agent_0_19_0() {
     let Some((recorded, did)) = drive("0.19.0") else { return };
     for scenario in [
         silent("healthy", 1),
-        // The first resume's command overtakes the worker that the resume spawns later; the other
-        // resumes find the live session.
+        // Where the first resume's command overtakes the worker that the resume spawns, that one
+        // comes later and the other resumes find the live session; else a third one is spawned
+        // and ended again. Two are left either way.
         Scenario {
             name: "resume3",
-            spawned: 2,
+            spawned: 2..=3,
             left: 2,
             named_by: &[Kind::DuplicateWorker],
             beside: &[Kind::LostWorker, Kind::Accumulation],
         },
         Scenario {
             name: "race",
-            spawned: 2,
+            spawned: 2..=2,
             left: 1,
             named_by: &[Kind::LostWorker],
             beside: &[Kind::DuplicateWorker],
