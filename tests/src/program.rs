@@ -47,7 +47,7 @@ pub enum Step {
 /// An argv, and what the process is to do.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Program {
-    /// argv, argv[0] included.
+    /// argv, `argv[0]` included.
     pub argv: Vec<Vec<u8>>,
     /// The orders.
     pub steps: Vec<Step>,
@@ -66,7 +66,7 @@ impl Program {
         self
     }
 
-    /// The command that runs it: the binary is `subject`, whatever argv[0] says.
+    /// The command that runs it: the binary is `subject`, whatever `argv[0]` says.
     pub fn command(&self) -> Command {
         let mut command = Command::new(host::subject());
         self.apply(&mut command);

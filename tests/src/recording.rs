@@ -218,13 +218,35 @@ impl Recording {
     ///
     /// # Panics
     /// If anything of that does not hold.
-    pub fn stop(mut self) -> Recorded {
+    pub fn stop(self) -> Recorded {
+        let (file, folder) = self.end(0);
+        Recorded::check(&file, folder)
+    }
+
+    /// As [`Self::stop`], of a recording that missed something: it says so, with exit code 3.
+    ///
+    /// # Panics
+    /// If it does not, or if anything else of that does not hold.
+    pub fn stop_incomplete(self) -> Recorded {
+        let (file, folder) = self.end(3);
+        Recorded::check_incomplete(&file, folder)
+    }
+
+    /// Stops slashtrace in its tracks, or lets it go on.
+    ///
+    /// # Panics
+    /// If it is not running.
+    pub fn freeze(&self, frozen: bool) {
+        let signal = if frozen { Signal::STOP } else { Signal::CONT };
+        kill_process(Pid::from_child(&self.child), signal).expect("slashtrace is running");
+    }
+
+    fn end(mut self, code: i32) -> (PathBuf, TempDir) {
         kill_process(Pid::from_child(&self.child), Signal::INT).expect("slashtrace is running");
         let status = self.wait();
-        assert_eq!(status.code(), Some(0), "slashtrace ended with {status}\n{}", self.told());
+        assert_eq!(status.code(), Some(code), "slashtrace ended with {status}\n{}", self.told());
         end_leftovers(&self.so_far());
-        let folder = self.folder.take().expect("only stop takes it");
-        Recorded::check(&self.file, folder)
+        (self.file.clone(), self.folder.take().expect("only this takes it"))
     }
 
     fn wait(&mut self) -> ExitStatus {

@@ -2,8 +2,8 @@
 //! recording judged again gives the very same findings.
 //! May touch: `model` and `profile`.
 //!
-//! [`table`] is what is known of each process, [`apply`] what a record changes in it, [`detect`]
-//! one rule a file, [`ledger`] what was said already. A record marks the groups, gateways and
+//! `table` is what is known of each process, `apply` what a record changes in it, `detect`
+//! one rule a file, `ledger` what was said already. A record marks the groups, gateways and
 //! workers that it bears on; only those are judged again, and those whose deadline has come.
 
 mod activity;

@@ -35,11 +35,11 @@ pub struct Profile {
     pub helpers: Vec<Helper>,
 }
 
-/// The worker rule: exact argv tokens, never a substring, never argv[0].
+/// The worker rule: exact argv tokens, never a substring, never `argv[0]`.
 #[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct WorkerRule {
-    /// Tokens that stand one behind the other somewhere in argv[1..].
+    /// Tokens that stand one behind the other somewhere in `argv[1..]`.
     pub tokens: Vec<String>,
     /// Flag whose value is the session key: `--session-key` (also as `--session-key=VALUE`).
     pub session_flag: String,
