@@ -73,7 +73,7 @@ impl Object {
     /// If BTF is missing, a field is unknown, or the kernel refuses something. What the verifier
     /// says goes to a file that the error names.
     pub fn load(rule: &Rule, count_calls: bool, log: bool) -> Result<Self> {
-        let mut ebpf = create(rule, log)?;
+        let mut ebpf = create(rule, log, &kernel_layout()?)?;
         let hooks: Vec<&'static str> = hooks(count_calls).collect();
         {
             let btf = aya::Btf::from_sys_fs().context("cannot parse the kernel's BTF")?;
@@ -161,13 +161,12 @@ fn recursion_misses(program: BorrowedFd<'_>) -> Option<u64> {
 }
 
 /// Creates the maps and fills what the programs only read.
-fn create(rule: &Rule, log: bool) -> Result<Ebpf> {
-    let (offsets, pidtype_sid) = kernel_layout()?;
+fn create(rule: &Rule, log: bool, layout: &Layout) -> Result<Ebpf> {
     let log_flag = u32::from(log);
     let syscall_read = libc::SYS_read as u64;
     let mut ebpf = EbpfLoader::new()
-        .override_global("OFFSETS", &offsets, true)
-        .override_global("PIDTYPE_SID", &pidtype_sid, true)
+        .override_global("OFFSETS", &layout.offsets, true)
+        .override_global("PIDTYPE_SID", &layout.pidtype_sid, true)
         .override_global("WORD_FILTER", &rule.word_filter, true)
         .override_global("RULE_STARTS", &rule.starts, true)
         .override_global("RULE_ENDS", &rule.ends, true)
@@ -184,8 +183,16 @@ fn create(rule: &Rule, log: bool) -> Result<Ebpf> {
     Ok(ebpf)
 }
 
-/// Offsets of the fields that the programs read, and the value of `PIDTYPE_SID`, of this kernel.
-fn kernel_layout() -> Result<([u32; FIELD_COUNT], u32)> {
+/// What the programs must know of the running kernel's structures.
+struct Layout {
+    /// Offsets of the fields that they read, by [`Field`].
+    offsets: [u32; FIELD_COUNT],
+    /// `PIDTYPE_SID` of `enum pid_type`.
+    pidtype_sid: u32,
+}
+
+/// Looks the layout up in the kernel's BTF.
+fn kernel_layout() -> Result<Layout> {
     let data = fs::read(VMLINUX_BTF).with_context(|| {
         format!("cannot read {VMLINUX_BTF}: this kernel was built without CONFIG_DEBUG_INFO_BTF")
     })?;
@@ -201,7 +208,7 @@ fn kernel_layout() -> Result<([u32; FIELD_COUNT], u32)> {
         }
     }
     let pidtype_sid = btf.enumerator("PIDTYPE_SID")?.context("this kernel has no PIDTYPE_SID")?;
-    Ok((offsets, pidtype_sid))
+    Ok(Layout { offsets, pidtype_sid })
 }
 
 fn hook_mut<'a>(ebpf: &'a mut Ebpf, hook: &str) -> Result<&'a mut BtfTracePoint> {
@@ -253,7 +260,7 @@ fn take(ebpf: &mut Ebpf, name: &str) -> Result<aya::maps::Map> {
 pub fn probe_hooks(rule: &Rule) -> Vec<Capability> {
     let probe = |hook: &'static str| -> Result<()> {
         let btf = aya::Btf::from_sys_fs().context("cannot parse the kernel's BTF")?;
-        let mut ebpf = create(rule, false)?;
+        let mut ebpf = create(rule, false, &kernel_layout()?)?;
         load_hook(&mut ebpf, hook, &btf)?;
         hook_mut(&mut ebpf, hook)?.attach()?;
         Ok(())
@@ -289,4 +296,33 @@ impl log::Log for StderrLog {
     }
 
     fn flush(&self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::profile::Profile;
+
+    #[test]
+    fn what_the_verifier_says_goes_to_a_file_that_the_error_names() {
+        let rule = Rule::new(&Profile::hermes());
+        let loaded = kernel_layout().and_then(|layout| create(&rule, false, &layout));
+        if let Err(error) = loaded {
+            eprintln!("SKIPPED: kernel programs cannot be had here: {error:#}");
+            return;
+        }
+        let mut layout = kernel_layout().unwrap();
+        // Nothing is there: as if the kernel had changed behind its BTF's back.
+        layout.offsets[Field::TaskTgid as usize] = 1 << 20;
+        let mut ebpf = create(&rule, false, &layout).unwrap();
+        let btf = aya::Btf::from_sys_fs().unwrap();
+        let error = load_hook(&mut ebpf, "sched_process_fork", &btf).unwrap_err();
+        let text = format!("{error:#}");
+        assert!(text.contains("cannot load sched_process_fork: the kernel's verifier"), "{text}");
+        let (_, rest) = text.split_once("what the verifier said is in ").expect("a path");
+        let path = rest.split_once(':').map_or(rest, |(path, _)| path);
+        let said = fs::read_to_string(path).unwrap();
+        fs::remove_file(path).unwrap();
+        assert!(said.contains("task_struct"), "{said}");
+    }
 }
