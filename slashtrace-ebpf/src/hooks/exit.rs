@@ -35,12 +35,13 @@ pub fn handle(ctx: &BtfTracePointContext) {
     if leader.is_null() {
         return;
     }
-    // What wait(2) would say: the group's status if there was a group exit, else the leader's.
-    let status: u32 = if signal.read::<u32>(Field::SignalFlags) & SIGNAL_GROUP_EXIT != 0 {
-        signal.read(Field::SignalGroupExitCode)
-    } else {
-        leader.read(Field::TaskExitCode)
-    };
+    // What wait(2) would say: the group's status if there was a group exit, else the leader's. Both
+    // are read first: a choice between two places to read from is one that the verifier of 6.1
+    // cannot follow.
+    let of_group: u32 = signal.read(Field::SignalGroupExitCode);
+    let of_leader: u32 = leader.read(Field::TaskExitCode);
+    let group_exit = signal.read::<u32>(Field::SignalFlags) & SIGNAL_GROUP_EXIT != 0;
+    let status = if group_exit { of_group } else { of_leader };
     if LOG.load() != 0 {
         info!(ctx, "exit: {} role {} status {}", tgid, tracked.role, status);
     }
