@@ -9,10 +9,9 @@ use crate::maps::{COUNTERS, EVENTS, TRACKED};
 #[inline(always)]
 pub fn count(counter: Counter) {
     if let Some(counters) = COUNTERS.get_ptr_mut(0) {
-        // SAFETY: the value is this CPU's own and has an element for each counter. An interrupt
-        // that counts in between can cost one count of the same counter; the reader allows for it
-        // only in `exec-seen` and friends, since submit and loss are counted with interrupts'
-        // programs being other programs than the interrupted one.
+        // SAFETY: the value is this CPU's own and has an element for each counter. Not atomic
+        // (the target's atomics have no add on stable Rust): if the signal program interrupts
+        // another one between load and store, one count of the same counter is lost.
         unsafe { (*counters)[counter as usize] += 1 };
     }
 }
