@@ -36,7 +36,13 @@ impl Table {
                     self.touch_surplus();
                 }
             }
-            Body::Signal(_) | Body::Gap(_) | Body::Finding(_) | Body::Stop(_) => {}
+            Body::Signal(_)
+            | Body::Terminal(_)
+            | Body::Clients(_)
+            | Body::Action(_)
+            | Body::Gap(_)
+            | Body::Finding(_)
+            | Body::Stop(_) => {}
         }
     }
 

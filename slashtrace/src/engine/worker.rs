@@ -112,6 +112,7 @@ impl Worker {
             spawned_at: self.birth.time,
             rss_kib: self.rss_kib,
             reads: self.activity.reads().filter(|_| !self.birth.inherited),
+            unused: false,
         }
     }
 

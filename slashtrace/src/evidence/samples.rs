@@ -6,10 +6,11 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     model::{
-        Body, Capability, Confidence, Exec, Exit, FORMAT_VERSION, Finding, FindingState,
-        FindingWorker, Forecast, Gap, GapReason, GatewayRef, Host, Identity, Kind, Limits, Memory,
-        Parent, ParentSource, Process, Record, Role, Sample, Sender, SensorKind, Signal, Source,
-        Spawn, Start, StdinPeer, StdinState, Stop, Terminal, Tick,
+        Action, Body, Capability, Clients, Confidence, Exec, Exit, FORMAT_VERSION, Finding,
+        FindingState, FindingWorker, Forecast, Gap, GapReason, GatewayRef, Host, Identity, Kind,
+        Limits, Memory, Outcome, Parent, ParentSource, Phase, Process, Record, Role, Sample,
+        Sender, SensorKind, Signal, Source, Spawn, Start, StdinPeer, StdinState, Step, Stop,
+        Terminal, TerminalEvent, TerminalState, Tick,
     },
     profile::Profile,
 };
@@ -98,7 +99,7 @@ pub(crate) fn spawn() -> Spawn {
         argv_truncated: false,
         session: Some(SESSION.to_owned()),
         model: None,
-        terminal: Some(Terminal { index: 3 }),
+        terminal: Some(Terminal { instance: None, index: 3 }),
         helper: None,
     }
 }
@@ -124,6 +125,7 @@ pub(crate) fn finding() -> Finding {
             spawned_at: time(WORKER.start_ns),
             rss_kib: Some(96_000),
             reads: Some(0),
+            unused: true,
         }],
         processes: vec![Identity { pid: 2900, start_ns: 62_000_000_000 }],
         forecast: Some(Forecast {
@@ -133,6 +135,39 @@ pub(crate) fn finding() -> Finding {
         }),
         because: vec![2, 6],
         text: "worker 2835 has read nothing while its sibling served".to_owned(),
+    }
+}
+
+/// The terminal of the worker, closed.
+fn terminal() -> TerminalEvent {
+    TerminalEvent {
+        instance: 23,
+        index: 3,
+        opened_ns: 49_000_000_000,
+        state: TerminalState::Closed,
+        source: Source::Inotify,
+        master: Some(process(GATEWAY, "python", "~/v/bin/python")),
+        leader: Some(process(Identity { pid: 2788, start_ns: 49_500_000_000 }, "node", "node")),
+        processes: vec![Identity { pid: 2788, start_ns: 49_500_000_000 }, WORKER],
+        session: Some(SESSION.to_owned()),
+        closer: Some(process(GATEWAY, "python", "~/v/bin/python")),
+    }
+}
+
+/// The worker is about to be sent SIGTERM.
+pub(crate) fn action() -> Action {
+    Action {
+        worker: Some(WORKER),
+        step: Step::Terminate,
+        phase: Phase::After,
+        finding: Some(finding().id),
+        kind: Some(Kind::LostWorker),
+        confidence: Some(Confidence::Strong),
+        because: vec![7],
+        outcome: Some(Outcome::Sent),
+        took_ms: Some(12),
+        descendants: vec![Identity { pid: 2900, start_ns: 62_000_000_000 }],
+        detail: "SIGTERM was sent to worker 2835".to_owned(),
     }
 }
 
@@ -187,6 +222,16 @@ pub(crate) fn all() -> Vec<Record> {
             stdin: Some(StdinPeer { state: StdinState::Held, holder: Some(GATEWAY) }),
         }),
         Body::Finding(Box::new(finding())),
+        Body::Terminal(Box::new(terminal())),
+        Body::Clients(Clients {
+            pid: GATEWAY.pid,
+            start_ns: GATEWAY.start_ns,
+            listening: 1,
+            connected: 0,
+            complete: true,
+            source: Source::Proc,
+        }),
+        Body::Action(Box::new(action())),
         Body::Tick(Tick { memory: Some(MEMORY) }),
         Body::Gap(Gap { reason: GapReason::RingFull, lost: 7, resynced: true }),
         Body::Stop(Stop {

@@ -22,6 +22,10 @@ pub enum Kind {
     RespawnChurn,
     /// Its gateway exited and it outlives the orphan grace.
     GatewayOrphan,
+    /// Its session's terminal closed and it outlives the terminal grace.
+    TerminalOrphan,
+    /// Idle, and its gateway has had no client for the client grace.
+    Abandoned,
     /// No other process holds the write end of its stdin.
     Unreachable,
     /// The worker exited, descendants of it outlive the orphan grace.
@@ -30,20 +34,25 @@ pub enum Kind {
     Zombie,
     /// Surplus workers of a gateway grow over the window.
     Accumulation,
+    /// The reaper's circuit breaker opened: about slashtrace itself.
+    ReaperStopped,
 }
 
 impl Kind {
     /// Every kind, in the order in which they are judged.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 12] = [
         Self::SpawnPerCall,
         Self::DuplicateWorker,
         Self::LostWorker,
         Self::RespawnChurn,
         Self::GatewayOrphan,
+        Self::TerminalOrphan,
+        Self::Abandoned,
         Self::Unreachable,
         Self::LeftoverChildren,
         Self::Zombie,
         Self::Accumulation,
+        Self::ReaperStopped,
     ];
 
     /// The name in the format.
@@ -54,10 +63,13 @@ impl Kind {
             Self::LostWorker => "lost-worker",
             Self::RespawnChurn => "respawn-churn",
             Self::GatewayOrphan => "gateway-orphan",
+            Self::TerminalOrphan => "terminal-orphan",
+            Self::Abandoned => "abandoned",
             Self::Unreachable => "unreachable",
             Self::LeftoverChildren => "leftover-children",
             Self::Zombie => "zombie",
             Self::Accumulation => "accumulation",
+            Self::ReaperStopped => "reaper-stopped",
         }
     }
 }
@@ -133,6 +145,10 @@ pub struct FindingWorker {
     pub rss_kib: Option<u64>,
     /// Calls it served: exact with counted calls, else null.
     pub reads: Option<u64>,
+    /// Whether the finding shows that nobody uses this very worker. Of two duplicates one may be in
+    /// use: only one that this is true of may be ended.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unused: bool,
 }
 
 impl FindingWorker {

@@ -2,11 +2,14 @@
 //! carries them in evidence. Everything here is plain data: serialisable, comparable, pure.
 //! May touch: nothing that does I/O, no clock, no async.
 
+mod action;
 mod finding;
 mod identity;
 mod observation;
 mod record;
+mod terminal;
 
+pub use action::{Action, Mode, Outcome, Phase, Step};
 pub use finding::{Confidence, Finding, FindingState, FindingWorker, Forecast, GatewayRef, Kind};
 pub use identity::Identity;
 pub use observation::{
@@ -15,3 +18,4 @@ pub use observation::{
     Terminal, Tick,
 };
 pub use record::{Body, FORMAT_VERSION, Observation, Record};
+pub use terminal::{Clients, TerminalEvent, TerminalState};

@@ -24,6 +24,8 @@ pub enum Source {
     Kernel,
     /// Read from /proc: at the start, in a sample, or in a resync after loss.
     Proc,
+    /// The kernel's inotify told it at that moment (inotify(7)).
+    Inotify,
     /// Inferred by the poll sensor from two readings of /proc; the moment is that of the reading.
     Poll,
 }
@@ -95,6 +97,10 @@ pub struct Parent {
 /// A controlling terminal.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
 pub struct Terminal {
+    /// The devpts instance that the index belongs to: `st_dev` of its mount; absent where it could
+    /// not be read. Containers have instances of their own, with the same indices.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<u64>,
     /// Index on its devpts instance: 3 for /dev/pts/3.
     pub index: u32,
 }
@@ -375,6 +381,8 @@ pub enum GapReason {
     Unread,
     /// A record could not be decoded.
     Undecodable,
+    /// The queue of an inotify watch overflowed (inotify(7), `IN_Q_OVERFLOW`).
+    QueueFull,
     /// The argument area was longer than what is searched, so a worker may have been overlooked.
     ArgvNotSearched,
 }

@@ -2,7 +2,10 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Exec, Exit, Finding, Gap, Sample, Signal, Spawn, Start, Stop, Tick};
+use super::{
+    Action, Clients, Exec, Exit, Finding, Gap, Sample, Signal, Spawn, Start, Stop, TerminalEvent,
+    Tick,
+};
 
 /// Version of the evidence format, in every record's `v`.
 pub const FORMAT_VERSION: u32 = 1;
@@ -49,6 +52,12 @@ pub enum Body {
     Signal(Signal),
     /// What a tracked process looked like.
     Sample(Sample),
+    /// A terminal that a worker may belong to was opened, changed or closed.
+    Terminal(Box<TerminalEvent>),
+    /// How many clients are connected to a gateway.
+    Clients(Clients),
+    /// The reaper did something, or was about to. An observation for whoever judges.
+    Action(Box<Action>),
     /// Time passed.
     Tick(Tick),
     /// Something was not seen.

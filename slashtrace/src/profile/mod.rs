@@ -30,6 +30,9 @@ pub struct Profile {
     /// Over which time patterns are looked for.
     #[serde(default)]
     pub windows: Windows,
+    /// How a terminal's process names the session that it shows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub terminal: Option<TerminalRule>,
     /// Children of workers that are known and expected to end by themselves.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub helpers: Vec<Helper>,
@@ -48,6 +51,17 @@ pub struct WorkerRule {
     pub model_flag: Option<String>,
 }
 
+/// How a terminal's process (the session leader on a PTY) names the session that it shows: a JSON
+/// file whose path is in its environment.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct TerminalRule {
+    /// Environment variable with the path: `HERMES_TUI_ACTIVE_SESSION_FILE`. No other is read.
+    pub session_file_env: String,
+    /// Key in the file's JSON object: `session_id`.
+    pub session_key: String,
+}
+
 /// How long a state may last before it is a finding.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -56,6 +70,10 @@ pub struct Graces {
     pub overlap: Span,
     /// A worker whose gateway exited, or a child whose worker exited. Default 10 s.
     pub orphan: Span,
+    /// A worker whose session's terminal closed. Zero is a choice. Default 30 s.
+    pub terminal: Span,
+    /// An idle worker whose gateway has no client connected. Default 30 min.
+    pub client: Span,
     /// A worker whose stdin nobody can write to: it needs a moment to read EOF. Default 10 s.
     pub unreachable: Span,
     /// A process that exited and was not reaped. Default 60 s.
@@ -67,6 +85,8 @@ impl Default for Graces {
         Self {
             overlap: Span::from_secs(5),
             orphan: Span::from_secs(10),
+            terminal: Span::from_secs(30),
+            client: Span::from_secs(1800),
             unreachable: Span::from_secs(10),
             zombie: Span::from_secs(60),
         }

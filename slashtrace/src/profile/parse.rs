@@ -3,7 +3,7 @@ use std::{collections::BTreeSet, fmt};
 use serde::Deserialize;
 use serde_spanned::Spanned;
 
-use super::{Graces, Helper, Profile, Span, Windows, WorkerRule};
+use super::{Graces, Helper, Profile, Span, TerminalRule, Windows, WorkerRule};
 
 /// The built-in profile for NousResearch/hermes-agent.
 pub const BUILTIN_HERMES: &str = include_str!("hermes.toml");
@@ -94,6 +94,7 @@ struct Raw {
     graces: RawGraces,
     #[serde(default)]
     windows: RawWindows,
+    terminal: Option<RawTerminalRule>,
     #[serde(default)]
     helpers: Vec<RawHelper>,
 }
@@ -106,11 +107,20 @@ struct RawWorkerRule {
     model_flag: Option<Spanned<String>>,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawTerminalRule {
+    session_file_env: Spanned<String>,
+    session_key: Spanned<String>,
+}
+
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct RawGraces {
     overlap: Option<Spanned<Span>>,
     orphan: Option<Spanned<Span>>,
+    terminal: Option<Spanned<Span>>,
+    client: Option<Spanned<Span>>,
     unreachable: Option<Spanned<Span>>,
     zombie: Option<Spanned<Span>>,
 }
@@ -139,6 +149,7 @@ impl Raw {
             worker: self.worker.check()?,
             graces: self.graces.check()?,
             windows: self.windows.check()?,
+            terminal: self.terminal.map(RawTerminalRule::check).transpose()?,
             helpers: check_helpers(self.helpers)?,
         })
     }
@@ -193,6 +204,17 @@ impl RawWorkerRule {
     }
 }
 
+impl RawTerminalRule {
+    fn check(self) -> Result<TerminalRule, Refusal> {
+        check_name("session_file_env", &self.session_file_env)?;
+        check_name("session_key", &self.session_key)?;
+        Ok(TerminalRule {
+            session_file_env: self.session_file_env.into_inner(),
+            session_key: self.session_key.into_inner(),
+        })
+    }
+}
+
 impl RawGraces {
     fn check(self) -> Result<Graces, Refusal> {
         let default = Graces::default();
@@ -201,6 +223,9 @@ impl RawGraces {
             overlap: bounded("overlap", self.overlap, default.overlap)?,
             // For these zero is none: between cause and effect there is always a moment.
             orphan: positive("orphan", self.orphan, default.orphan)?,
+            // Zero: a terminal that closed does not come back.
+            terminal: bounded("terminal", self.terminal, default.terminal)?,
+            client: positive("client", self.client, default.client)?,
             unreachable: positive("unreachable", self.unreachable, default.unreachable)?,
             zombie: positive("zombie", self.zombie, default.zombie)?,
         })
@@ -381,7 +406,7 @@ mod tests {
             with(4, "session_flag = \"-s\"\n[graces]\noverlap = \"9000h\""),
             with(4, "session_flag = \"-s\"\n[graces]\nzombie = \"-3s\""),
             with(4, "session_flag = \"-s\"\n[graces]\nzombie = \"soon\""),
-            with(4, "session_flag = \"-s\"\n[graces]\nterminal = \"3s\""),
+            with(4, "session_flag = \"-s\"\n[graces]\ntty = \"3s\""),
             with(4, "session_flag = \"-s\"\n[windows]\nchurn = \"0s\""),
             with(
                 4,

@@ -17,8 +17,9 @@ use super::words::{
 use crate::{
     daemon::Sink,
     model::{
-        Body, Exec, Exit, Finding, FindingState, Gap, Identity, ParentSource, Record, Role,
-        SensorKind, Signal, Spawn, Start, Stop,
+        Action, Body, Exec, Exit, Finding, FindingState, Gap, Identity, ParentSource, Phase,
+        Process, Record, Role, SensorKind, Signal, Spawn, Start, Stop, TerminalEvent,
+        TerminalState,
     },
 };
 
@@ -122,7 +123,9 @@ impl Live {
             Body::Gap(gap) => Some(paint(&missed(gap), BOLD_YELLOW, self.color)),
             Body::Finding(finding) => Some(self.found(finding)),
             Body::Stop(stop) => Some(paint(&stopped(stop), BOLD, self.color)),
-            Body::Spawn(_) | Body::Sample(_) | Body::Tick(_) => None,
+            Body::Terminal(terminal) => terminal_closed(terminal),
+            Body::Action(action) => Some(paint(&acted(action), BOLD_YELLOW, self.color)),
+            Body::Spawn(_) | Body::Sample(_) | Body::Clients(_) | Body::Tick(_) => None,
         }
     }
 
@@ -240,6 +243,19 @@ fn header(start: &Start) -> String {
         plain(&start.host.arch),
         plain(&start.profile.name),
     )
+}
+
+/// The end of a terminal; that one was opened is no news.
+fn terminal_closed(terminal: &TerminalEvent) -> Option<String> {
+    let closed = terminal.state == TerminalState::Closed;
+    let by = |by: &Process| format!(" by {}({})", plain(&by.comm), by.pid);
+    let by = terminal.closer.as_ref().map(by).unwrap_or_default();
+    closed.then(|| format!("closed terminal pts/{}{by}", terminal.index))
+}
+
+fn acted(action: &Action) -> String {
+    let before = if action.phase == Phase::Before { "about to: " } else { "" };
+    format!("reaper {before}{}", plain(&action.detail))
 }
 
 fn missed(gap: &Gap) -> String {

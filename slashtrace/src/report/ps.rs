@@ -303,7 +303,7 @@ mod tests {
             argv_truncated: false,
             session: session.map(str::to_owned),
             model: None,
-            terminal: Some(Terminal { index: pid % 2 }),
+            terminal: Some(Terminal { instance: None, index: pid % 2 }),
             helper: None,
         }
     }

@@ -53,7 +53,7 @@ pub(super) fn spawn(pid: u32, parent: Parent, session: &str) -> Spawn {
         argv_truncated: false,
         session: Some(session.to_owned()),
         model: Some("dummy-model".to_owned()),
-        terminal: Some(crate::model::Terminal { index: 3 }),
+        terminal: Some(crate::model::Terminal { instance: None, index: 3 }),
         helper: None,
     }
 }
@@ -92,6 +92,7 @@ pub(super) fn finding(kind: Kind, confidence: Confidence, workers: &[u32]) -> Fi
         spawned_at: Timestamp::UNIX_EPOCH,
         rss_kib: None,
         reads: None,
+        unused: false,
     };
     Finding {
         id: format!("{kind}/{workers:?}"),

@@ -186,7 +186,12 @@ impl Table {
             Body::Gap(gap) => self.lost = self.lost.saturating_add(gap.lost),
             Body::Finding(finding) => self.found(finding),
             Body::Stop(stop) => self.incomplete = !stop.complete,
-            Body::Spawn(_) | Body::Signal(_) | Body::Tick(_) => {}
+            Body::Spawn(_)
+            | Body::Signal(_)
+            | Body::Terminal(_)
+            | Body::Clients(_)
+            | Body::Action(_)
+            | Body::Tick(_) => {}
         }
     }
 

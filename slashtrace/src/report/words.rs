@@ -80,6 +80,7 @@ pub(super) fn gap_reason(reason: GapReason) -> &'static str {
         GapReason::ProgramMissed => "program-missed",
         GapReason::Unread => "unread",
         GapReason::Undecodable => "undecodable",
+        GapReason::QueueFull => "queue-full",
         GapReason::ArgvNotSearched => "argv-not-searched",
     }
 }

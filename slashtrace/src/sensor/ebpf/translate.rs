@@ -236,7 +236,7 @@ impl Translator {
             argv_truncated: false,
             session: None,
             model: None,
-            terminal: child.terminal.map(|index| Terminal { index }),
+            terminal: child.terminal.map(|index| Terminal { instance: None, index }),
             helper: None,
         }))
     }
@@ -260,7 +260,7 @@ fn terminal(exec: &WireExec) -> Option<Terminal> {
         .terminal
         .or_else(|| above.and_then(|parent| parent.terminal))
         .or_else(|| leader.and_then(|leader| leader.terminal))?;
-    Some(Terminal { index })
+    Some(Terminal { instance: None, index })
 }
 
 /// Role in the model.

@@ -82,7 +82,7 @@ fn pts(tty_nr: u32) -> Option<Terminal> {
     let minor = tty_nr & 0xff | tty_nr >> 12 & 0xf_ff00;
     PTS_MAJORS
         .contains(&major)
-        .then(|| Terminal { index: ((major - PTS_MAJORS.start()) << 8) + minor })
+        .then(|| Terminal { instance: None, index: ((major - PTS_MAJORS.start()) << 8) + minor })
 }
 
 #[cfg(test)]
@@ -105,7 +105,7 @@ mod tests {
         assert_eq!((stat.pid, stat.ppid, stat.pgrp, stat.sid), (42, 7, 8, 9));
         assert_eq!((stat.state, stat.threads, stat.rss_kib), ('S', 3, 100));
         assert_eq!(stat.start_ns, 12_340_000_000);
-        assert_eq!(stat.terminal, Some(Terminal { index: 0 }));
+        assert_eq!(stat.terminal, Some(Terminal { instance: None, index: 0 }));
         assert_eq!(stat.arg_start, 4242);
     }
 
@@ -128,9 +128,13 @@ mod tests {
     fn decodes_terminals() {
         assert_eq!(pts(0), None);
         assert_eq!(pts(4 << 8 | 1), None, "a virtual console is no PTY");
-        assert_eq!(pts(136 << 8 | 3), Some(Terminal { index: 3 }));
-        assert_eq!(pts(137 << 8 | 3), Some(Terminal { index: 259 }));
-        assert_eq!(pts(1 << 20 | 136 << 8), Some(Terminal { index: 256 }), "minor above 255");
+        assert_eq!(pts(136 << 8 | 3), Some(Terminal { instance: None, index: 3 }));
+        assert_eq!(pts(137 << 8 | 3), Some(Terminal { instance: None, index: 259 }));
+        assert_eq!(
+            pts(1 << 20 | 136 << 8),
+            Some(Terminal { instance: None, index: 256 }),
+            "minor above 255"
+        );
     }
 
     #[test]

@@ -98,7 +98,11 @@ fn a_worker_with_its_gateway_session_and_terminal() {
     assert_eq!(worker.session.as_deref(), Some("k1"));
     assert_eq!(worker.model.as_deref(), Some("m1"));
     assert_eq!(worker.argv_bytes, WORKER.len() as u64);
-    assert_eq!(worker.terminal, Some(Terminal { index: 3 }), "its parent's session leader's");
+    assert_eq!(
+        worker.terminal,
+        Some(Terminal { instance: None, index: 3 }),
+        "its parent's session leader's"
+    );
     let parent = worker.parent.as_ref().unwrap();
     assert_eq!((parent.process.pid, parent.process.comm.as_str()), (7, "a) R 1 (b"));
     assert_eq!(parent.process.argv0.as_deref(), Some("~/v/bin/python"));

@@ -1,0 +1,81 @@
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Identity, Process, Source, Terminal};
+
+/// Whether the master of a PTY is open.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TerminalState {
+    /// Somebody holds the master.
+    Opened,
+    /// The last descriptor of the master was closed (`pty_close`, drivers/tty/pty.c). A slave that
+    /// an orphan still holds does not keep it open.
+    Closed,
+}
+
+/// A PTY that a tracked worker may belong to was seen open, changed, or was closed. The indices of
+/// a devpts instance are reused: a terminal is the triple of instance, index and `opened_ns`.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub struct TerminalEvent {
+    /// The devpts instance: `st_dev` of its mount, as stat(2) gives it.
+    pub instance: u64,
+    /// Index on that instance: 3 for /dev/pts/3.
+    pub index: u32,
+    /// When this opening of the index was first seen, ns of the boot clock. Not later than the
+    /// first record that names the terminal; earlier ones of the same index are other terminals.
+    pub opened_ns: u64,
+    /// Whether it is open now.
+    pub state: TerminalState,
+    /// How this was observed; `inotify` and `kernel` tell the moment.
+    pub source: Source,
+    /// A process that holds the master (`tty-index` in its fdinfo, proc_pid_fdinfo(5)).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub master: Option<Process>,
+    /// The session leader that has it as controlling terminal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader: Option<Process>,
+    /// Processes that have, or at its close had, it as controlling terminal.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub processes: Vec<Identity>,
+    /// The session that the terminal's process names in the file that the profile says
+    /// (`HERMES_TUI_ACTIVE_SESSION_FILE`), escaped. A fresh session's file names an internal id
+    /// that is no session key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
+    /// Who closed it, where the kernel told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub closer: Option<Process>,
+}
+
+impl TerminalEvent {
+    /// Its place, which later terminals will have too.
+    pub fn place(&self) -> Terminal {
+        Terminal { instance: Some(self.instance), index: self.index }
+    }
+}
+
+/// How many clients are connected to a gateway. Written when it changed.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub struct Clients {
+    /// Thread group id of the gateway.
+    pub pid: u32,
+    /// Its start time, ns of the boot clock.
+    pub start_ns: u64,
+    /// Sockets on which it listens (TCP and Unix). A gateway without any is spoken to in another
+    /// way (pipes), and says nothing by having no client.
+    pub listening: u32,
+    /// Established connections that were accepted on them.
+    pub connected: u32,
+    /// Whether every socket could be looked at.
+    pub complete: bool,
+    /// How this was observed.
+    pub source: Source,
+}
+
+impl Clients {
+    /// The gateway.
+    pub fn identity(&self) -> Identity {
+        Identity { pid: self.pid, start_ns: self.start_ns }
+    }
+}
