@@ -72,6 +72,14 @@ fields! {
     UpidNr = "upid"."nr",
     /// `si_code` of a signal.
     SiginfoCode = "kernel_siginfo"."si_code",
+    /// Open files, shared by the threads (to count calls).
+    TaskFiles = "task_struct"."files",
+    /// The table of descriptors in use.
+    FilesFdt = "files_struct"."fdt",
+    /// Its files by descriptor.
+    FdtableFd = "fdtable"."fd",
+    /// The file that is read.
+    KiocbFilp = "kiocb"."ki_filp",
     /// System call number (x86-64).
     RegsOrigAx = "pt_regs"."orig_ax",
     /// First argument (x86-64).

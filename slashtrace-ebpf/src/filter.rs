@@ -87,15 +87,16 @@ struct Search {
 
 /// Whether the tokens of this argument area match a rule.
 #[inline(always)]
-pub fn matches(record: &ExecRecord) -> bool {
+pub fn matches(record: &mut ExecRecord) -> bool {
     count(Counter::ArgvSearched);
+    let nothing = untold(record, 0);
     let mut search = Search {
-        record,
         length: length(record) as u64,
-        hash: FNV_OFFSET,
-        reached: 0,
-        may_start: 0,
-        matched: 0,
+        hash: untold(record, FNV_OFFSET),
+        reached: nothing,
+        may_start: nothing,
+        matched: nothing,
+        record,
     };
     // A loop by helper (since 5.17): its body is verified once, where a plain loop over so many
     // bytes is verified byte by byte and exceeds what the verifier allows.
@@ -104,6 +105,23 @@ pub fn matches(record: &ExecRecord) -> bool {
         bpf_loop(ARGV_MAX as u32, search_byte as *mut c_void, (&raw mut search).cast(), 0);
     }
     search.matched != 0
+}
+
+/// A number that the verifier does not know, because it comes from a map's value.
+///
+/// Before Linux 6.7 the verifier looked at the callback of `bpf_loop` as if it were called once
+/// (kernel/bpf/verifier.c; "verify callbacks as if they are called unknown number of times" is the
+/// mend). What it knew to be zero in the first call it took for zero in all, and *removed* the code
+/// for anything else: on 6.1 no worker ever matched.
+#[inline(always)]
+fn untold(record: &mut ExecRecord, number: u64) -> u64 {
+    // The field gets its own value later.
+    let place = &raw mut record.argv_bytes;
+    // SAFETY: a field of a valid reference. Volatile: the compiler must not see through it.
+    unsafe {
+        core::ptr::write_volatile(place, number);
+        core::ptr::read_volatile(place)
+    }
 }
 
 /// One byte of [`matches`]; returns 1 to stop.

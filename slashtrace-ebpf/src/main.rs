@@ -22,7 +22,10 @@ mod task;
 #[cfg(target_arch = "bpf")]
 #[expect(clippy::needless_pass_by_value, reason = "the signature that the macro asks for")]
 mod programs {
-    use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+    use aya_ebpf::{
+        macros::{btf_tracepoint, fexit},
+        programs::{BtfTracePointContext, FExitContext},
+    };
 
     use crate::hooks;
 
@@ -55,10 +58,19 @@ mod programs {
         0
     }
 
-    /// `TP_PROTO(struct pt_regs *regs, long ret)`; attached only to count calls.
+    /// `ssize_t pipe_read(struct kiocb *iocb, struct iov_iter *to)` (fs/pipe.c; for pipes without a
+    /// name it is called `anon_pipe_read` since 6.15); attached only to count calls.
+    #[fexit]
+    pub fn pipe_read(ctx: FExitContext) -> i32 {
+        hooks::read::pipe(&ctx);
+        0
+    }
+
+    /// `TP_PROTO(struct pt_regs *regs, long ret)`; attached only to count calls where `pipe_read`
+    /// cannot be.
     #[btf_tracepoint(function = "sys_exit")]
     pub fn sys_exit(ctx: BtfTracePointContext) -> i32 {
-        hooks::read::handle(&ctx);
+        hooks::read::system_call(&ctx);
         0
     }
 }

@@ -10,6 +10,7 @@ mod run;
 mod setup;
 mod step;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -32,6 +33,8 @@ enum Command {
     Build(build::Args),
     /// Set up, then check format, lints and docs, and run every test.
     Test(test::Args),
+    /// Set up, and run slashtrace on other kernels in qemu.
+    Vm,
     /// Set up, build, and trace a gateway that leaks while it leaks.
     Demo(demo::Args),
     /// Build slashtrace and run it as root, with its exit code.
@@ -53,6 +56,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Setup => setup::everything().map(|()| ExitCode::SUCCESS),
         Command::Build(args) => build::set_up_and_build(args).map(|_| ExitCode::SUCCESS),
         Command::Test(args) => test::test(&args),
+        Command::Vm => Ok(test::sum_up_alone(&vm::vm()?)),
         Command::Demo(args) => demo::demo(&args).map(|never| match never {}),
         Command::Run(args) => run::run(&args).map(|never| match never {}),
     }

@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result};
 use crate::{
     checkout, run, setup,
     step::{self, Outcome, Step},
+    vm,
 };
 
 /// A step that takes longer hangs.
@@ -21,7 +22,8 @@ const STEP_LIMIT: Duration = Duration::from_mins(20);
 /// What to test.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Leave out the tests against the real hermes-agent, which download it from PyPI.
+    /// Leave out the tests against the real hermes-agent, which download it from PyPI, and those on
+    /// other kernels, which download these.
     #[arg(long)]
     fast: bool,
 }
@@ -58,6 +60,12 @@ pub(crate) fn test(args: &Args) -> Result<ExitCode> {
         }
         end_to_end(&hermes, &skips)
     }));
+    if args.fast {
+        let outcome = Outcome::Skipped("--fast".to_owned());
+        steps.push(step::run("other kernels in qemu", || Ok(outcome)));
+    } else {
+        steps.extend(vm::vm()?);
+    }
     Ok(sum_up(&steps, &skips.read()?, started.elapsed()))
 }
 
@@ -160,6 +168,11 @@ impl Skips {
 
 fn read(file: &Path) -> Result<String> {
     fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))
+}
+
+/// Sums up steps that are no part of a test run.
+pub(crate) fn sum_up_alone(steps: &[Step]) -> ExitCode {
+    sum_up(steps, &[], steps.iter().map(|step| step.took).sum())
 }
 
 fn sum_up(steps: &[Step], skipped_tests: &[String], took: Duration) -> ExitCode {

@@ -68,7 +68,7 @@ fn is_ready(checks: &[Check]) -> bool {
 }
 
 /// The hook that `--count-calls` needs, and nothing else.
-const CALLS_HOOK: &str = "sys_exit";
+const CALLS_HOOK: &str = "count-calls";
 
 fn hook(probed: &Capability) -> Check {
     let calls = probed.name == CALLS_HOOK;

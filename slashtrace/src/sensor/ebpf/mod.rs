@@ -92,14 +92,14 @@ impl EbpfSensor {
 
     /// What it can do here.
     pub fn describe(&self) -> Description {
-        let hooks = object::hooks(self.count_calls).map(|hook| Capability {
-            name: hook.to_owned(),
-            ok: true,
-            detail: "BTF tracepoint".to_owned(),
-        });
+        let capability =
+            |name: &str, detail: String| Capability { name: name.to_owned(), ok: true, detail };
+        let hooks = object::hooks().map(|hook| capability(hook, "BTF tracepoint".to_owned()));
+        let calls = self.object.call_hook.iter();
+        let calls = calls.map(|hook| capability(object::COUNT_CALLS, hook.describe()));
         Description {
             kind: SensorKind::Ebpf,
-            capabilities: hooks.collect(),
+            capabilities: hooks.chain(calls).collect(),
             calls_counted: self.count_calls,
             limits: Limits {
                 argv_searched_bytes: ARGV_MAX as u32,

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use aya::{
     Ebpf, EbpfLoader, Pod,
     maps::{HashMap, MapData, PerCpuArray, RingBuf},
-    programs::{BtfTracePoint, ProgramError},
+    programs::{BtfTracePoint, FExit, ProgramError},
 };
 use aya_log::EbpfLogger;
 use bytes::Bytes;
@@ -29,12 +29,41 @@ static PROBES: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pr
 const HOOKS: [&str; 4] =
     ["sched_process_exit", "sched_process_fork", "signal_generate", "sched_process_exec"];
 
-/// The hook that counts calls.
-const READ_HOOK: &str = "sys_exit";
+/// The hook on the end of each system call.
+const SYSCALL_HOOK: &str = "sys_exit";
+/// The program at the end of a read from a pipe.
+const PIPE_PROGRAM: &str = "pipe_read";
+/// What it is attached to, the kernel's newer name first (fs/pipe.c: since 6.15 pipes without a name
+/// have a function of their own).
+const PIPE_FUNCTIONS: [&str; 2] = ["anon_pipe_read", "pipe_read"];
 
-/// Names of the hooks in use.
-pub fn hooks(count_calls: bool) -> impl Iterator<Item = &'static str> {
-    HOOKS.into_iter().chain(count_calls.then_some(READ_HOOK))
+/// What calls are counted by: the cheapest of them that the kernel offers.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum CallHook {
+    /// fexit of this kernel function: costs only reads from pipes.
+    Pipe(&'static str),
+    /// The BTF tracepoint at the end of each system call.
+    Syscall {
+        /// Why not the other one.
+        why: String,
+    },
+}
+
+impl CallHook {
+    /// In words.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Pipe(function) => format!("fexit of {function}"),
+            Self::Syscall { why } => {
+                format!("BTF tracepoint {SYSCALL_HOOK}, at each system call (no fexit: {why})")
+            }
+        }
+    }
+}
+
+/// Names of the hooks that are always in use.
+pub fn hooks() -> impl Iterator<Item = &'static str> {
+    HOOKS.into_iter()
 }
 
 /// A map value that may be written as bytes.
@@ -55,6 +84,8 @@ pub struct Object {
     pub log: Option<EbpfLogger<StderrLog>>,
     tracked: HashMap<MapData, u32, TrackedValue>,
     counters: PerCpuArray<MapData, [u64; Counter::ALL.len()]>,
+    /// What calls are counted by, if they are.
+    pub call_hook: Option<CallHook>,
     /// Descriptors of the programs, for the kernel's own count of skipped runs.
     programs: Vec<OwnedFd>,
 }
@@ -66,28 +97,32 @@ impl std::fmt::Debug for Object {
 }
 
 impl Object {
-    /// Loads the programs with this rule and attaches them; with `count_calls` also the hook on
-    /// the end of every system call. Must be called within a tokio runtime.
+    /// Loads the programs with this rule and attaches them; with `count_calls` also the cheapest
+    /// hook that counts calls. Must be called within a tokio runtime.
     ///
     /// # Errors
     /// If BTF is missing, a field is unknown, or the kernel refuses something. What the verifier
     /// says goes to a file that the error names.
     pub fn load(rule: &Rule, count_calls: bool, log: bool) -> Result<Self> {
         let mut ebpf = create(rule, log, &kernel_layout()?)?;
-        let hooks: Vec<&'static str> = hooks(count_calls).collect();
-        {
-            let btf = aya::Btf::from_sys_fs().context("cannot parse the kernel's BTF")?;
-            for &hook in &hooks {
-                load_hook(&mut ebpf, hook, &btf)?;
-            }
+        let btf = aya::Btf::from_sys_fs().context("cannot parse the kernel's BTF")?;
+        for hook in HOOKS {
+            load_hook(&mut ebpf, hook, &btf)?;
         }
         let log = log.then(|| EbpfLogger::init_with_logger(&mut ebpf, StderrLog)).transpose()?;
         let mut programs = Vec::new();
-        for &hook in &hooks {
+        for hook in HOOKS {
             let program = hook_mut(&mut ebpf, hook)?;
             program.attach().with_context(|| format!("the kernel refused to attach {hook}"))?;
             programs.push(program.fd()?.as_fd().try_clone_to_owned()?);
         }
+        let mut call_hook = None;
+        if count_calls {
+            let (hook, program) = attach_call_hook(&mut ebpf, &btf)?;
+            call_hook = Some(hook);
+            programs.push(program);
+        }
+        drop(btf);
         let events = RingBuf::try_from(take(&mut ebpf, "EVENTS")?)?;
         // SAFETY: the ring buffer owns its descriptor, always returns the same one, and keeps it
         // open until the `AsyncFd` that owns the buffer is dropped.
@@ -98,6 +133,7 @@ impl Object {
             log,
             tracked: HashMap::try_from(take(&mut ebpf, "TRACKED")?)?,
             counters: PerCpuArray::try_from(take(&mut ebpf, "COUNTERS")?)?,
+            call_hook,
             programs,
             _ebpf: ebpf,
         })
@@ -202,7 +238,7 @@ fn kernel_layout() -> Result<Layout> {
         let (strukt, member) = field.location();
         match btf.member_offset(strukt, member)? {
             Some(offset) => offsets[field as usize] = offset,
-            // Only for counting calls, and only on x86-64; `hooks::read` is not loaded elsewhere.
+            // Only for counting calls, and only on x86-64; it is not loaded elsewhere.
             None if strukt == "pt_regs" => offsets[field as usize] = 0,
             None => bail!("this kernel's {strukt} has no member {member}"),
         }
@@ -217,10 +253,42 @@ fn hook_mut<'a>(ebpf: &'a mut Ebpf, hook: &str) -> Result<&'a mut BtfTracePoint>
 }
 
 fn load_hook(ebpf: &mut Ebpf, hook: &str, btf: &aya::Btf) -> Result<()> {
-    if hook == READ_HOOK && !cfg!(target_arch = "x86_64") {
+    if hook == SYSCALL_HOOK && !cfg!(target_arch = "x86_64") {
         bail!("calls can be counted on x86-64 only");
     }
     hook_mut(ebpf, hook)?.load(hook, btf).map_err(|error| explain(hook, error))
+}
+
+/// Loads and attaches what counts calls: at the end of reads from pipes, or else at the end of each
+/// system call.
+fn attach_call_hook(ebpf: &mut Ebpf, btf: &aya::Btf) -> Result<(CallHook, OwnedFd)> {
+    let why = match attach_pipe_hook(ebpf, btf) {
+        Ok((function, program)) => return Ok((CallHook::Pipe(function), program)),
+        Err(error) => error.root_cause().to_string(),
+    };
+    load_hook(ebpf, SYSCALL_HOOK, btf)?;
+    let program = hook_mut(ebpf, SYSCALL_HOOK)?;
+    program.attach().with_context(|| format!("the kernel refused to attach {SYSCALL_HOOK}"))?;
+    Ok((CallHook::Syscall { why }, program.fd()?.as_fd().try_clone_to_owned()?))
+}
+
+fn attach_pipe_hook(ebpf: &mut Ebpf, btf: &aya::Btf) -> Result<(&'static str, OwnedFd)> {
+    let program = ebpf.program_mut(PIPE_PROGRAM).context("the object has no pipe_read")?;
+    let program: &mut FExit = program.try_into()?;
+    for function in PIPE_FUNCTIONS {
+        match program.load(function, btf) {
+            Ok(()) => {
+                program
+                    .attach()
+                    .with_context(|| format!("the kernel refused fexit of {function}"))?;
+                return Ok((function, program.fd()?.as_fd().try_clone_to_owned()?));
+            }
+            // This kernel has no function of that name.
+            Err(ProgramError::Btf(_)) => {}
+            Err(error) => return Err(explain(function, error)),
+        }
+    }
+    bail!("this kernel has no {}", PIPE_FUNCTIONS.join(" and no "))
 }
 
 /// Puts what the verifier said into a file; it is too long for a terminal.
@@ -256,30 +324,32 @@ fn take(ebpf: &mut Ebpf, name: &str) -> Result<aya::maps::Map> {
     ebpf.take_map(name).with_context(|| format!("the object has no map {name}"))
 }
 
+/// Name of the capability to count calls.
+pub const COUNT_CALLS: &str = "count-calls";
+
 /// Tries each hook by itself: loads and attaches it, and takes it away again.
 pub fn probe_hooks(rule: &Rule) -> Vec<Capability> {
-    let probe = |hook: &'static str| -> Result<()> {
+    let prepare = || -> Result<(Ebpf, aya::Btf)> {
         let btf = aya::Btf::from_sys_fs().context("cannot parse the kernel's BTF")?;
-        let mut ebpf = create(rule, false, &kernel_layout()?)?;
+        Ok((create(rule, false, &kernel_layout()?)?, btf))
+    };
+    let probe = |hook: &'static str| -> Result<String> {
+        let (mut ebpf, btf) = prepare()?;
         load_hook(&mut ebpf, hook, &btf)?;
         hook_mut(&mut ebpf, hook)?.attach()?;
-        Ok(())
+        Ok("BTF tracepoint loads and attaches".to_owned())
     };
-    HOOKS
-        .into_iter()
-        .chain([READ_HOOK])
-        .map(|hook| {
-            let result = probe(hook);
-            Capability {
-                name: hook.to_owned(),
-                ok: result.is_ok(),
-                detail: match result {
-                    Ok(()) => "BTF tracepoint loads and attaches".to_owned(),
-                    Err(error) => format!("{error:#}"),
-                },
-            }
-        })
-        .collect()
+    let count_calls = || -> Result<String> {
+        let (mut ebpf, btf) = prepare()?;
+        attach_call_hook(&mut ebpf, &btf).map(|(hook, _)| hook.describe())
+    };
+    let capability = |name: &str, probed: Result<String>| Capability {
+        name: name.to_owned(),
+        ok: probed.is_ok(),
+        detail: probed.unwrap_or_else(|error| format!("{error:#}")),
+    };
+    let hooks = HOOKS.into_iter().map(|hook| capability(hook, probe(hook)));
+    hooks.chain([capability(COUNT_CALLS, count_calls())]).collect()
 }
 
 /// Where log lines of the kernel programs go.
