@@ -11,7 +11,7 @@ use super::{
     worker::{Birth, Moment, Worker},
 };
 use crate::model::{
-    Body, Exec, Exit, Identity, Parent, ParentSource, Record, Role, Sample, Source, Spawn,
+    Body, Clients, Exec, Exit, Identity, Parent, ParentSource, Record, Role, Sample, Source, Spawn,
     StdinState,
 };
 
@@ -29,6 +29,7 @@ impl Table {
             Body::Exec(exec) => self.executed(record, exec),
             Body::Exit(exit) => self.exited(record, exit),
             Body::Sample(sample) => self.sampled(record, sample),
+            Body::Clients(clients) => self.clients_counted(record, clients),
             Body::Tick(tick) => {
                 if let Some(memory) = tick.memory
                     && self.memory.replace((memory, record.seq)).is_none()
@@ -38,7 +39,6 @@ impl Table {
             }
             Body::Signal(_)
             | Body::Terminal(_)
-            | Body::Clients(_)
             | Body::Action(_)
             | Body::Gap(_)
             | Body::Finding(_)
@@ -287,9 +287,24 @@ impl Table {
             gateway.exit = Some(end);
             self.touch(Subject::Gateway(id));
         }
+        self.clientless.remove(&id);
         if surer(end, self.ends.get(id)) {
             self.ends.remember(id, end, self.now);
         }
+    }
+
+    /// A gateway that does not listen, or was not seen whole, is not known to be without clients.
+    fn clients_counted(&mut self, record: &Record, clients: &Clients) {
+        let id = clients.identity();
+        if self.ends.get(id).is_some() {
+            return;
+        }
+        if clients.complete && clients.listening > 0 && clients.connected == 0 {
+            self.clientless.entry(id).or_insert(moment(record, clients.source));
+        } else {
+            self.clientless.remove(&id);
+        }
+        self.touch(Subject::Gateway(id));
     }
 
     fn sampled(&mut self, record: &Record, sample: &Sample) {
@@ -307,6 +322,7 @@ impl Table {
             active |= worker.activity.sampled(syscr, at, &self.rules);
         }
         let key = worker.key().filter(|_| active);
+        let gateway = worker.link.as_ref().map(|link| link.gateway.identity()).filter(|_| active);
 
         let seen = moment(record, Source::Proc);
         let unheld = worker.unheld;
@@ -335,6 +351,9 @@ impl Table {
 
         if let Some(key) = key {
             self.touch(Subject::Group(key));
+        }
+        if let Some(gateway) = gateway.filter(|id| self.clientless.contains_key(id)) {
+            self.touch(Subject::Gateway(gateway));
         }
         if life {
             self.life_changed(id);

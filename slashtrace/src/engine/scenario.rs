@@ -9,8 +9,9 @@ use jiff::{SignedDuration, Timestamp};
 use super::Engine;
 use crate::{
     model::{
-        Body, Exec, Exit, FORMAT_VERSION, Finding, FindingState, Identity, Kind, Memory, Parent,
-        ParentSource, Process, Record, Role, Sample, Source, Spawn, StdinPeer, StdinState, Tick,
+        Body, Clients, Exec, Exit, FORMAT_VERSION, Finding, FindingState, Identity, Kind, Memory,
+        Parent, ParentSource, Process, Record, Role, Sample, Source, Spawn, StdinPeer, StdinState,
+        Tick,
     },
     profile::Profile,
 };
@@ -304,6 +305,19 @@ impl History {
         };
         change(&mut sample);
         self.tell(Body::Sample(sample))
+    }
+
+    /// A look at a gateway's sockets.
+    pub(super) fn clients(
+        &mut self,
+        pid: u32,
+        listening: u32,
+        connected: u32,
+        complete: bool,
+    ) -> &mut Self {
+        let start_ns = self.start_of(pid);
+        let source = Source::Proc;
+        self.tell(Body::Clients(Clients { pid, start_ns, listening, connected, complete, source }))
     }
 
     pub(super) fn tick_with_memory(&mut self, available_kib: u64) -> &mut Self {

@@ -104,6 +104,8 @@ pub(super) struct Table {
     pub(super) groups: BTreeMap<GroupKey, Group>,
     pub(super) gateways: BTreeMap<Identity, Gateway>,
     pub(super) ends: Ends,
+    /// Gateways that listen and have had no client without interruption: the first look at that.
+    pub(super) clientless: BTreeMap<Identity, Moment>,
     /// The machine's memory and the record that gave it.
     pub(super) memory: Option<(Memory, u64)>,
     dirty: BTreeSet<Subject>,
@@ -123,6 +125,7 @@ impl Table {
             groups: BTreeMap::new(),
             gateways: BTreeMap::new(),
             ends: Ends::default(),
+            clientless: BTreeMap::new(),
             memory: None,
             dirty: BTreeSet::new(),
             retiring: BTreeSet::new(),
@@ -346,6 +349,7 @@ impl Table {
             self.families.len(),
             self.groups.len(),
             self.gateways.len(),
+            self.clientless.len(),
             self.ends.by_id.len(),
             self.ends.order.len(),
             self.retiring.len(),

@@ -1,6 +1,7 @@
 //! One rule a file: what it says in words, the rule as a function of what is known, its tests.
 //! May touch: the table, to read it.
 
+mod abandoned;
 mod accumulation;
 mod duplicate_worker;
 mod gateway_orphan;
@@ -53,6 +54,12 @@ impl Verdict {
 
     fn at_most(mut self, confidence: Confidence) -> Self {
         self.confidence = self.confidence.min(confidence);
+        self
+    }
+
+    /// Says of the workers that nobody uses them.
+    fn unused(mut self) -> Self {
+        self.workers.iter_mut().for_each(|worker| worker.unused = true);
         self
     }
 
@@ -109,6 +116,7 @@ pub(super) fn judge(
             let said = said(Kind::Accumulation);
             vec![
                 (Kind::GatewayOrphan, gateway_orphan::judge(table, *id)),
+                (Kind::Abandoned, abandoned::judge(table, *id)),
                 (Kind::Accumulation, accumulation::judge(table, *id, said)),
             ]
         }
