@@ -2,6 +2,7 @@
 //! [`Observation`]s. May touch: the kernel, /proc, the clock, `model`, `profile`, `redact`.
 //! Never the engine: nothing here judges.
 
+pub mod clients;
 pub mod clock;
 pub mod ebpf;
 pub mod poll;

@@ -27,6 +27,7 @@ use self::{
 };
 use super::{
     Description, Last, Options,
+    clients::ClientsWatch,
     clock::boottime_ns,
     proc::{self, ProcFs},
     sampler::Sampler,
@@ -53,6 +54,7 @@ pub struct EbpfSensor {
     translator: Translator,
     ledger: Ledger,
     sampler: Sampler,
+    clients: ClientsWatch,
     profile: Profile,
     proc: ProcFs,
     interval: Interval,
@@ -79,6 +81,7 @@ impl EbpfSensor {
             translator: Translator::new(options.profile.clone(), proc.clone(), options.count_calls),
             ledger: Ledger::default(),
             sampler: Sampler::new(proc.clone()),
+            clients: ClientsWatch::new(proc.clone()),
             profile: options.profile.clone(),
             proc,
             interval,
@@ -99,7 +102,7 @@ impl EbpfSensor {
         let calls = calls.map(|hook| capability(object::COUNT_CALLS, hook.describe()));
         Description {
             kind: SensorKind::Ebpf,
-            capabilities: hooks.chain(calls).collect(),
+            capabilities: hooks.chain(calls).chain([self.clients.capability()]).collect(),
             calls_counted: self.count_calls,
             limits: Limits {
                 argv_searched_bytes: ARGV_MAX as u32,
@@ -161,6 +164,7 @@ impl EbpfSensor {
     }
 
     fn keep(&mut self, observation: Observation) {
+        self.clients.see(&observation.body);
         match &observation.body {
             Body::Spawn(spawn) => {
                 let above = match spawn.role {
@@ -196,6 +200,7 @@ impl EbpfSensor {
         };
         let round = self.sampler.sample(boottime_ns(), &mut self.translator.book, &reads);
         self.pending.extend(round.observations);
+        self.pending.extend(self.clients.round(boottime_ns()));
         // The kernel programs tell of every end: a worker that vanished is told of by a record
         // that is on its way, or was lost, which the next reconciliation shows.
         Ok(())

@@ -11,7 +11,9 @@ use anyhow::{Context, Result};
 use tokio::time::Instant;
 
 use super::{
-    Description, Last, Options, clock,
+    Description, Last, Options,
+    clients::ClientsWatch,
+    clock,
     proc::{ARGV_SEARCHED_BYTES, IdentityBook, ProcFs},
 };
 use crate::model::{Limits, Observation, SensorKind};
@@ -26,6 +28,7 @@ const FASTEST: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub struct PollSensor {
     table: Table,
+    clients: ClientsWatch,
     description: Description,
     interval: Duration,
     /// When /proc is read next.
@@ -42,9 +45,14 @@ impl PollSensor {
 
     fn start_at(proc: ProcFs, options: &Options) -> Result<Self> {
         let interval = options.sample_interval.clamp(FASTEST, SLOWEST);
+        let clients = ClientsWatch::new(proc.clone());
         let description = Description {
             kind: SensorKind::Poll,
-            capabilities: capabilities::of(&proc, interval, options.count_calls),
+            capabilities: {
+                let mut all = capabilities::of(&proc, interval, options.count_calls);
+                all.push(clients.capability());
+                all
+            },
             calls_counted: false,
             limits: Limits {
                 argv_searched_bytes: ARGV_SEARCHED_BYTES as u32,
@@ -58,7 +66,10 @@ impl PollSensor {
         let pending = table.round(clock::boottime_ns()).with_context(|| {
             format!("cannot read {0}; is it mounted? `mount -t proc proc {0}`", root.display())
         })?;
-        Ok(Self { table, description, interval, due: Instant::now() + interval, pending })
+        let mut sensor =
+            Self { table, clients, description, interval, due: Instant::now() + interval, pending };
+        sensor.pending.iter().for_each(|observation| sensor.clients.see(&observation.body));
+        Ok(sensor)
     }
 
     /// What it can do here.
@@ -91,7 +102,11 @@ impl PollSensor {
     }
 
     fn read(&mut self) -> Result<Vec<Observation>> {
-        self.table.round(clock::boottime_ns()).context("cannot read /proc any more")
+        let now = clock::boottime_ns();
+        let mut found = self.table.round(now).context("cannot read /proc any more")?;
+        found.iter().for_each(|observation| self.clients.see(&observation.body));
+        found.extend(self.clients.round(now));
+        Ok(found)
     }
 }
 

@@ -1,0 +1,180 @@
+//! How many clients are connected to each tracked gateway. `sockets` reads the kernel's tables.
+//! May touch: /proc of gateways through `proc`, `model`. Never the clock: it is told the time.
+//!
+//! The tables are those of the gateway's own network namespace (/proc/PID/net, proc_pid_net(5)),
+//! and are read only for a gateway that holds a socket, once a round for gateways of one namespace.
+
+mod sockets;
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    model::{Body, Capability, Clients, Identity, Observation, Role, Source},
+    sensor::proc::ProcFs,
+};
+
+/// The tables of one network namespace; `None` where one could not be read.
+#[derive(Debug)]
+struct Tables {
+    tcp: Option<Vec<String>>,
+    unix: Option<String>,
+}
+
+/// Watches the sockets of tracked gateways, and only these.
+#[derive(Debug)]
+pub struct ClientsWatch {
+    proc: ProcFs,
+    /// What was said last of each.
+    gateways: BTreeMap<Identity, Option<Clients>>,
+}
+
+impl ClientsWatch {
+    /// A watch that tracks nothing yet.
+    pub fn new(proc: ProcFs) -> Self {
+        Self { proc, gateways: BTreeMap::new() }
+    }
+
+    /// Whether the tables can be read here.
+    pub fn capability(&self) -> Capability {
+        let found = read(&self.proc.root().join("self/net/tcp"));
+        Capability {
+            name: "clients".to_owned(),
+            ok: found.is_ok(),
+            detail: match found {
+                Ok(_) => "connections to gateways, from their /proc/PID/net".to_owned(),
+                Err(error) => format!("cannot read /proc/self/net/tcp: {error}"),
+            },
+        }
+    }
+
+    /// Learns from what was observed which gateways there are. One that only adopted a worker is
+    /// none.
+    pub fn see(&mut self, body: &Body) {
+        match body {
+            Body::Spawn(spawn) if spawn.role == Role::Worker => {
+                if let Some(parent) =
+                    spawn.parent.as_ref().filter(|parent| !parent.gone && !parent.reaper)
+                {
+                    self.gateways.entry(parent.process.identity()).or_default();
+                }
+            }
+            Body::Exit(exit) => {
+                self.gateways.remove(&exit.identity());
+            }
+            _ => {}
+        }
+    }
+
+    /// Looks at every tracked gateway once; says what changed. `now_ns` is the boot clock.
+    pub fn round(&mut self, now_ns: u64) -> Vec<Observation> {
+        let mut tables = HashMap::new();
+        let mut observations = Vec::new();
+        let proc = &self.proc;
+        self.gateways.retain(|&identity, said| {
+            match proc.stat(identity.pid) {
+                Ok(Some(stat)) if proc.is_same(identity, &stat) && !stat.ended() => {}
+                Ok(_) => return false,
+                Err(_) => return true,
+            }
+            let clients = look(proc.root(), identity, &mut tables);
+            if said.as_ref() != Some(&clients) {
+                *said = Some(clients.clone());
+                let body = Body::Clients(clients);
+                observations.push(Observation { boottime_ns: now_ns, body });
+            }
+            true
+        });
+        observations
+    }
+}
+
+/// Looks at one gateway. Which sockets are its own is read before the tables: one that is accepted
+/// in between is seen in the next round.
+fn look(root: &Path, id: Identity, tables: &mut HashMap<PathBuf, Tables>) -> Clients {
+    let folder = root.join(id.pid.to_string());
+    let mut clients = Clients {
+        pid: id.pid,
+        start_ns: id.start_ns,
+        listening: 0,
+        connected: 0,
+        complete: false,
+        source: Source::Proc,
+    };
+    let Ok(own) = own_sockets(&folder) else { return clients };
+    if own.is_empty() {
+        clients.complete = true;
+        return clients;
+    }
+    let Ok(namespace) = fs::read_link(folder.join("ns/net")) else { return clients };
+    let tables = tables.entry(namespace).or_insert_with(|| Tables::read(&folder));
+    let tcp = tables.tcp.as_ref().map(|texts| sockets::tcp(texts, &own));
+    let unix = tables.unix.as_ref().map(|text| sockets::unix(text, &own));
+    clients.complete = tcp.is_some() && unix.is_some();
+    for count in [tcp, unix].into_iter().flatten() {
+        clients.listening += count.listening;
+        clients.connected += count.connected;
+    }
+    clients
+}
+
+impl Tables {
+    fn read(folder: &Path) -> Self {
+        let tcp = read(&folder.join("net/tcp")).and_then(|four| {
+            match read(&folder.join("net/tcp6")) {
+                Ok(six) => Ok(vec![four, six]),
+                // A kernel without IPv6.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(vec![four]),
+                Err(error) => Err(error),
+            }
+        });
+        Self { tcp: tcp.ok(), unix: read(&folder.join("net/unix")).ok() }
+    }
+}
+
+/// Names of Unix sockets may be any bytes.
+fn read(path: &Path) -> io::Result<String> {
+    fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Inodes of the sockets that a process holds (`socket:[123]`, proc_pid_fd(5)).
+fn own_sockets(folder: &Path) -> io::Result<HashSet<u64>> {
+    let mut own = HashSet::new();
+    for entry in fs::read_dir(folder.join("fd"))? {
+        // A descriptor that was closed meanwhile is not held.
+        let Ok(target) = fs::read_link(entry?.path()) else { continue };
+        let inode = target.to_str().and_then(|target| {
+            target.strip_prefix("socket:[")?.strip_suffix(']')?.parse::<u64>().ok()
+        });
+        own.extend(inode);
+    }
+    Ok(own)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn looks_at_real_sockets() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("listens");
+        let (_served, _) = listener.accept().expect("it connected");
+        let id = Identity { pid: std::process::id(), start_ns: 1 };
+        let clients = look(Path::new("/proc"), id, &mut HashMap::new());
+        assert!(clients.complete && clients.listening >= 1, "{clients:?}");
+        assert_eq!(clients.connected, 0, "both ends are ours");
+        drop(client);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_complete() {
+        let id = Identity { pid: u32::MAX, start_ns: 1 };
+        assert!(!look(Path::new("/proc"), id, &mut HashMap::new()).complete);
+    }
+}

@@ -1,0 +1,163 @@
+use std::{collections::HashSet, net::IpAddr, net::Ipv4Addr, net::Ipv6Addr};
+
+/// `TCP_ESTABLISHED` (include/net/tcp_states.h).
+const ESTABLISHED: &str = "01";
+/// `TCP_LISTEN` (include/net/tcp_states.h).
+const LISTEN: &str = "0A";
+/// `__SO_ACCEPTCON` (include/uapi/linux/net.h): a Unix socket that listens.
+const ACCEPTS: u32 = 1 << 16;
+/// `SS_CONNECTED` (include/uapi/linux/net.h).
+const CONNECTED: &str = "03";
+
+type Address = (IpAddr, u16);
+
+/// What is counted of one process's sockets.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) struct Count {
+    pub(super) listening: u32,
+    pub(super) connected: u32,
+}
+
+/// Counts TCP sockets in the text of /proc/PID/net/tcp and tcp6 together, because a listener of
+/// one family may serve the other. A connection counts if it is established (`CLOSE_WAIT`: the
+/// peer went away), and its local port is one on which the process listens. Its other end must
+/// not belong to the process, too.
+pub(super) fn tcp(texts: &[String], own: &HashSet<u64>) -> Count {
+    let mut ports = HashSet::new();
+    let mut established = Vec::new();
+    let mut count = Count::default();
+    for line in texts.iter().flat_map(|text| text.lines().skip(1)) {
+        let mut fields = line.split_ascii_whitespace();
+        let (Some(local), Some(remote), Some(state)) =
+            (fields.nth(1), fields.next(), fields.next())
+        else {
+            continue;
+        };
+        if state != ESTABLISHED && state != LISTEN {
+            continue;
+        }
+        let inode = fields.nth(5).and_then(|inode| inode.parse::<u64>().ok());
+        if !inode.is_some_and(|inode| own.contains(&inode)) {
+            continue;
+        }
+        let (Some(local), Some(remote)) = (address(local), address(remote)) else { continue };
+        if state == LISTEN {
+            count.listening += 1;
+            ports.insert(local.1);
+        } else {
+            established.push((local, remote));
+        }
+    }
+    let ends: HashSet<(Address, Address)> = established.iter().copied().collect();
+    let clients = established
+        .iter()
+        .filter(|&&(local, remote)| ports.contains(&local.1) && !ends.contains(&(remote, local)));
+    count.connected = clients.count() as u32;
+    count
+}
+
+/// Counts Unix sockets in the text of /proc/PID/net/unix: an accepted one has the name of the
+/// listener. The kernel does not show there that the peer closed its end, so such a connection
+/// counts until the process closes it.
+pub(super) fn unix(text: &str, own: &HashSet<u64>) -> Count {
+    let mut names = HashSet::new();
+    let mut connected = Vec::new();
+    let mut count = Count::default();
+    for line in text.lines().skip(1) {
+        let mut fields = line.split_ascii_whitespace();
+        let (Some(flags), Some(state)) = (fields.nth(3), fields.nth(1)) else { continue };
+        let inode = fields.next().and_then(|inode| inode.parse::<u64>().ok());
+        let Some(name) = fields.next() else { continue };
+        if !inode.is_some_and(|inode| own.contains(&inode)) {
+            continue;
+        }
+        if u32::from_str_radix(flags, 16).is_ok_and(|flags| flags & ACCEPTS != 0) {
+            count.listening += 1;
+            names.insert(name);
+        } else if state == CONNECTED {
+            connected.push(name);
+        }
+    }
+    count.connected = connected.iter().filter(|name| names.contains(*name)).count() as u32;
+    count
+}
+
+/// `0100007F:1F90`: words of the address as the machine stores them, in hexadecimal. An IPv4
+/// address that is mapped into IPv6 is the same as itself.
+fn address(text: &str) -> Option<Address> {
+    let (host, port) = text.split_once(':')?;
+    let port = u16::from_str_radix(port, 16).ok()?;
+    let word = |at: usize| {
+        u32::from_str_radix(host.get(at * 8..at * 8 + 8)?, 16).ok().map(u32::to_ne_bytes)
+    };
+    let host = match host.len() {
+        8 => IpAddr::V4(Ipv4Addr::from(word(0)?)),
+        32 => {
+            let mut bytes = [0; 16];
+            for (at, chunk) in bytes.chunks_exact_mut(4).enumerate() {
+                chunk.copy_from_slice(&word(at)?);
+            }
+            IpAddr::V6(Ipv6Addr::from(bytes)).to_canonical()
+        }
+        _ => return None,
+    };
+    Some((host, port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEAD: &str = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when\n";
+
+    fn line(local: &str, remote: &str, state: &str, inode: u64) -> String {
+        format!(
+            "   0: {local} {remote} {state} 00000000:00000000 00:00000000 00000000  0  0 {inode} 1\n"
+        )
+    }
+
+    #[test]
+    fn only_what_was_accepted_from_another_process_is_a_client() {
+        let any = "00000000:0000";
+        let text = [
+            HEAD.to_owned(),
+            line("0100007F:1F90", any, "0A", 1),
+            line("0100007F:1F90", "0100007F:A001", "01", 2), // a client
+            line("0100007F:A001", "0100007F:1F90", "01", 90), // its other end
+            line("0100007F:1F90", "0100007F:A002", "08", 3), // the peer went away
+            line("0100007F:A003", "0100007F:01BB", "01", 4), // outgoing
+            line("0100007F:1F90", "0100007F:A004", "01", 5), // from the process itself
+            line("0100007F:A004", "0100007F:1F90", "01", 6),
+            line("0100007F:2000", any, "0A", 91), // another process's
+        ];
+        let own = HashSet::from([1, 2, 3, 4, 5, 6]);
+        assert_eq!(tcp(&[text.concat()], &own), Count { listening: 1, connected: 1 });
+        assert_eq!(tcp(&[text.concat()], &HashSet::new()), Count::default());
+    }
+
+    #[test]
+    fn a_listener_of_both_families() {
+        let mapped = "0000000000000000FFFF00000100007F";
+        let six = [
+            HEAD.to_owned(),
+            line(&format!("{}:1F90", "0".repeat(32)), &format!("{}:0000", "0".repeat(32)), "0A", 1),
+            line(&format!("{mapped}:1F90"), &format!("{mapped}:A001"), "01", 2),
+            line(&format!("{mapped}:1F90"), &format!("{mapped}:A002"), "01", 3),
+        ];
+        let four = [HEAD.to_owned(), line("0100007F:A002", "0100007F:1F90", "01", 4)];
+        let own = HashSet::from([1, 2, 3, 4]);
+        let count = tcp(&[four.concat(), six.concat()], &own);
+        assert_eq!(count, Count { listening: 1, connected: 1 });
+    }
+
+    #[test]
+    fn unix_sockets_that_were_accepted_have_the_name_of_the_listener() {
+        let text = "Num RefCount Protocol Flags Type St Inode Path\n\
+            0: 00000002 00000000 00010000 0001 01 1 /run/gateway\n\
+            0: 00000003 00000000 00000000 0001 03 2 /run/gateway\n\
+            0: 00000003 00000000 00000000 0001 03 3\n\
+            0: 00000003 00000000 00000000 0001 03 4 /run/bus\n";
+        let own = HashSet::from([1, 2, 3, 4]);
+        assert_eq!(unix(text, &own), Count { listening: 1, connected: 1 });
+    }
+}
