@@ -7,8 +7,8 @@ use proptest::{option, prelude::*, sample::select};
 
 use super::scenario::S;
 use crate::model::{
-    Body, Exec, Exit, Gap, GapReason, Identity, Memory, Parent, ParentSource, Process, Role,
-    Sample, Source, Spawn, StdinPeer, StdinState, Tick,
+    Body, Clients, Exec, Exit, Gap, GapReason, Identity, Memory, Parent, ParentSource, Process,
+    Role, Sample, Source, Spawn, StdinPeer, StdinState, Tick,
 };
 
 fn process(id: Identity) -> Process {
@@ -71,6 +71,12 @@ fn sample(id: Identity, change: impl FnOnce(&mut Sample)) -> Body {
     Body::Sample(sample)
 }
 
+fn clients(id: Identity, listening: u32, connected: u32, complete: bool) -> Body {
+    let source = Source::Proc;
+    let Identity { pid, start_ns } = id;
+    Body::Clients(Clients { pid, start_ns, listening, connected, complete, source })
+}
+
 /// One thing that happens in a made-up world.
 #[derive(Clone, Debug)]
 pub(super) enum Step {
@@ -96,6 +102,11 @@ pub(super) enum Step {
     Leave(usize),
     Exit(usize),
     GatewayExit(u32),
+    /// A look at a gateway's sockets.
+    Clients {
+        gateway: u32,
+        connected: u32,
+    },
 }
 
 pub(super) fn step() -> impl Strategy<Value = Step> {
@@ -115,6 +126,8 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
         1 => any::<usize>().prop_map(Step::Leave),
         3 => any::<usize>().prop_map(Step::Exit),
         1 => (100_u32..103).prop_map(Step::GatewayExit),
+        1 => (100_u32..103, 0_u32..2)
+            .prop_map(|(gateway, connected)| Step::Clients { gateway, connected }),
     ]
 }
 
@@ -249,6 +262,10 @@ impl World {
                 *self.generation.entry(*pid).or_default() += 1;
                 self.tell(id, exit(id, Role::Gateway));
             }
+            Step::Clients { gateway, connected } => {
+                let id = self.gateway(*gateway);
+                self.tell(id, clients(id, 1, *connected, true));
+            }
         }
     }
 }
@@ -340,7 +357,10 @@ pub(super) fn any_body() -> impl Strategy<Value = Body> {
         });
         Body::Tick(Tick { memory })
     });
+    let any_clients = (identity(), 0_u32..2, 0_u32..2, any::<bool>()).prop_map(
+        |(id, listening, connected, complete)| clients(id, listening, connected, complete),
+    );
     let gap = Just(Body::Gap(Gap { reason: GapReason::RingFull, lost: u64::MAX, resynced: true }));
     prop_oneof![4 => any_spawn(), 3 => any_sample, 3 => any_exit, 1 => any_exec, 2 => any_tick,
-        1 => gap]
+        1 => any_clients, 1 => gap]
 }
