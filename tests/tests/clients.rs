@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use slashtrace::model::{Body, FindingState, Kind, Record};
+use slashtrace::model::{Body, FindingState, FindingWorker, Kind, Record};
 use slashtrace_tests::{
     Setup, host,
     recorded::{finding, opened},
@@ -34,12 +34,12 @@ fn gateway(token: &str, outgoing: u16) -> (Child, u16) {
 
 /// Whether the last look at the gateway shows so many clients.
 fn connected(records: &[Record], gateway: u32, clients: u32) -> bool {
-    let looks = records.iter().filter_map(|record| match &record.body {
+    let mut looks = records.iter().filter_map(|record| match &record.body {
         Body::Clients(look) if look.pid == gateway => Some(look),
         _ => None,
     });
     looks
-        .last()
+        .next_back()
         .is_some_and(|look| look.complete && look.listening == 1 && look.connected == clients)
 }
 
@@ -82,6 +82,6 @@ fn a_worker_is_abandoned_when_its_gateway_has_no_client() {
     let found = recorded.opened(Kind::Abandoned);
     let [found] = found.as_slice() else { panic!("one finding: {found:?}") };
     let worker = recorded.worker("clients").identity();
-    assert_eq!(found.workers.iter().map(|one| one.identity()).collect::<Vec<_>>(), [worker]);
+    assert_eq!(found.workers.iter().map(FindingWorker::identity).collect::<Vec<_>>(), [worker]);
     assert!(found.workers[0].unused);
 }

@@ -68,7 +68,9 @@ impl PollSensor {
         })?;
         let mut sensor =
             Self { table, clients, description, interval, due: Instant::now() + interval, pending };
-        sensor.pending.iter().for_each(|observation| sensor.clients.see(&observation.body));
+        for observation in &sensor.pending {
+            sensor.clients.see(&observation.body);
+        }
         Ok(sensor)
     }
 
@@ -104,7 +106,9 @@ impl PollSensor {
     fn read(&mut self) -> Result<Vec<Observation>> {
         let now = clock::boottime_ns();
         let mut found = self.table.round(now).context("cannot read /proc any more")?;
-        found.iter().for_each(|observation| self.clients.see(&observation.body));
+        for observation in &found {
+            self.clients.see(&observation.body);
+        }
         found.extend(self.clients.round(now));
         Ok(found)
     }
