@@ -30,6 +30,7 @@ pub(super) fn environment(facts: &Facts) -> Vec<Check> {
         pid_namespace(facts),
         time_namespace(facts),
         hidepid(facts),
+        clients(facts),
         tracefs(facts),
         unprivileged(facts),
     ]
@@ -159,6 +160,18 @@ fn time_namespace(facts: &Facts) -> Check {
     check("time namespace", Level::Required, found)
 }
 
+/// proc_pid_net(5): the sockets of a network namespace.
+fn clients(facts: &Facts) -> Check {
+    let found = match &facts.tcp {
+        Ok(_) => Ok("/proc/PID/net shows the connections to gateways".to_owned()),
+        Err(error) => Err((
+            format!("/proc/self/net/tcp: {error}: `abandoned` cannot be judged"),
+            "mount /proc without subset=pid".to_owned(),
+        )),
+    };
+    check("clients", Level::Optional, found)
+}
+
 fn hidepid(facts: &Facts) -> Check {
     let mounts = facts.mountinfo.as_deref().unwrap_or_default();
     // Of several mounts at one place the last is seen.
@@ -216,6 +229,7 @@ mod tests {
             status: text("CapEff:\t000001ffffffffff\n"),
             lockdown: text("none [integrity] confidentiality\n"),
             unprivileged_bpf: text("2\n"),
+            tcp: text("  sl  local_address\n"),
             pid_namespace: text(INITIAL_PID_NAMESPACE),
             user_namespace: text(INITIAL_USER_NAMESPACE),
             time_offsets: Some("monotonic 0 0\nboottime 0 0\n".to_owned()),

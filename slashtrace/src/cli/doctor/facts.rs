@@ -26,6 +26,8 @@ pub(super) struct Facts {
     pub(super) lockdown: Result<String, String>,
     /// /proc/sys/kernel/unprivileged_bpf_disabled.
     pub(super) unprivileged_bpf: Result<String, String>,
+    /// /proc/self/net/tcp.
+    pub(super) tcp: Result<String, String>,
     /// /proc/self/ns/pid.
     pub(super) pid_namespace: Result<String, String>,
     /// /proc/self/ns/user.
@@ -45,6 +47,7 @@ impl Facts {
             status: read("/proc/self/status"),
             lockdown: read("/sys/kernel/security/lockdown"),
             unprivileged_bpf: read("/proc/sys/kernel/unprivileged_bpf_disabled"),
+            tcp: read("/proc/self/net/tcp"),
             pid_namespace: link("/proc/self/ns/pid"),
             user_namespace: link("/proc/self/ns/user"),
             time_offsets: fs::read_to_string("/proc/self/timens_offsets").ok(),
