@@ -11,8 +11,8 @@ use super::{
     worker::{Birth, Moment, Worker},
 };
 use crate::model::{
-    Body, Clients, Exec, Exit, Identity, Parent, ParentSource, Record, Role, Sample, Source, Spawn,
-    StdinState,
+    Body, Clients, Exec, Exit, Identity, Parent, ParentSource, Process, Record, Role, Sample,
+    Source, Spawn, StdinState,
 };
 
 impl Table {
@@ -30,6 +30,7 @@ impl Table {
             Body::Exit(exit) => self.exited(record, exit),
             Body::Sample(sample) => self.sampled(record, sample),
             Body::Clients(clients) => self.clients_counted(record, clients),
+            Body::Terminal(event) => self.terminal_seen(record, event),
             Body::Tick(tick) => {
                 if let Some(memory) = tick.memory
                     && self.memory.replace((memory, record.seq)).is_none()
@@ -37,12 +38,8 @@ impl Table {
                     self.touch_surplus();
                 }
             }
-            Body::Signal(_)
-            | Body::Terminal(_)
-            | Body::Action(_)
-            | Body::Gap(_)
-            | Body::Finding(_)
-            | Body::Stop(_) => {}
+            Body::Signal(_) | Body::Action(_) | Body::Gap(_) | Body::Finding(_) | Body::Stop(_) => {
+            }
         }
     }
 
@@ -63,6 +60,7 @@ impl Table {
             worker.unheld = known.unheld;
             worker.launcher = known.launcher;
             worker.session = worker.session.or_else(|| known.session.clone());
+            worker.terminal = worker.terminal.or(known.terminal);
             worker.model = worker.model.or_else(|| known.model.clone());
             if worker.link.is_none() {
                 worker.link.clone_from(&known.link);
@@ -176,6 +174,7 @@ impl Table {
             known.link = later.link;
         }
         known.session = known.session.take().or(later.session);
+        known.terminal = known.terminal.or(later.terminal);
         known.model = known.model.take().or(later.model);
         if link || session {
             self.enlist(id);
@@ -357,7 +356,7 @@ impl Table {
         }
         if life {
             self.life_changed(id);
-        } else if held_changed {
+        } else if held_changed || active {
             self.touch(Subject::Worker(id));
         }
     }
@@ -405,6 +404,12 @@ fn new_worker(record: &Record, spawn: &Spawn) -> Worker {
         },
         link: attribution::gateway_of(spawn),
         surety: attribution::surety(spawn),
+        above: {
+            let parent = spawn.parent.iter().map(|parent| &parent.process);
+            parent.chain(&spawn.ancestors).map(Process::identity).collect()
+        },
+        terminal: spawn.terminal,
+        seen_ns: record.boottime_ns,
         session: spawn.session.as_deref().map(Arc::from),
         model: spawn.model.clone(),
         launcher: false,

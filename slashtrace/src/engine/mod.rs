@@ -14,6 +14,7 @@ mod growth;
 mod ledger;
 mod rules;
 mod table;
+mod terminal;
 mod worker;
 
 #[cfg(test)]

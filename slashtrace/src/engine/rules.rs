@@ -10,6 +10,7 @@ const SAMPLE_INTERVAL: u64 = 2_000_000_000;
 pub(super) struct Rules {
     pub(super) overlap: u64,
     pub(super) orphan: u64,
+    pub(super) terminal: u64,
     pub(super) client: u64,
     pub(super) unreachable: u64,
     pub(super) zombie: u64,
@@ -24,6 +25,7 @@ impl Rules {
         Self {
             overlap: profile.graces.overlap.as_ns(),
             orphan: profile.graces.orphan.as_ns(),
+            terminal: profile.graces.terminal.as_ns(),
             client: profile.graces.client.as_ns(),
             unreachable: profile.graces.unreachable.as_ns(),
             zombie: profile.graces.zombie.as_ns(),

@@ -11,7 +11,7 @@ use crate::{
     model::{
         Body, Clients, Exec, Exit, FORMAT_VERSION, Finding, FindingState, Identity, Kind, Memory,
         Parent, ParentSource, Process, Record, Role, Sample, Source, Spawn, StdinPeer, StdinState,
-        Tick,
+        TerminalEvent, TerminalState, Tick,
     },
     profile::Profile,
 };
@@ -126,11 +126,18 @@ pub(super) struct History {
     pub(super) driver: Driver,
     pub(super) now: u64,
     starts: BTreeMap<u32, u64>,
+    /// When each terminal was opened.
+    terminals: BTreeMap<u32, u64>,
 }
 
 impl History {
     pub(super) fn new() -> Self {
-        Self { driver: Driver::new(), now: 10 * S, starts: BTreeMap::new() }
+        Self {
+            driver: Driver::new(),
+            now: 10 * S,
+            starts: BTreeMap::new(),
+            terminals: BTreeMap::new(),
+        }
     }
 
     /// Where the history begins.
@@ -318,6 +325,53 @@ impl History {
         let start_ns = self.start_of(pid);
         let source = Source::Proc;
         self.tell(Body::Clients(Clients { pid, start_ns, listening, connected, complete, source }))
+    }
+
+    /// A gateway opens a terminal, whose process names a session.
+    pub(super) fn open_terminal(
+        &mut self,
+        index: u32,
+        gateway: u32,
+        session: Option<&str>,
+    ) -> &mut Self {
+        self.terminals.insert(index, self.now);
+        let master = self.identity(gateway);
+        self.terminal(index, TerminalState::Opened, |event| {
+            event.session = session.map(str::to_owned);
+            event.master = Some(Process {
+                pid: master.pid,
+                start_ns: master.start_ns,
+                comm: "python".to_owned(),
+                argv0: None,
+            });
+        })
+    }
+
+    /// The last descriptor of a terminal's master is closed, told by inotify.
+    pub(super) fn close_terminal(&mut self, index: u32) -> &mut Self {
+        self.terminal(index, TerminalState::Closed, |_| {})
+    }
+
+    fn terminal(
+        &mut self,
+        index: u32,
+        state: TerminalState,
+        change: impl FnOnce(&mut TerminalEvent),
+    ) -> &mut Self {
+        let mut event = TerminalEvent {
+            instance: 7,
+            index,
+            opened_ns: self.terminals.get(&index).copied().unwrap_or(self.now),
+            state,
+            source: Source::Inotify,
+            master: None,
+            leader: None,
+            processes: Vec::new(),
+            session: None,
+            closer: None,
+        };
+        change(&mut event);
+        self.tell(Body::Terminal(Box::new(event)))
     }
 
     pub(super) fn tick_with_memory(&mut self, available_kib: u64) -> &mut Self {

@@ -8,6 +8,7 @@ use super::{
     attribution::GroupKey,
     growth::Growth,
     rules::Rules,
+    terminal::Terminals,
     worker::{Moment, Worker, witness},
 };
 use crate::model::{Identity, Memory};
@@ -106,6 +107,7 @@ pub(super) struct Table {
     pub(super) ends: Ends,
     /// Gateways that listen and have had no client without interruption: the first look at that.
     pub(super) clientless: BTreeMap<Identity, Moment>,
+    pub(super) terminals: Terminals,
     /// The machine's memory and the record that gave it.
     pub(super) memory: Option<(Memory, u64)>,
     dirty: BTreeSet<Subject>,
@@ -126,6 +128,7 @@ impl Table {
             gateways: BTreeMap::new(),
             ends: Ends::default(),
             clientless: BTreeMap::new(),
+            terminals: Terminals::default(),
             memory: None,
             dirty: BTreeSet::new(),
             retiring: BTreeSet::new(),
@@ -353,6 +356,7 @@ impl Table {
             self.ends.by_id.len(),
             self.ends.order.len(),
             self.retiring.len(),
+            self.terminals.len(),
         ]
     }
 

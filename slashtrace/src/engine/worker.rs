@@ -10,7 +10,7 @@ use super::{
     rules::Rules,
 };
 use crate::model::{
-    Confidence, FindingWorker, GatewayRef, Identity, ParentSource, Process, Source,
+    Confidence, FindingWorker, GatewayRef, Identity, ParentSource, Process, Source, Terminal,
 };
 
 /// Something happened: when, which record says so, how it was observed.
@@ -56,6 +56,12 @@ pub(super) struct Worker {
     pub(super) birth: Birth,
     pub(super) link: Option<Link>,
     pub(super) surety: Confidence,
+    /// Its parent and the processes above it, as its spawn named them.
+    pub(super) above: Vec<Identity>,
+    /// Controlling terminal that its spawn named.
+    pub(super) terminal: Option<Terminal>,
+    /// When its spawn was reported, ns of the boot clock.
+    pub(super) seen_ns: u64,
     pub(super) session: Option<Arc<str>>,
     pub(super) model: Option<String>,
     /// It only launched the real worker.

@@ -38,6 +38,7 @@ pub(super) fn judge(table: &Table, id: Identity) -> Judgement {
     let seen = exit.source == Source::Kernel;
     let verdict = Verdict::about(&orphans, text)
         .at_most(if seen { Confidence::Proven } else { Confidence::Strong })
+        .unused()
         .because([exit.seq]);
     Judgement::new(Some(verdict), deadline)
 }

@@ -76,6 +76,7 @@ fn verdict(lost: &[&Worker], witnesses: &[Witness], exact: bool) -> Option<Verdi
     let counters = lost.iter().filter_map(|worker| worker.activity.seq());
     Some(
         Verdict::about(lost, text)
+            .unused()
             .at_most(weakest(witnesses.iter().map(|witness| witness.surety)))
             .at_most(if exact { Confidence::Proven } else { Confidence::Strong })
             .because(seqs)

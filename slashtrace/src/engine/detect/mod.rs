@@ -9,6 +9,7 @@ mod leftover_children;
 mod lost_worker;
 mod respawn_churn;
 mod spawn_per_call;
+mod terminal_orphan;
 mod unreachable;
 mod zombie;
 
@@ -57,9 +58,11 @@ impl Verdict {
         self
     }
 
-    /// Says of the workers that nobody uses them.
+    /// Marks its workers: it shows of each that nobody uses it.
     fn unused(mut self) -> Self {
-        self.workers.iter_mut().for_each(|worker| worker.unused = true);
+        for worker in &mut self.workers {
+            worker.unused = true;
+        }
         self
     }
 
@@ -121,6 +124,7 @@ pub(super) fn judge(
             ]
         }
         Subject::Worker(id) => vec![
+            (Kind::TerminalOrphan, terminal_orphan::judge(table, *id)),
             (Kind::Unreachable, unreachable::judge(table, *id)),
             (Kind::LeftoverChildren, leftover_children::judge(table, *id)),
             (Kind::Zombie, zombie::judge(table, *id)),

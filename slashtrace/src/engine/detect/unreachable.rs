@@ -26,7 +26,8 @@ pub(super) fn judge(table: &Table, id: Identity) -> Judgement {
         place(&[worker]),
         time(table.rules.unreachable),
     );
-    let verdict = Verdict::about(&[worker], text).at_most(Confidence::Strong).because([unheld.seq]);
+    let verdict =
+        Verdict::about(&[worker], text).unused().at_most(Confidence::Strong).because([unheld.seq]);
     Judgement::new(Some(verdict), None)
 }
 

@@ -1,0 +1,137 @@
+//! `terminal-orphan`: a worker that outlives the terminal of its session.
+//!
+//! Holds for a live worker whose terminal (its controlling terminal; else one that its gateway
+//! opened and whose process names its session; else the only one that its gateway opened shortly
+//! before) closed longer than the terminal grace ago, while it showed no activity since. A terminal
+//! that is kept open for re-attach is not closed, and another open one that shows the same session
+//! withdraws the finding.
+//!
+//! Proven if the kernel saw the spawn on that terminal and told of its close.
+
+use super::{Judgement, Verdict, time};
+use crate::{
+    engine::table::Table,
+    model::{Confidence, Identity, Source},
+};
+
+pub(super) fn judge(table: &Table, id: Identity) -> Judgement {
+    let worker = table.workers.get(&id).filter(|worker| worker.is_live() && !worker.launcher);
+    let Some(worker) = worker else { return Judgement::default() };
+    let Some(found) = table.terminal_of(worker) else { return Judgement::default() };
+    let Some(closed) = found.terminal.closed else { return Judgement::default() };
+    let active = worker.activity.newest_rise().is_some_and(|rise| rise.from >= closed.at);
+    if active || table.terminals.shown(worker.session.as_deref()) {
+        return Judgement::default();
+    }
+    let due = closed.at.max(worker.birth.at).saturating_add(table.rules.terminal);
+    if due > table.now {
+        return Judgement::new(None, Some(due));
+    }
+    let session = worker.session.as_ref().map_or(String::new(), |key| format!(" of session {key}"));
+    let text = format!(
+        "terminal pts/{}{session} closed; worker {} outlived it by {} or longer ({})",
+        found.terminal.index,
+        id.pid,
+        time(table.rules.terminal),
+        found.join.words(),
+    );
+    let told = matches!(closed.source, Source::Kernel | Source::Inotify);
+    let close = if told { Confidence::Proven } else { Confidence::Strong };
+    let mut verdict = Verdict::about(&[worker], text)
+        .unused()
+        .because([found.terminal.opened, closed.seq])
+        .because(found.session_seq);
+    // That it was on this terminal does not rest on who forked it.
+    verdict.confidence = found.join.confidence(worker).min(close);
+    Judgement::new(Some(verdict), None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::scenario::{History, K, S, pids};
+    use crate::model::{Confidence, Kind, Terminal};
+
+    const PLACE: Terminal = Terminal { instance: Some(7), index: 3 };
+
+    fn on_its_terminal() -> History {
+        let mut history = History::new();
+        history.open_terminal(3, 100, None).after(S).spawn_with(101, 100, |spawn| {
+            spawn.session = Some(K.to_owned());
+            spawn.terminal = Some(PLACE);
+        });
+        history.after(S);
+        history
+    }
+
+    #[test]
+    fn holds_for_a_worker_that_outlives_its_controlling_terminal() {
+        let mut history = on_its_terminal();
+        history.close_terminal(3).after(30 * S - 1);
+        assert!(history.silent());
+        history.after(1);
+        let finding = history.found(Kind::TerminalOrphan);
+        assert_eq!((pids(finding), finding.confidence), (vec![101], Confidence::Proven));
+        assert!(finding.workers[0].unused);
+        assert_eq!(
+            finding.text,
+            "terminal pts/3 of session K closed; worker 101 outlived it by 30 s or longer \
+             (controlling terminal)"
+        );
+        history.exit(101);
+        assert!(history.open(Kind::TerminalOrphan).is_none());
+    }
+
+    #[test]
+    fn one_that_ends_within_the_grace_or_whose_terminal_stays_open_is_none() {
+        let mut history = on_its_terminal();
+        history.after(600 * S);
+        assert!(history.silent());
+        history.close_terminal(3).after(29 * S).exit(101).after(60 * S);
+        assert!(history.silent());
+    }
+
+    #[test]
+    fn a_terminal_of_the_same_session_withdraws_it() {
+        let mut history = on_its_terminal();
+        history.close_terminal(3).after(30 * S);
+        history.found(Kind::TerminalOrphan);
+        history.open_terminal(4, 100, Some(K));
+        assert!(history.open(Kind::TerminalOrphan).is_none());
+    }
+
+    #[test]
+    fn a_call_after_the_close_withdraws_it() {
+        let mut history = on_its_terminal();
+        history.reads(101, 1).close_terminal(3).after(10 * S).reads(101, 2).after(60 * S);
+        assert!(history.open(Kind::TerminalOrphan).is_none());
+    }
+
+    #[test]
+    fn a_session_file_is_strong_and_a_window_is_weak() {
+        let mut history = History::new();
+        history.open_terminal(3, 100, Some(K)).after(60 * S).spawn(101, 100, K).after(S);
+        history.close_terminal(3).after(30 * S);
+        assert_eq!(history.found(Kind::TerminalOrphan).confidence, Confidence::Strong);
+
+        let mut history = History::new();
+        history.open_terminal(3, 100, None).after(29 * S).spawn(101, 100, K).after(S);
+        history.close_terminal(3).after(30 * S);
+        assert_eq!(history.found(Kind::TerminalOrphan).confidence, Confidence::Weak);
+    }
+
+    #[test]
+    fn two_terminals_in_the_window_or_another_gateways_are_none() {
+        let mut history = History::new();
+        history.open_terminal(3, 100, None).open_terminal(4, 100, None).open_terminal(5, 200, None);
+        history.after(S).spawn(101, 100, K).after(S);
+        history.close_terminal(3).close_terminal(4).close_terminal(5).after(60 * S);
+        assert!(history.silent());
+    }
+
+    #[test]
+    fn a_reused_index_is_another_terminal() {
+        let mut history = on_its_terminal();
+        history.close_terminal(3).after(S).open_terminal(3, 100, None).after(30 * S);
+        assert_eq!(pids(history.found(Kind::TerminalOrphan)), [101]);
+    }
+}
