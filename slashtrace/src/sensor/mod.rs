@@ -8,6 +8,7 @@ pub mod ebpf;
 pub mod poll;
 pub mod proc;
 pub mod sampler;
+mod terminal;
 
 use std::{collections::BTreeMap, time::Duration};
 

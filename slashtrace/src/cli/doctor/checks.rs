@@ -33,7 +33,26 @@ pub(super) fn environment(facts: &Facts) -> Vec<Check> {
         clients(facts),
         tracefs(facts),
         unprivileged(facts),
+        terminals(),
     ]
+}
+
+fn terminals() -> Check {
+    // `DEVPTS_SUPER_MAGIC` (include/uapi/linux/magic.h).
+    let devpts = rustix::fs::statfs("/dev/pts").is_ok_and(|kind| kind.f_type as u64 == 0x1cd1);
+    let found = if devpts {
+        Ok("of fentry devpts_pty_kill, kprobe, inotify: inotify on /dev/pts is used, the only one \
+            that is built"
+            .to_owned())
+    } else {
+        Err((
+            "no devpts on /dev/pts: closed terminals are not seen, so `terminal-orphan` cannot be \
+             judged"
+                .to_owned(),
+            "mount -t devpts devpts /dev/pts (in a container: share the host's)".to_owned(),
+        ))
+    };
+    check("terminal", Level::Optional, found)
 }
 
 fn check(name: &str, level: Level, found: Result<String, (String, String)>) -> Check {

@@ -31,6 +31,7 @@ use super::{
     clock::boottime_ns,
     proc::{self, ProcFs},
     sampler::Sampler,
+    terminal::TerminalWatch,
 };
 use crate::{
     model::{
@@ -55,6 +56,7 @@ pub struct EbpfSensor {
     ledger: Ledger,
     sampler: Sampler,
     clients: ClientsWatch,
+    terminals: TerminalWatch,
     profile: Profile,
     proc: ProcFs,
     interval: Interval,
@@ -82,6 +84,7 @@ impl EbpfSensor {
             ledger: Ledger::default(),
             sampler: Sampler::new(proc.clone()),
             clients: ClientsWatch::new(proc.clone()),
+            terminals: TerminalWatch::start(proc.clone(), options.profile.terminal.clone()),
             profile: options.profile.clone(),
             proc,
             interval,
@@ -102,7 +105,10 @@ impl EbpfSensor {
         let calls = calls.map(|hook| capability(object::COUNT_CALLS, hook.describe()));
         Description {
             kind: SensorKind::Ebpf,
-            capabilities: hooks.chain(calls).chain([self.clients.capability()]).collect(),
+            capabilities: hooks
+                .chain(calls)
+                .chain([self.clients.capability(), self.terminals.capability()])
+                .collect(),
             calls_counted: self.count_calls,
             limits: Limits {
                 argv_searched_bytes: ARGV_MAX as u32,
@@ -130,6 +136,10 @@ impl EbpfSensor {
                     ready.clear_ready();
                     self.take(records);
                 }
+                () = self.terminals.readable() => {
+                    let found = self.terminals.take();
+                    self.pending.extend(found);
+                }
                 _ = self.interval.tick() => self.round()?,
             }
         }
@@ -138,6 +148,7 @@ impl EbpfSensor {
     /// Detaches, and hands over what is left.
     pub fn finish(mut self) -> Result<Last> {
         self.reconcile()?;
+        self.pending.extend(self.terminals.take());
         Ok(Last {
             observations: mem::take(&mut self.pending),
             counters: self.ledger.by_name(),
@@ -163,10 +174,11 @@ impl EbpfSensor {
         }
     }
 
-    fn keep(&mut self, observation: Observation) {
+    fn keep(&mut self, mut observation: Observation) {
         self.clients.see(&observation.body);
-        match &observation.body {
+        match &mut observation.body {
             Body::Spawn(spawn) => {
+                self.pending.extend(self.terminals.spawned(spawn, observation.boottime_ns));
                 let above = match spawn.role {
                     Role::Worker => spawn.parent.as_ref().map(|parent| parent.process.identity()),
                     _ => spawn.worker,
@@ -201,6 +213,7 @@ impl EbpfSensor {
         let round = self.sampler.sample(boottime_ns(), &mut self.translator.book, &reads);
         self.pending.extend(round.observations);
         self.pending.extend(self.clients.round(boottime_ns()));
+        self.pending.extend(self.terminals.round());
         // The kernel programs tell of every end: a worker that vanished is told of by a record
         // that is on its way, or was lost, which the next reconciliation shows.
         Ok(())

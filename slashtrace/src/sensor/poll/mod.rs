@@ -15,8 +15,9 @@ use super::{
     clients::ClientsWatch,
     clock,
     proc::{ARGV_SEARCHED_BYTES, IdentityBook, ProcFs},
+    terminal::TerminalWatch,
 };
-use crate::model::{Limits, Observation, SensorKind};
+use crate::model::{Body, Limits, Observation, SensorKind};
 use table::Table;
 
 /// Longest time between two readings of /proc.
@@ -29,6 +30,7 @@ const FASTEST: Duration = Duration::from_millis(20);
 pub struct PollSensor {
     table: Table,
     clients: ClientsWatch,
+    terminals: TerminalWatch,
     description: Description,
     interval: Duration,
     /// When /proc is read next.
@@ -46,7 +48,8 @@ impl PollSensor {
     fn start_at(proc: ProcFs, options: &Options) -> Result<Self> {
         let interval = options.sample_interval.clamp(FASTEST, SLOWEST);
         let clients = ClientsWatch::new(proc.clone());
-        let description = Description {
+        let mut terminals = TerminalWatch::start(proc.clone(), options.profile.terminal.clone());
+        let mut description = Description {
             kind: SensorKind::Poll,
             capabilities: {
                 let mut all = capabilities::of(&proc, interval, options.count_calls);
@@ -61,13 +64,22 @@ impl PollSensor {
                 sample_interval_ms: options.sample_interval.as_millis() as u64,
             },
         };
+        description.capabilities.push(terminals.capability());
         let root = proc.root().to_owned();
         let mut table = Table::new(proc, options.profile.clone(), options.sample_interval);
-        let pending = table.round(clock::boottime_ns()).with_context(|| {
+        let found = table.round(clock::boottime_ns()).with_context(|| {
             format!("cannot read {0}; is it mounted? `mount -t proc proc {0}`", root.display())
         })?;
-        let mut sensor =
-            Self { table, clients, description, interval, due: Instant::now() + interval, pending };
+        let pending = with_terminals(&mut terminals, found);
+        let mut sensor = Self {
+            table,
+            clients,
+            terminals,
+            description,
+            interval,
+            due: Instant::now() + interval,
+            pending,
+        };
         for observation in &sensor.pending {
             sensor.clients.see(&observation.body);
         }
@@ -82,7 +94,13 @@ impl PollSensor {
     /// Waits until something changed. Cancel-safe: it only ever waits for the time to pass.
     pub async fn next(&mut self) -> Result<Vec<Observation>> {
         while self.pending.is_empty() {
-            tokio::time::sleep_until(self.due).await;
+            tokio::select! {
+                () = self.terminals.readable() => {
+                    self.pending = self.terminals.take();
+                    continue;
+                }
+                () = tokio::time::sleep_until(self.due) => {}
+            }
             self.pending = self.read()?;
             // Late rounds (the machine slept) are not made up for.
             self.due = (self.due + self.interval).max(Instant::now());
@@ -105,13 +123,28 @@ impl PollSensor {
 
     fn read(&mut self) -> Result<Vec<Observation>> {
         let now = clock::boottime_ns();
-        let mut found = self.table.round(now).context("cannot read /proc any more")?;
+        let found = self.table.round(now).context("cannot read /proc any more")?;
+        let mut found = with_terminals(&mut self.terminals, found);
         for observation in &found {
             self.clients.see(&observation.body);
         }
+        found.extend(self.terminals.take());
         found.extend(self.clients.round(now));
+        found.extend(self.terminals.round());
         Ok(found)
     }
+}
+
+/// Puts what is to be said of terminals before the spawns that it is said for.
+fn with_terminals(terminals: &mut TerminalWatch, found: Vec<Observation>) -> Vec<Observation> {
+    let mut all = Vec::with_capacity(found.len());
+    for mut observation in found {
+        if let Body::Spawn(spawn) = &mut observation.body {
+            all.extend(terminals.spawned(spawn, observation.boottime_ns));
+        }
+        all.push(observation);
+    }
+    all
 }
 
 #[cfg(test)]

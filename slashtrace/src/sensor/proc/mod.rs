@@ -259,7 +259,8 @@ impl ProcFs {
         &self.root
     }
 
-    pub(super) fn path(&self, pid: u32, name: &str) -> PathBuf {
+    /// Where something of a process is.
+    pub(in crate::sensor) fn path(&self, pid: u32, name: &str) -> PathBuf {
         let mut path = self.root.join(pid.to_string());
         path.push(name);
         path
