@@ -80,6 +80,11 @@ impl TerminalWatch {
         };
         let started = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)
             .map_err(io::Error::from)
+            .and_then(|fd| match tokio::runtime::Handle::try_current() {
+                Ok(_) => Ok(fd),
+                // Nobody would ever wait for it.
+                Err(error) => Err(io::Error::other(error)),
+            })
             // SAFETY: an `OwnedFd` is always the same descriptor, and stays open until the `AsyncFd`
             // that owns it is dropped.
             .and_then(|fd| unsafe { AsyncFd::register(fd) }.map_err(Into::into));
