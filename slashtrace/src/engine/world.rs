@@ -8,7 +8,7 @@ use proptest::{option, prelude::*, sample::select};
 use super::scenario::S;
 use crate::model::{
     Body, Clients, Exec, Exit, Gap, GapReason, Identity, Memory, Parent, ParentSource, Process,
-    Role, Sample, Source, Spawn, StdinPeer, StdinState, Tick,
+    Role, Sample, Source, Spawn, StdinPeer, StdinState, TerminalEvent, TerminalState, Tick,
 };
 
 fn process(id: Identity) -> Process {
@@ -102,6 +102,15 @@ pub(super) enum Step {
     Leave(usize),
     Exit(usize),
     GatewayExit(u32),
+    /// A gateway opens a terminal, whose process may name a session; workers that it spawns from
+    /// then on have it as controlling terminal, if `leads`.
+    OpenTerminal {
+        gateway: u32,
+        session: Option<usize>,
+        leads: bool,
+    },
+    /// The nth open terminal is closed.
+    CloseTerminal(usize),
     /// A look at a gateway's sockets.
     Clients {
         gateway: u32,
@@ -126,6 +135,9 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
         1 => any::<usize>().prop_map(Step::Leave),
         3 => any::<usize>().prop_map(Step::Exit),
         1 => (100_u32..103).prop_map(Step::GatewayExit),
+        1 => (100_u32..103, option::of(0_usize..3), any::<bool>())
+            .prop_map(|(gateway, session, leads)| Step::OpenTerminal { gateway, session, leads }),
+        1 => any::<usize>().prop_map(Step::CloseTerminal),
         1 => (100_u32..103, 0_u32..2)
             .prop_map(|(gateway, connected)| Step::Clients { gateway, connected }),
     ]
@@ -144,6 +156,9 @@ pub(super) struct World {
     children: Vec<(Identity, Identity)>,
     generation: BTreeMap<u32, u64>,
     happened: Vec<Happened>,
+    next_index: u32,
+    /// Open terminals, and of which gateway's workers each is the controlling one.
+    terminals: Vec<(TerminalEvent, Option<u32>)>,
 }
 
 impl World {
@@ -153,6 +168,14 @@ impl World {
             world.step(step, one_a_group);
         }
         world.happened
+    }
+
+    /// The sensor tells of a terminal before the worker that was born on it.
+    fn tell_of(&mut self, event: &TerminalEvent) {
+        let about = Identity { pid: u32::MAX, start_ns: 0 };
+        self.now += 20_000_000;
+        self.tell(about, Body::Terminal(Box::new(event.clone())));
+        self.now += 20_000_000;
     }
 
     /// Every event has a moment of its own.
@@ -189,7 +212,9 @@ impl World {
                 }
                 let id = self.fresh();
                 let parent = self.gateway(*gateway);
-                let body = spawn(id, Role::Worker, parent, Some(&session));
+                let mut body = spawn(id, Role::Worker, parent, Some(&session));
+                let mut own = self.terminals.iter().filter(|(_, of)| *of == Some(*gateway));
+                body.terminal = own.next_back().map(|(terminal, _)| terminal.place());
                 self.tell(id, Body::Spawn(Box::new(body)));
                 self.workers.push((id, *gateway, session, 0, 0));
             }
@@ -256,6 +281,34 @@ impl World {
             Step::Exit(n) => {
                 let Some(at) = nth(*n, self.workers.len()) else { return };
                 self.end(at);
+            }
+            Step::OpenTerminal { gateway, session, leads } => {
+                let id = self.gateway(*gateway);
+                self.next_index = (self.next_index + 1) % 4;
+                let index = self.next_index;
+                if self.terminals.iter().any(|(terminal, _)| terminal.index == index) {
+                    return;
+                }
+                let event = TerminalEvent {
+                    instance: 7,
+                    index,
+                    opened_ns: self.now,
+                    state: TerminalState::Opened,
+                    source: Source::Inotify,
+                    master: Some(process(id)),
+                    leader: None,
+                    processes: Vec::new(),
+                    session: session.map(|session| format!("key-{session}")),
+                    closer: None,
+                };
+                self.tell_of(&event);
+                self.terminals.push((event, leads.then_some(*gateway)));
+            }
+            Step::CloseTerminal(n) => {
+                let Some(at) = nth(*n, self.terminals.len()) else { return };
+                let (mut event, _) = self.terminals.remove(at);
+                event.state = TerminalState::Closed;
+                self.tell_of(&event);
             }
             Step::GatewayExit(pid) => {
                 let id = self.gateway(*pid);
