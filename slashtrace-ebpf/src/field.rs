@@ -82,6 +82,8 @@ fields! {
     KiocbFilp = "kiocb"."ki_filp",
     /// System call number (x86-64).
     RegsOrigAx = "pt_regs"."orig_ax",
+    /// What a system call returned (x86-64).
+    RegsAx = "pt_regs"."ax",
     /// First argument (x86-64).
     RegsDi = "pt_regs"."di",
 }

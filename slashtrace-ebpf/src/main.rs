@@ -23,8 +23,8 @@ mod task;
 #[expect(clippy::needless_pass_by_value, reason = "the signature that the macro asks for")]
 mod programs {
     use aya_ebpf::{
-        macros::{btf_tracepoint, fexit},
-        programs::{BtfTracePointContext, FExitContext},
+        macros::{btf_tracepoint, fexit, tracepoint},
+        programs::{BtfTracePointContext, FExitContext, TracePointContext},
     };
 
     use crate::hooks;
@@ -66,8 +66,17 @@ mod programs {
         0
     }
 
-    /// `TP_PROTO(struct pt_regs *regs, long ret)`; attached only to count calls where `pipe_read`
-    /// cannot be.
+    /// The classic tracepoint `syscalls:sys_exit_read` (`perf_syscall_exit`,
+    /// kernel/trace/trace_syscalls.c); attached only to count calls where `pipe_read` cannot be. Its
+    /// record is not read, so no offset in it matters.
+    #[tracepoint]
+    pub fn sys_exit_read(_ctx: TracePointContext) -> u32 {
+        hooks::read::read_call();
+        0
+    }
+
+    /// `TP_PROTO(struct pt_regs *regs, long ret)`; attached only to count calls where neither of the
+    /// two above can be.
     #[btf_tracepoint(function = "sys_exit")]
     pub fn sys_exit(ctx: BtfTracePointContext) -> i32 {
         hooks::read::system_call(&ctx);

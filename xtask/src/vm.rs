@@ -109,12 +109,11 @@ fn image(kernel: &Kernel) -> Result<PathBuf> {
         return Ok(image);
     }
     fs::create_dir_all(&folder)?;
-    let package = match package(kernel)? {
-        Some(package) => package,
-        None => {
-            refresh_lists()?;
-            package(kernel)?.context("no such package; are Debian's packages reached?")?
-        }
+    let package = if let Some(package) = package(kernel)? {
+        package
+    } else {
+        refresh_lists()?;
+        package(kernel)?.context("no such package; are Debian's packages reached?")?
     };
     eprintln!("    downloading {package}");
     step::output(Command::new("apt-get").args(["download", &package]).current_dir(&folder))?;
@@ -262,7 +261,8 @@ fn check(said: &str, kernel: &Kernel) -> Result<()> {
             .iter()
             .find(|record| record["type"] == "exit" && same(record, worker))
             .with_context(|| format!("no exit of {session}"))?;
-        ensure!(exit["reads"].to_string() == calls, "{session} served {calls} calls: {exit}");
+        let calls: u64 = calls.parse().with_context(|| format!("no number of calls: {line}"))?;
+        ensure!(exit["reads"] == calls, "{session} served {calls} calls: {exit}");
     }
     let burst = spawns(&records, "burst").count();
     ensure!(burst == BURST, "{burst} of {BURST} workers of the burst were seen");

@@ -1,12 +1,16 @@
 //! Counts the reads of fd 0 that gave a worker data. Attached only when calls are to be counted.
 //!
-//! Two ways, of which the cheaper one that the kernel offers is taken: `pipe`, at the end of a read
-//! from a pipe, costs only who reads from pipes; `system_call`, at the end of each system call, makes
-//! every system call of the machine take the slow path (`SYSCALL_WORK_SYSCALL_TRACEPOINT`).
+//! Three ways, of which the cheapest one that the kernel offers is taken: `pipe`, at the end of a
+//! read from a pipe, costs only who reads from pipes. The others make every system call of the machine
+//! take the slow path (`SYSCALL_WORK_SYSCALL_TRACEPOINT`): `read_call` runs for read(2) alone,
+//! `system_call` for each.
 
 use aya_ebpf::{
     cty::c_void,
-    helpers::{bpf_get_current_pid_tgid, bpf_get_current_task_btf, bpf_probe_read_kernel},
+    helpers::{
+        bpf_get_current_pid_tgid, bpf_get_current_task_btf, bpf_probe_read_kernel,
+        generated::bpf_task_pt_regs,
+    },
     programs::{BtfTracePointContext, FExitContext},
 };
 use slashtrace_ebpf::{Field, Role, Tracked};
@@ -27,6 +31,20 @@ pub fn pipe(ctx: &FExitContext) {
     let Some(worker) = current_worker() else { return };
     let iocb = Kernel::new(ctx.arg::<*const c_void>(0));
     if iocb.copy::<u64>(Field::KiocbFilp, 0).is_some_and(|file| is_stdin(file)) {
+        count(worker);
+    }
+}
+
+/// read(2) of the current process returned. Arguments and result are those that the process's saved
+/// registers have (`task_pt_regs`).
+#[inline(always)]
+pub fn read_call() {
+    let Some(worker) = current_worker() else { return };
+    // SAFETY: helpers; the second one takes what the first one gives.
+    let regs = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) };
+    let regs = Kernel::new(regs as *const c_void);
+    let returned = regs.copy::<i64>(Field::RegsAx, 0).unwrap_or(0);
+    if returned > 0 && regs.copy::<u64>(Field::RegsDi, 0).is_some_and(|fd| fd as u32 == 0) {
         count(worker);
     }
 }

@@ -77,7 +77,8 @@ struct Watching {
     #[arg(long, default_value = "auto")]
     sensor: Choice,
     /// Count each read of a worker's stdin in the kernel: proves `spawn-per-call`. Opt-in, because
-    /// it adds a hook to the end of every system call of every process while it runs
+    /// its hook costs others something: who reads from pipes, or, where the kernel does not allow
+    /// that hook, every system call of every process (`doctor` says which)
     #[arg(long)]
     count_calls: bool,
     /// How often tracked workers are sampled

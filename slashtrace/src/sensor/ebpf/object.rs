@@ -5,11 +5,11 @@ use std::{
     path::PathBuf,
 };
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use aya::{
     Ebpf, EbpfLoader, Pod,
     maps::{HashMap, MapData, PerCpuArray, RingBuf},
-    programs::{BtfTracePoint, FExit, ProgramError},
+    programs::{BtfTracePoint, FExit, ProgramError, TracePoint},
 };
 use aya_log::EbpfLogger;
 use bytes::Bytes;
@@ -31,6 +31,8 @@ const HOOKS: [&str; 4] =
 
 /// The hook on the end of each system call.
 const SYSCALL_HOOK: &str = "sys_exit";
+/// The program on the end of read(2): a classic tracepoint.
+const READ_PROGRAM: &str = "sys_exit_read";
 /// The program at the end of a read from a pipe.
 const PIPE_PROGRAM: &str = "pipe_read";
 /// What it is attached to, the kernel's newer name first (fs/pipe.c: since 6.15 pipes without a name
@@ -42,9 +44,14 @@ const PIPE_FUNCTIONS: [&str; 2] = ["anon_pipe_read", "pipe_read"];
 pub enum CallHook {
     /// fexit of this kernel function: costs only reads from pipes.
     Pipe(&'static str),
+    /// The classic tracepoint at the end of read(2). Each system call takes the slow path for it.
+    Read {
+        /// Why not the one before.
+        why: String,
+    },
     /// The BTF tracepoint at the end of each system call.
     Syscall {
-        /// Why not the other one.
+        /// Why not the ones before.
         why: String,
     },
 }
@@ -54,8 +61,9 @@ impl CallHook {
     pub fn describe(&self) -> String {
         match self {
             Self::Pipe(function) => format!("fexit of {function}"),
+            Self::Read { why } => format!("tracepoint syscalls:{READ_PROGRAM} (no fexit: {why})"),
             Self::Syscall { why } => {
-                format!("BTF tracepoint {SYSCALL_HOOK}, at each system call (no fexit: {why})")
+                format!("BTF tracepoint {SYSCALL_HOOK}, at each system call ({why})")
             }
         }
     }
@@ -253,23 +261,43 @@ fn hook_mut<'a>(ebpf: &'a mut Ebpf, hook: &str) -> Result<&'a mut BtfTracePoint>
 }
 
 fn load_hook(ebpf: &mut Ebpf, hook: &str, btf: &aya::Btf) -> Result<()> {
-    if hook == SYSCALL_HOOK && !cfg!(target_arch = "x86_64") {
-        bail!("calls can be counted on x86-64 only");
+    if hook == SYSCALL_HOOK {
+        ensure_x86_64()?;
     }
     hook_mut(ebpf, hook)?.load(hook, btf).map_err(|error| explain(hook, error))
 }
 
-/// Loads and attaches what counts calls: at the end of reads from pipes, or else at the end of each
-/// system call.
+/// Loads and attaches what counts calls: at the end of reads from pipes, or else of read(2), or else
+/// of each system call.
 fn attach_call_hook(ebpf: &mut Ebpf, btf: &aya::Btf) -> Result<(CallHook, OwnedFd)> {
     let why = match attach_pipe_hook(ebpf, btf) {
         Ok((function, program)) => return Ok((CallHook::Pipe(function), program)),
         Err(error) => error.root_cause().to_string(),
     };
+    let why = match attach_read_hook(ebpf) {
+        Ok(program) => return Ok((CallHook::Read { why }, program)),
+        Err(error) => format!("no fexit: {why}; no {READ_PROGRAM}: {}", error.root_cause()),
+    };
     load_hook(ebpf, SYSCALL_HOOK, btf)?;
     let program = hook_mut(ebpf, SYSCALL_HOOK)?;
     program.attach().with_context(|| format!("the kernel refused to attach {SYSCALL_HOOK}"))?;
     Ok((CallHook::Syscall { why }, program.fd()?.as_fd().try_clone_to_owned()?))
+}
+
+/// Needs tracefs, where the tracepoint's number is.
+fn attach_read_hook(ebpf: &mut Ebpf) -> Result<OwnedFd> {
+    ensure_x86_64()?;
+    let program = ebpf.program_mut(READ_PROGRAM).context("the object has no sys_exit_read")?;
+    let program: &mut TracePoint = program.try_into()?;
+    program.load().map_err(|error| explain(READ_PROGRAM, error))?;
+    program.attach("syscalls", READ_PROGRAM)?;
+    Ok(program.fd()?.as_fd().try_clone_to_owned()?)
+}
+
+/// Whose registers the programs read.
+fn ensure_x86_64() -> Result<()> {
+    ensure!(cfg!(target_arch = "x86_64"), "calls can be counted by system calls on x86-64 only");
+    Ok(())
 }
 
 fn attach_pipe_hook(ebpf: &mut Ebpf, btf: &aya::Btf) -> Result<(&'static str, OwnedFd)> {
