@@ -30,7 +30,7 @@ pub fn pipe(ctx: &FExitContext) {
     }
     let Some(worker) = current_worker() else { return };
     let iocb = Kernel::new(ctx.arg::<*const c_void>(0));
-    if iocb.copy::<u64>(Field::KiocbFilp, 0).is_some_and(|file| is_stdin(file)) {
+    if iocb.copy::<u64>(Field::KiocbFilp, 0).is_some_and(is_stdin) {
         count(worker);
     }
 }
