@@ -26,6 +26,14 @@ pub struct Did {
     pub pids: Vec<u32>,
     /// The kind of finding that is expected; none where none is.
     pub kind: Option<String>,
+    /// Whether a call was answered.
+    pub answered: Option<bool>,
+    /// Workers of the first tab, or tabs.
+    #[serde(default)]
+    pub first: Vec<u32>,
+    /// Workers of the second tab.
+    #[serde(default)]
+    pub second: Vec<u32>,
     /// The session.
     pub session: Option<String>,
 }

@@ -6,6 +6,8 @@
 
 /// Programs of `tests/fixtures`.
 pub mod fixtures;
+/// The real hermes-agent.
+pub mod hermes;
 /// Binaries, privileges, skipped tests.
 pub mod host;
 /// Programs to run, and the orders for `subject`.

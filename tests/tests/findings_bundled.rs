@@ -1,5 +1,5 @@
 //! The bundled leaky gateway: each way to leak is named for the pids that leak, and the healthy
-//! session is not.
+//! sessions are not.
 
 use std::{collections::BTreeSet, fs, process::Command};
 
@@ -50,7 +50,7 @@ fn each_leak_is_named_and_the_healthy_session_is_not() {
         expected.iter().map(|expect| expect.scenario.as_str()).collect();
     let begun = did.iter().filter(|did| did.did == "begin").count();
     assert_eq!((scenarios.len(), begun), (expected.len(), expected.len()));
-    assert_eq!(begun, 10, "{scenarios:?}");
+    assert_eq!(begun, 12, "{scenarios:?}");
     for expect in expected {
         check(&recorded, expect);
     }

@@ -7,7 +7,7 @@ use slashtrace::model::{Finding, FindingState, Kind, Record};
 use slashtrace_tests::{
     Recorded, Setup,
     fixtures::{Did, play},
-    host,
+    hermes, host,
     recorded::{finding, pids},
 };
 
@@ -35,19 +35,7 @@ fn drive(version: &str) -> Option<(Recorded, Vec<Did>)> {
     if !host::may_load_kernel_programs() {
         return None;
     }
-    let folder = host::target().join("hermes").join(version);
-    let made = Command::new("python3")
-        .arg(host::fixture("hermes/install.py"))
-        .arg(version)
-        .arg(&folder)
-        .output()
-        .expect("there is a python3");
-    if !made.status.success() {
-        let told = String::from_utf8_lossy(&made.stderr);
-        let last = told.trim_end().lines().last().unwrap_or("no reason given").to_owned();
-        host::skip(&format!("hermes-agent {version} is not to be had: {last}"));
-        return None;
-    }
+    let folder = hermes::venv(version)?;
     let recording = Setup::ebpf().profile("").start();
     let mut driver = Command::new(folder.join("bin/python"));
     let did = play(driver.arg(host::fixture("hermes/driver.py")));
