@@ -9,6 +9,7 @@ pub mod engine;
 pub mod evidence;
 pub mod model;
 pub mod profile;
+pub mod reaper;
 pub mod redact;
 pub mod report;
 pub mod sensor;

@@ -1,0 +1,289 @@
+use std::{
+    collections::HashSet,
+    fs, io,
+    path::{Path, PathBuf},
+    process,
+};
+
+use super::{Decision, Facts, Protect};
+use crate::{
+    model::{Identity, Kind},
+    profile::Profile,
+    redact,
+    sensor::proc::{ARGV_SEARCHED_BYTES, Cmdline, ProcFs, ProcStat},
+};
+
+/// How far up the parents of a process are followed.
+const DEPTH_MAX: usize = 64;
+
+/// Why a worker is not ended.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum No {
+    /// It has ended.
+    Gone,
+    /// A check said no.
+    Refused(String),
+}
+
+impl No {
+    fn because(reason: impl Into<String>) -> Self {
+        Self::Refused(reason.into())
+    }
+
+    fn unread(what: &str, error: &io::Error) -> Self {
+        Self::Refused(format!("{what} cannot be read: {error}"))
+    }
+}
+
+/// The checks at the moment of acting. What cannot be read is a no.
+#[derive(Debug)]
+pub(super) struct Checks {
+    proc: ProcFs,
+    root: PathBuf,
+    profile: Profile,
+    protect: Protect,
+}
+
+impl Checks {
+    pub(super) fn new(root: &Path, profile: Profile, protect: Protect) -> Self {
+        Self { proc: ProcFs::new(root), root: root.to_owned(), profile, protect }
+    }
+
+    /// Whether the worker that was decided about is there, is what it was, and nobody needs it.
+    /// The caller holds a pidfd of its pid since before, and sees afterwards that this process has
+    /// not ended: then everything that was read here was read of one process.
+    pub(super) fn all(&self, decision: &Decision) -> Result<(), No> {
+        let pid = decision.worker.pid;
+        self.is_not_ours(pid)?;
+        let stat = self.identity(decision.worker)?;
+        let cmdline = self.argv(pid, decision)?;
+        let uid = self.owner(pid, decision)?;
+        let gateway = decision.gateway.filter(|gateway| self.lives(*gateway));
+        if let Some(gateway) = gateway {
+            self.gateway(gateway, uid, decision)?;
+        }
+        self.is_unprotected(pid, uid, &cmdline, gateway)?;
+        self.is_no_gateway(&stat, decision)?;
+        let orphaned = decision.gateway.is_some() && gateway.is_none();
+        if orphaned || matches!(decision.kind, Kind::GatewayOrphan | Kind::Unreachable) {
+            self.is_not_in_use(decision)?;
+        }
+        Ok(())
+    }
+
+    /// Whether a process is there and runs: a zombie does not.
+    pub(super) fn lives(&self, id: Identity) -> bool {
+        match self.proc.stat(id.pid) {
+            Ok(Some(stat)) => self.proc.is_same(id, &stat) && !stat.ended(),
+            Ok(None) => false,
+            // Not known to have ended.
+            Err(_) => true,
+        }
+    }
+
+    fn is_not_ours(&self, pid: u32) -> Result<(), No> {
+        if pid <= 1 {
+            return Err(No::because(format!("pid {pid} is never ended")));
+        }
+        let mut above = process::id();
+        for _ in 0..DEPTH_MAX {
+            if above == pid {
+                return Err(No::because("it is slashtrace itself, or above it"));
+            }
+            match self.proc.stat(above) {
+                Ok(Some(stat)) if stat.ppid > 0 => above = stat.ppid,
+                Ok(_) => break,
+                Err(error) => return Err(No::unread("the processes above slashtrace", &error)),
+            }
+        }
+        Ok(())
+    }
+
+    fn identity(&self, worker: Identity) -> Result<ProcStat, No> {
+        let stat = self.proc.stat(worker.pid).map_err(|error| No::unread("its stat", &error))?;
+        let stat = stat.ok_or(No::Gone)?;
+        if !self.proc.is_same(worker, &stat) {
+            return Err(No::because(format!(
+                "pid {} is another process by now: it started at {} ns, the worker at {} ns",
+                worker.pid, stat.start_ns, worker.start_ns
+            )));
+        }
+        if stat.ended() { Err(No::Gone) } else { Ok(stat) }
+    }
+
+    fn argv(&self, pid: u32, decision: &Decision) -> Result<Cmdline, No> {
+        let cmdline = self.cmdline(pid)?.ok_or(No::Gone)?;
+        // A kernel thread has none, nor has a process that is about to end.
+        if cmdline.bytes.is_empty() {
+            return Err(No::because("it has no arguments: it is about to end"));
+        }
+        let tokens = cmdline.tokens();
+        let Some(found) = self.profile.match_worker(&tokens) else {
+            return Err(No::because("its arguments are no worker's by now"));
+        };
+        let session = found.session.map(redact::escape);
+        let unseen = decision.session.is_none() && decision.argv_truncated;
+        if session != decision.session && !unseen {
+            return Err(No::because("its arguments name another session by now"));
+        }
+        Ok(cmdline)
+    }
+
+    fn cmdline(&self, pid: u32) -> Result<Option<Cmdline>, No> {
+        self.proc
+            .cmdline(pid, ARGV_SEARCHED_BYTES)
+            .map_err(|error| No::unread("its arguments", &error))
+    }
+
+    fn is_worker(&self, pid: u32) -> Result<bool, No> {
+        let cmdline = self.cmdline(pid)?.unwrap_or_default();
+        Ok(self.profile.match_worker(&cmdline.tokens()).is_some())
+    }
+
+    fn uid(&self, pid: u32) -> Result<u32, No> {
+        let ids = self.proc.ids(pid).map_err(|error| No::unread("its user id", &error))?;
+        let ids = ids.ok_or(No::Gone)?;
+        if ids.namespace_init {
+            return Err(No::because("it is the first process of a pid namespace"));
+        }
+        Ok(ids.uid)
+    }
+
+    fn owner(&self, pid: u32, decision: &Decision) -> Result<u32, No> {
+        let uid = self.uid(pid)?;
+        if uid != decision.uid {
+            return Err(No::because(format!(
+                "its real user id is {uid} by now; at its start it was {}",
+                decision.uid
+            )));
+        }
+        Ok(uid)
+    }
+
+    fn gateway(&self, gateway: Identity, uid: u32, decision: &Decision) -> Result<(), No> {
+        if decision.kind == Kind::GatewayOrphan {
+            return Err(No::because(format!("its gateway {gateway} lives")));
+        }
+        match self.proc.ids(gateway.pid) {
+            Ok(Some(ids)) if ids.uid == uid => Ok(()),
+            Ok(Some(ids)) => Err(No::because(format!(
+                "its real user id is {uid}, that of its gateway {gateway} is {}",
+                ids.uid
+            ))),
+            Ok(None) => Err(No::because(format!("its gateway {gateway} ended just now"))),
+            Err(error) => Err(No::unread("the user id of its gateway", &error)),
+        }
+    }
+
+    fn is_unprotected(
+        &self,
+        pid: u32,
+        uid: u32,
+        cmdline: &Cmdline,
+        gateway: Option<Identity>,
+    ) -> Result<(), No> {
+        let cgroups = if self.protect.asks_cgroups() { self.cgroups(pid)? } else { Vec::new() };
+        let argv = cmdline.tokens();
+        let facts = Facts { pid, uid, argv: &argv, cgroups: &cgroups };
+        if let Some(reason) = self.protect.covers(&facts) {
+            return Err(No::because(reason));
+        }
+        let Some(gateway) = gateway.filter(|_| !self.protect.tokens.is_empty()) else {
+            return Ok(());
+        };
+        let cmdline = self.cmdline(gateway.pid)?.unwrap_or_default();
+        match self.protect.token_of(&cmdline.tokens()) {
+            Some(token) => Err(No::because(format!(
+                "the argument `{token}` of its gateway {gateway} is protected"
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// Paths of a process in its cgroup hierarchies: what stands behind the second colon of each
+    /// line of /proc/PID/cgroup (cgroups(7)).
+    fn cgroups(&self, pid: u32) -> Result<Vec<String>, No> {
+        let text = fs::read(self.root.join(pid.to_string()).join("cgroup"))
+            .map_err(|error| No::unread("its cgroup", &error))?;
+        let text = String::from_utf8_lossy(&text);
+        let path = |line: &str| line.splitn(3, ':').nth(2).map(str::to_owned);
+        Ok(text.lines().filter_map(path).collect())
+    }
+
+    /// A worker that forked other live workers is their gateway, and gateways are never ended.
+    fn is_no_gateway(&self, worker: &ProcStat, decision: &Decision) -> Result<(), No> {
+        if let Some(other) = decision.gateway_of.iter().find(|id| self.lives(**id)) {
+            return Err(No::because(format!("it is the gateway of worker {other}")));
+        }
+        for pid in self.pids()? {
+            let Ok(Some(stat)) = self.proc.stat(pid) else { continue };
+            // A child that has not executed anything shows its parent's arguments.
+            let executed = stat.arg_start != worker.arg_start;
+            if stat.ppid == worker.pid && executed && !stat.ended() && self.is_worker(pid)? {
+                return Err(No::because(format!("it is the gateway of worker {pid}")));
+            }
+        }
+        Ok(())
+    }
+
+    fn pids(&self) -> Result<Vec<u32>, No> {
+        self.proc.pids().map_err(|error| No::unread("the list of processes", &error))
+    }
+
+    /// Whether nobody can write to its stdin any more. A gateway that forked twice is gone and
+    /// lives on in its child, which holds it.
+    fn is_not_in_use(&self, decision: &Decision) -> Result<(), No> {
+        let pid = decision.worker.pid;
+        let stdin = self.proc.fd_pipe(pid, 0).map_err(|error| No::unread("its stdin", &error))?;
+        let Some(pipe) = stdin else {
+            return self.leads_nowhere(decision);
+        };
+        let mut found = self.proc.write_ends(&self.pids()?, &HashSet::from([pipe]));
+        // With hidepid other users' processes are not even listed; pid 1 is never ours then.
+        found.blind |= !matches!(self.proc.stat(1), Ok(Some(_)));
+        for &(holder, _) in found.holders.get(&pipe).map_or(&[][..], Vec::as_slice) {
+            if holder != pid && !self.is_below(holder, pid) && !self.is_fellow(holder, decision)? {
+                return Err(No::because(format!("in use: {holder} holds its stdin")));
+            }
+        }
+        if found.blind {
+            return Err(No::because(
+                "who holds its stdin cannot be seen: not every process may be looked at",
+            ));
+        }
+        Ok(())
+    }
+
+    /// For a stdin that is no pipe: nothing, and /dev/null, are written to by nobody. Of anything
+    /// else (a terminal, a socket, a named pipe) it cannot be seen.
+    fn leads_nowhere(&self, decision: &Decision) -> Result<(), No> {
+        if decision.kind == Kind::Unreachable {
+            return Err(No::because("its stdin is no pipe by now"));
+        }
+        let link = self.root.join(decision.worker.pid.to_string()).join("fd/0");
+        match fs::read_link(link) {
+            Ok(target) if target == Path::new("/dev/null") => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Ok(_) => Err(No::because("its stdin is no pipe: who writes to it cannot be seen")),
+            Err(error) => Err(No::unread("its stdin", &error)),
+        }
+    }
+
+    /// Another worker got hold of the pipe when their gateway forked it, and does not know it.
+    fn is_fellow(&self, holder: u32, decision: &Decision) -> Result<bool, No> {
+        let forked_it = decision.gateway.is_some_and(|gateway| gateway.pid == holder);
+        Ok(decision.kind == Kind::GatewayOrphan && !forked_it && self.is_worker(holder)?)
+    }
+
+    fn is_below(&self, pid: u32, worker: u32) -> bool {
+        let mut at = pid;
+        for _ in 0..DEPTH_MAX {
+            match self.proc.stat(at) {
+                Ok(Some(stat)) if stat.ppid == worker => return true,
+                Ok(Some(stat)) if stat.ppid > 1 => at = stat.ppid,
+                _ => return false,
+            }
+        }
+        false
+    }
+}

@@ -1,0 +1,53 @@
+use crate::model::{Action, Confidence, Identity, Kind, Outcome, Phase, Step};
+
+/// That a worker is to be ended, and why. What is in it is what was observed; it is checked against
+/// the world at the moment of acting.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Decision {
+    /// The worker.
+    pub worker: Identity,
+    /// Its gateway, where it is known.
+    pub gateway: Option<Identity>,
+    /// Real user id at its spawn.
+    pub uid: u32,
+    /// The session key that its argv named, escaped.
+    pub session: Option<String>,
+    /// Whether the session key may only not have been seen because argv was cut.
+    pub argv_truncated: bool,
+    /// The finding that justifies it: its id, kind and confidence.
+    pub finding: String,
+    /// Its kind.
+    pub kind: Kind,
+    /// Its confidence.
+    pub confidence: Confidence,
+    /// Sequence number of the record that last said it.
+    pub seq: u64,
+    /// Live processes below the worker. They are watched, never signalled.
+    pub descendants: Vec<Identity>,
+    /// Live workers that this worker forked: it is a gateway itself.
+    pub gateway_of: Vec<Identity>,
+}
+
+impl Decision {
+    /// An action about this worker.
+    pub(super) fn action(&self, step: Step, phase: Phase, detail: impl Into<String>) -> Action {
+        Action {
+            worker: Some(self.worker),
+            step,
+            phase,
+            finding: Some(self.finding.clone()),
+            kind: Some(self.kind),
+            confidence: Some(self.confidence),
+            because: vec![self.seq],
+            outcome: None,
+            took_ms: None,
+            descendants: Vec::new(),
+            detail: detail.into(),
+        }
+    }
+
+    /// The same for a step that was done, with what came of it.
+    pub(super) fn done(&self, step: Step, outcome: Outcome, detail: impl Into<String>) -> Action {
+        Action { outcome: Some(outcome), ..self.action(step, Phase::After, detail) }
+    }
+}
