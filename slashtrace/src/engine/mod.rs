@@ -26,6 +26,9 @@ mod scenario;
 #[cfg(test)]
 mod world;
 
+#[cfg(test)]
+pub(crate) use properties::recordings;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{

@@ -11,7 +11,9 @@ use super::{
     world::{Happened, World, any_body, step},
 };
 use crate::{
-    model::{FORMAT_VERSION, Finding, FindingState, FindingWorker, Identity, Kind, Record},
+    model::{
+        Body, FORMAT_VERSION, Finding, FindingState, FindingWorker, Identity, Kind, Record, Tick,
+    },
     profile::Profile,
 };
 
@@ -127,4 +129,14 @@ proptest! {
             prop_assert!(engine.next_deadline().is_none_or(|due| due > boottime_ns));
         }
     }
+}
+
+/// Recordings of made-up worlds, with the findings in them and a day behind them.
+pub(crate) fn recordings() -> impl Strategy<Value = Vec<Record>> {
+    vec(step(), 0..120).prop_map(|steps| {
+        let mut driver = drive(&World::play(&steps, false));
+        driver.pass(DAY, 10_000);
+        driver.feed(DAY, Body::Tick(Tick::default()));
+        driver.records
+    })
 }

@@ -280,3 +280,6 @@ fn has_ended(pidfd: &OwnedFd) -> io::Result<bool> {
     let none = Timespec { tv_sec: 0, tv_nsec: 0 };
     Ok(poll(&mut fds, Some(&none))? > 0)
 }
+
+#[cfg(test)]
+mod tests;

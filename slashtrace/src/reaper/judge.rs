@@ -128,12 +128,12 @@ impl Judge {
         while self.decided.front().is_some_and(|at| at.saturating_add(WINDOW_NS) <= now_ns) {
             self.decided.pop_front();
         }
-        let mut due: Vec<(Identity, String)> = Vec::new();
-        for candidate in self.candidates().into_iter().filter(|it| it.from_ns <= now_ns) {
-            if due.iter().all(|(id, _)| *id != candidate.id) {
-                due.push((candidate.id, candidate.finding.to_owned()));
-            }
-        }
+        let candidates = self.candidates().into_iter().filter(|it| it.from_ns <= now_ns);
+        let mut once = BTreeSet::new();
+        let mut due: Vec<(Identity, String)> = candidates
+            .filter(|candidate| once.insert(candidate.id))
+            .map(|candidate| (candidate.id, candidate.finding.to_owned()))
+            .collect();
         due.sort_by_key(|(id, _)| (id.start_ns, id.pid));
         let left = (self.policy.budget_per_minute as usize).saturating_sub(self.decided.len());
         let unforeseen = due.iter().filter(|(id, _)| !self.agreed.contains(id)).count();
@@ -327,9 +327,12 @@ impl Judge {
             unused.map(FindingWorker::identity).collect()
         };
         let before = self.findings.remove(&finding.id);
+        let shown = before.as_ref().map(|before| &before.unused);
         let surer = before.as_ref().is_some_and(|before| finding.confidence > before.confidence);
-        for id in before.iter().flat_map(|before| &before.unused) {
-            if (surer || !unused.contains(id))
+        // News of a worker: it is shown to be unused now and was not, or the other way round.
+        for id in unused.iter().chain(shown.into_iter().flatten()) {
+            let still = unused.contains(id) && shown.is_some_and(|shown| shown.contains(id));
+            if (surer || !still)
                 && let Some(worker) = self.workers.get_mut(id)
             {
                 worker.held.remove(&finding.id);
@@ -371,3 +374,6 @@ impl Judge {
 fn ns(span: Duration) -> u64 {
     u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,6 +7,10 @@ mod decision;
 mod executor;
 mod judge;
 mod policy;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 
 use std::{future::poll_fn, os::fd::OwnedFd, sync::Arc, task::Poll, time::Duration};
 

@@ -1,0 +1,379 @@
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use proptest::prelude::*;
+
+use super::{AGAIN_NS, Decision, Judge, Policy, WINDOW_NS};
+use crate::{
+    engine::recordings,
+    model::{
+        Body, Confidence, Exec, Exit, Finding, FindingState, FindingWorker, Identity, Kind, Mode,
+        Outcome, Record, Role, Source, Step,
+    },
+    reaper::{
+        Trigger,
+        testing::{Recorder, finding, spawn},
+    },
+};
+
+const S: u64 = 1_000_000_000;
+
+/// A judge that was told of workers that each have an open finding of their own.
+struct Court {
+    judge: Judge,
+    recorder: Recorder,
+    now: u64,
+}
+
+fn id(pid: u32) -> Identity {
+    Identity { pid, start_ns: S * u64::from(pid) }
+}
+
+fn policy() -> Policy {
+    Policy { mode: Mode::Enforce, ..Policy::default() }
+}
+
+impl Court {
+    fn new(policy: Policy) -> Self {
+        Self { judge: Judge::new(policy), recorder: Recorder::default(), now: 10_000 * S }
+    }
+
+    fn tell(&mut self, body: Body) -> &mut Self {
+        let record = self.recorder.record(self.now, body);
+        self.judge.observe(&record);
+        self
+    }
+
+    /// A worker that was there before, long ago.
+    fn worker(&mut self, pid: u32) -> &mut Self {
+        let mut spawn = spawn(id(pid), Role::Worker);
+        spawn.inherited = true;
+        self.tell(Body::Spawn(Box::new(spawn)))
+    }
+
+    fn find(&mut self, kind: Kind, pids: &[u32], change: impl FnOnce(&mut Finding)) -> &mut Self {
+        let ids: Vec<Identity> = pids.iter().map(|pid| id(*pid)).collect();
+        let mut finding = finding(kind, &ids);
+        change(&mut finding);
+        self.tell(Body::Finding(Box::new(finding)))
+    }
+
+    fn orphans(&mut self, pids: &[u32]) -> &mut Self {
+        for pid in pids {
+            self.worker(*pid);
+        }
+        self.find(Kind::GatewayOrphan, pids, |_| {})
+    }
+
+    fn decide(&mut self) -> Vec<Decision> {
+        let decided = self.judge.decide(self.now);
+        if !decided.is_empty() {
+            assert!(self.judge.decide(self.now).is_empty(), "said once");
+        }
+        decided
+    }
+
+    fn pids(&mut self) -> Vec<u32> {
+        self.decide().iter().map(|decision| decision.worker.pid).collect()
+    }
+
+    fn after(&mut self, ns: u64) -> &mut Self {
+        self.now += ns;
+        self
+    }
+
+    /// The reaper's word on a decision.
+    fn answer(&mut self, decision: &Decision, step: Step, outcome: Outcome) -> &mut Self {
+        let action = decision.done(step, outcome, "");
+        self.tell(Body::Action(Box::new(action)))
+    }
+}
+
+#[test]
+fn an_unused_worker_is_chosen_once_with_what_is_known_of_it() {
+    let mut court = Court::new(policy());
+    court.orphans(&[7]);
+    let mut child = spawn(id(8), Role::Descendant);
+    child.worker = Some(id(7));
+    court.tell(Body::Spawn(Box::new(child)));
+    let decided = court.decide();
+    assert_eq!(decided.len(), 1);
+    let decision = &decided[0];
+    assert_eq!((decision.worker, decision.gateway), (id(7), Some(id(1))));
+    assert_eq!((decision.kind, decision.confidence), (Kind::GatewayOrphan, Confidence::Strong));
+    assert_eq!((decision.seq, decision.uid), (2, 1_000));
+    assert_eq!(decision.session.as_deref(), Some("k"));
+    assert_eq!(decision.descendants, [id(8)]);
+    court.after(3_600 * S);
+    assert_eq!(court.pids(), [0; 0], "it is under way");
+}
+
+#[test]
+fn what_does_not_justify_ending_a_worker() {
+    type Change = fn(&mut Finding);
+    let cases: [(&str, Kind, Change); 6] = [
+        ("weak", Kind::GatewayOrphan, |it| it.confidence = Confidence::Weak),
+        ("not unused", Kind::GatewayOrphan, |it| it.workers[0].unused = false),
+        ("closed", Kind::GatewayOrphan, |it| it.state = FindingState::Closed),
+        ("opt-in", Kind::LostWorker, |it| it.confidence = Confidence::Proven),
+        ("no trigger", Kind::Accumulation, |it| it.confidence = Confidence::Proven),
+        ("another process of that pid", Kind::GatewayOrphan, |it| it.workers[0].start_ns += 1),
+    ];
+    for (what, kind, change) in cases {
+        let mut court = Court::new(policy());
+        court.worker(7).find(kind, &[7], change);
+        assert_eq!(court.pids(), [0; 0], "{what}");
+        assert!(!court.judge.holds(&id(7)), "{what}");
+        assert_eq!(court.judge.next_deadline(), None, "{what}");
+    }
+}
+
+#[test]
+fn who_is_not_a_live_worker_is_not_chosen() {
+    let mut court = Court::new(policy());
+    court.find(Kind::GatewayOrphan, &[7], |_| {});
+    assert_eq!(court.pids(), [0; 0], "never seen");
+    court.tell(Body::Spawn(Box::new(spawn(id(7), Role::Descendant))));
+    assert_eq!(court.pids(), [0; 0], "a descendant");
+    court.worker(7);
+    assert!(court.judge.holds(&id(7)));
+    court.tell(Body::Exec(Exec {
+        pid: 7,
+        start_ns: id(7).start_ns,
+        role: Role::Worker,
+        is_worker: false,
+        comm: String::new(),
+        argv0: None,
+        helper: None,
+        source: Source::Kernel,
+    }));
+    assert!(!court.judge.holds(&id(7)));
+    assert_eq!(court.pids(), [0; 0], "another program by now");
+    court.worker(7).tell(exit(7));
+    assert_eq!(court.pids(), [0; 0], "ended");
+}
+
+fn exit(pid: u32) -> Body {
+    Body::Exit(Exit {
+        pid,
+        start_ns: id(pid).start_ns,
+        role: Role::Worker,
+        code: Some(0),
+        signal: None,
+        reads: None,
+        source: Source::Kernel,
+    })
+}
+
+#[test]
+fn a_young_worker_is_left_alone_until_it_is_old_enough() {
+    let mut court = Court::new(policy());
+    let born = court.now;
+    // Its process is old, but it is a worker only since now.
+    court.tell(Body::Spawn(Box::new(spawn(id(7), Role::Worker))));
+    court.find(Kind::GatewayOrphan, &[7], |_| {});
+    assert_eq!(court.judge.next_deadline(), Some(born + 60 * S));
+    assert_eq!(court.after(60 * S - 1).pids(), [0; 0]);
+    assert_eq!(court.after(1).pids(), [7]);
+    assert_eq!(court.judge.next_deadline(), None);
+}
+
+#[test]
+fn triggers_that_were_opted_into_choose_only_the_unused_one() {
+    let triggers = vec!["duplicate-worker=proven".parse::<Trigger>().unwrap()];
+    let mut court = Court::new(Policy { triggers, ..policy() });
+    court.worker(7).worker(8).find(Kind::DuplicateWorker, &[7, 8], |it| {
+        it.confidence = Confidence::Proven;
+        it.workers[1].unused = false;
+    });
+    assert_eq!(court.pids(), [7]);
+}
+
+#[test]
+fn observe_decides_nothing() {
+    let mut court = Court::new(Policy::default());
+    court.orphans(&[7]);
+    assert_eq!(court.pids(), [0; 0]);
+    assert_eq!(court.judge.next_deadline(), None);
+}
+
+#[test]
+fn a_dry_run_says_it_once_while_the_finding_is_open() {
+    let mut court = Court::new(Policy { mode: Mode::DryRun, ..policy() });
+    let decided = court.orphans(&[7]).decide();
+    court.tell(Body::Action(Box::new(decided[0].done(Step::WouldEnd, Outcome::Sent, ""))));
+    assert_eq!(court.after(2 * AGAIN_NS).pids(), [0; 0]);
+    court.find(Kind::GatewayOrphan, &[7], |it| it.state = FindingState::Closed);
+    court.find(Kind::GatewayOrphan, &[7], |_| {});
+    assert_eq!(court.pids(), [7]);
+}
+
+#[test]
+fn one_that_was_refused_waits_for_news_or_five_minutes() {
+    let mut court = Court::new(policy());
+    let decided = court.orphans(&[7, 8]).decide();
+    court.answer(&decided[0], Step::Refuse, Outcome::Refused);
+    court.answer(&decided[1], Step::Result, Outcome::Survived);
+    let again = court.now + AGAIN_NS;
+    assert_eq!(court.judge.next_deadline(), Some(again));
+    // Others came or went: no news of these.
+    court.find(Kind::GatewayOrphan, &[7, 8, 9], |it| it.state = FindingState::Updated);
+    assert_eq!(court.after(AGAIN_NS - 1).pids(), [0; 0]);
+    let decided = court.after(1).decide();
+    assert_eq!(decided.len(), 2);
+
+    court.answer(&decided[0], Step::Refuse, Outcome::Refused);
+    court.find(Kind::GatewayOrphan, &[7, 8], |it| it.confidence = Confidence::Proven);
+    assert_eq!(court.pids(), [7], "surer; 8 is under way");
+}
+
+#[test]
+fn a_finding_that_was_withdrawn_justifies_nothing_until_it_is_opened_again() {
+    let mut court = Court::new(policy());
+    let decided = court.orphans(&[7]).decide();
+    assert!(court.judge.holds(&id(7)));
+    court.find(Kind::GatewayOrphan, &[7], |it| it.state = FindingState::Closed);
+    assert!(!court.judge.holds(&id(7)));
+    court.answer(&decided[0], Step::Result, Outcome::Withdrawn);
+    assert_eq!(court.after(S).pids(), [0; 0]);
+    court.find(Kind::GatewayOrphan, &[7], |_| {});
+    assert_eq!(court.pids(), [7]);
+}
+
+#[test]
+fn a_storm_ends_nobody_and_opens_the_breaker_until_it_is_resumed() {
+    let mut court = Court::new(policy());
+    let all: Vec<u32> = (100..600).collect();
+    assert_eq!(court.orphans(&all).pids(), [0; 0]);
+    assert!(court.judge.is_stopped());
+    let stop = court.judge.take_stop().expect("told");
+    assert_eq!((stop.step, stop.worker, stop.because), (Step::Stop, None, vec![501]));
+    assert!(stop.detail.starts_with("500 workers are to be ended at once; the budget is 10"));
+    assert_eq!(court.judge.take_stop(), None, "told once");
+    assert_eq!(court.judge.next_deadline(), None);
+    assert_eq!(court.after(3_600 * S).pids(), [0; 0]);
+
+    // Agreed to: at the pace of the budget, oldest first.
+    court.judge.resume();
+    assert_eq!(court.pids(), (100..110).collect::<Vec<_>>());
+    assert_eq!(court.judge.next_deadline(), Some(court.now + WINDOW_NS));
+    assert_eq!(court.after(WINDOW_NS).pids(), (110..120).collect::<Vec<_>>());
+    // Somebody new while the budget is used up: that was not agreed to.
+    court.worker(50).find(Kind::Unreachable, &[50], |_| {});
+    assert_eq!(court.pids(), [0; 0]);
+    assert!(court.judge.is_stopped() && court.judge.take_stop().is_some());
+}
+
+#[test]
+fn the_budget_is_of_any_minute() {
+    let mut court = Court::new(Policy { budget_per_minute: 2, ..policy() });
+    assert_eq!(court.orphans(&[7]).pids(), [7]);
+    court.after(40 * S).worker(8).find(Kind::Unreachable, &[8], |_| {});
+    assert_eq!(court.pids(), [8]);
+    court.after(20 * S).worker(9).find(Kind::Unreachable, &[9], |it| it.id.push('9'));
+    assert_eq!(court.pids(), [9], "the first one is a minute ago");
+    court.worker(10).find(Kind::Unreachable, &[10], |it| it.id.push_str("10"));
+    assert_eq!(court.pids(), [0; 0]);
+    assert!(court.judge.is_stopped());
+}
+
+#[test]
+fn a_worker_that_forked_another_is_known_as_its_gateway() {
+    let mut court = Court::new(policy());
+    court.orphans(&[7]);
+    let mut other = spawn(id(8), Role::Worker);
+    other.parent.as_mut().unwrap().process.pid = 7;
+    other.parent.as_mut().unwrap().process.start_ns = id(7).start_ns;
+    court.tell(Body::Spawn(Box::new(other)));
+    assert_eq!(court.decide()[0].gateway_of, [id(8)]);
+}
+
+/// What a person would say who reads the records: who lives and is named unused, by findings that
+/// are triggers, and since when a worker is one.
+#[derive(Default)]
+struct Reader {
+    born: BTreeMap<Identity, u64>,
+    open: BTreeMap<String, Finding>,
+}
+
+impl Reader {
+    fn read(&mut self, record: &Record) {
+        match &record.body {
+            Body::Spawn(spawn) if spawn.role == Role::Worker => {
+                self.born.insert(spawn.identity(), record.boottime_ns);
+            }
+            Body::Exit(exit) => drop(self.born.remove(&exit.identity())),
+            Body::Exec(exec) if !exec.is_worker => drop(self.born.remove(&exec.identity())),
+            Body::Finding(finding) if finding.state == FindingState::Closed => {
+                self.open.remove(&finding.id);
+            }
+            Body::Finding(finding) => {
+                self.open.insert(finding.id.clone(), (**finding).clone());
+            }
+            _ => {}
+        }
+    }
+
+    fn covered(&self, now: u64) -> BTreeSet<Identity> {
+        let kinds = [Kind::GatewayOrphan, Kind::TerminalOrphan, Kind::Unreachable];
+        let sure = |it: &&Finding| it.confidence >= Confidence::Strong && kinds.contains(&it.kind);
+        let unused = self.open.values().filter(sure).flat_map(|it| &it.workers);
+        let ids = unused.filter(|worker| worker.unused).map(FindingWorker::identity);
+        ids.filter(|id| self.born.get(id).is_some_and(|born| born + 60 * S <= now)).collect()
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(128) })]
+
+    #[test]
+    fn with_enough_budget_exactly_the_unused_are_chosen_once(records in recordings()) {
+        let mut judge = Judge::new(Policy { budget_per_minute: 10_000, ..policy() });
+        let mut reader = Reader::default();
+        let mut chosen = BTreeSet::new();
+        let mut now = 0;
+        for record in &records {
+            now = now.max(record.boottime_ns);
+            judge.observe(record);
+            reader.read(record);
+            let covered = reader.covered(now);
+            for decision in judge.decide(now) {
+                prop_assert!(covered.contains(&decision.worker), "{decision:?}");
+                prop_assert!(chosen.insert(decision.worker), "twice: {decision:?}");
+            }
+            for id in &covered {
+                prop_assert!(judge.holds(id) && chosen.contains(id), "overlooked: {id:?}");
+            }
+            prop_assert!(judge.next_deadline().is_none_or(|due| due > now));
+        }
+    }
+
+    #[test]
+    fn never_more_than_the_budget_in_any_minute(
+        records in recordings(),
+        budget in 0_u32..4,
+        resume in 1_usize..40,
+    ) {
+        let min_age = Duration::from_secs(1);
+        let mut judge = Judge::new(Policy { budget_per_minute: budget, min_age, ..policy() });
+        let mut decided: Vec<u64> = Vec::new();
+        let mut now = 0;
+        for (at, record) in records.iter().enumerate() {
+            now = now.max(record.boottime_ns);
+            judge.observe(record);
+            if at % resume == 0 {
+                judge.resume();
+            }
+            let stopped = judge.is_stopped();
+            let some = judge.decide(now);
+            prop_assert!(some.is_empty() || !(stopped || judge.is_stopped()));
+            decided.extend(some.iter().map(|_| now));
+            let minute = decided.iter().filter(|at| **at + WINDOW_NS > now).count();
+            prop_assert!(minute <= budget as usize);
+            prop_assert_eq!(judge.take_stop().is_some(), judge.is_stopped() && !stopped);
+            prop_assert!(judge.next_deadline().is_none_or(|due| due > now));
+        }
+    }
+}
