@@ -241,8 +241,13 @@ impl Checks {
         let mut found = self.proc.write_ends(&self.pids()?, &HashSet::from([pipe]));
         // With hidepid other users' processes are not even listed; pid 1 is never ours then.
         found.blind |= !matches!(self.proc.stat(1), Ok(Some(_)));
+        let own = |holder: u32| {
+            // One that was forked twice is below it no more, but was seen to come from it.
+            let mut known = decision.descendants.iter().filter(|id| id.pid == holder);
+            holder == pid || self.is_below(holder, pid) || known.any(|id| self.lives(*id))
+        };
         for &(holder, _) in found.holders.get(&pipe).map_or(&[][..], Vec::as_slice) {
-            if holder != pid && !self.is_below(holder, pid) && !self.is_fellow(holder, decision)? {
+            if !own(holder) && !self.is_fellow(holder, decision)? {
                 return Err(No::because(format!("in use: {holder} holds its stdin")));
             }
         }
@@ -287,3 +292,6 @@ impl Checks {
         false
     }
 }
+
+#[cfg(test)]
+mod tests;

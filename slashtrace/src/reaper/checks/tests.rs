@@ -1,0 +1,118 @@
+//! Who can still write to a worker's stdin, tried on real processes and pipes.
+
+use std::{
+    io::pipe,
+    os::{fd::OwnedFd, unix::net::UnixStream},
+    path::Path,
+    process::{Command, Stdio, id},
+};
+
+use super::{Checks, No};
+use crate::{
+    model::{Identity, Kind},
+    profile::Profile,
+    reaper::{
+        Decision, Protect,
+        testing::{LOOP, Subject, wait_until},
+    },
+};
+
+/// The kinds for which it matters who holds stdin once the gateway has gone: all of them.
+const KINDS: [Kind; 3] = [Kind::GatewayOrphan, Kind::Unreachable, Kind::TerminalOrphan];
+
+fn orphan(subject: &Subject, kind: Kind) -> Decision {
+    // A gateway that has ended.
+    let gateway = Some(Identity { pid: subject.id().pid, start_ns: 1 });
+    Decision { gateway, kind, ..subject.decision() }
+}
+
+fn all(decision: &Decision) -> Result<(), No> {
+    Checks::new(Path::new("/proc"), Profile::hermes(), Protect::default()).all(decision)
+}
+
+fn check(subject: &Subject, kind: Kind) -> Result<(), String> {
+    all(&orphan(subject, kind)).map_err(|no| match no {
+        No::Gone => "gone".to_owned(),
+        No::Refused(reason) => reason,
+    })
+}
+
+/// Passes the check. Another test's child that was forked and has not executed yet holds whatever
+/// this process holds or held, for a moment.
+fn passes(subject: &Subject, kind: Kind) {
+    wait_until(|| match check(subject, kind) {
+        Ok(()) => true,
+        // Without privilege not every process can be looked at.
+        Err(reason) if reason.contains("cannot be seen") => subject.uid() != 0,
+        Err(reason) => {
+            assert!(reason.contains("in use"), "{kind}: {reason}");
+            false
+        }
+    });
+}
+
+#[test]
+fn stdin_that_another_process_holds_is_in_use() {
+    let (reader, writer) = pipe().unwrap();
+    let subject = Subject::worker_with(&format!("echo; {LOOP}"), &[], reader);
+    // What the gateway left behind: a child that goes on in its place.
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", "echo; read line"]).stderr(writer);
+    let holder = Subject::start(&mut command, Stdio::piped());
+    drop(command);
+    for kind in KINDS {
+        let expected = format!("in use: {} holds its stdin", holder.id());
+        wait_until(|| check(&subject, kind) == Err(expected.clone()));
+    }
+    // One that was seen to come from the worker itself is its own affair.
+    let descendants = vec![holder.id()];
+    let decision = Decision { descendants, ..orphan(&subject, Kind::GatewayOrphan) };
+    wait_until(|| all(&decision).is_ok() || subject.uid() != 0);
+}
+
+#[test]
+fn a_fellow_worker_that_got_the_pipe_when_it_was_forked_does_not_use_it() {
+    let (reader, writer) = pipe().unwrap();
+    let subject = Subject::worker_with(&format!("echo; {LOOP}"), &[], reader);
+    let rule = ["-c", "echo; read line", "-m", "tui_gateway.slash_worker"];
+    let mut command = Command::new("/bin/sh");
+    command.args(rule).stderr(writer);
+    let fellow = Subject::start(&mut command, Stdio::piped());
+    drop(command);
+    passes(&subject, Kind::GatewayOrphan);
+    for kind in [Kind::Unreachable, Kind::TerminalOrphan] {
+        let expected = format!("in use: {} holds its stdin", fellow.id());
+        wait_until(|| check(&subject, kind) == Err(expected.clone()));
+    }
+    // Unless it is the very one that forked it.
+    let gateway = Some(Identity { start_ns: 1, ..fellow.id() });
+    let decision = Decision { gateway, ..orphan(&subject, Kind::GatewayOrphan) };
+    assert!(matches!(all(&decision), Err(No::Refused(_))));
+}
+
+#[test]
+fn stdin_that_only_the_worker_and_its_children_hold_is_not_in_use() {
+    let script = format!("exec 3>/proc/self/fd/0; sleep 60 >/dev/null & echo $!; {LOOP}");
+    let mut subject = Subject::worker_with(&script, &[], Stdio::piped());
+    for kind in KINDS {
+        let expected = format!("in use: {} holds its stdin", id());
+        wait_until(|| check(&subject, kind) == Err(expected.clone()));
+    }
+    drop(subject.take_stdin());
+    for kind in KINDS {
+        passes(&subject, kind);
+    }
+}
+
+#[test]
+fn stdin_that_is_no_pipe_is_judged_by_what_it_is() {
+    let null = Subject::worker(&format!("echo; {LOOP}"));
+    assert_eq!(check(&null, Kind::GatewayOrphan), Ok(()));
+    let reason = check(&null, Kind::Unreachable).unwrap_err();
+    assert!(reason.ends_with("no pipe by now"), "{reason}");
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let socket = Subject::worker_with(&format!("echo; {LOOP}"), &[], OwnedFd::from(theirs));
+    let reason = check(&socket, Kind::GatewayOrphan).unwrap_err();
+    assert!(reason.ends_with("cannot be seen"), "{reason}");
+    drop(ours);
+}
