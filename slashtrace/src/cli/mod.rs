@@ -4,6 +4,7 @@
 pub mod doctor;
 mod exit_codes;
 pub mod ps;
+mod reaping;
 mod record;
 mod replay;
 mod run;
@@ -43,6 +44,7 @@ Examples:
   sudo slashtrace record -o report --duration 10m record into a folder, table at the end
   sudo slashtrace record -- pytest tests/tui      trace while a command runs
   sudo slashtrace run --evidence /var/log/slashtrace.ndjson
+  sudo slashtrace run --policy dry-run            say which workers would be ended, and why
   slashtrace replay report/evidence.ndjson        judge a recording again (no root)
   sudo slashtrace doctor                          can this machine do it, and what to do if not
 

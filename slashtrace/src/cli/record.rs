@@ -134,6 +134,8 @@ fn plan(args: &Args, screen: &Screen) -> Plan {
         duration: args.duration.map(duration),
         command: (!alone).then(|| args.command.clone()),
         linger: args.linger.map(duration),
+        // Recording changes nothing.
+        policy: None,
         // A command has the terminal to itself.
         status: (alone && !args.quiet && screen.is_terminal()).then_some(STATUS_EVERY),
     }

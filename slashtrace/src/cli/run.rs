@@ -2,7 +2,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use super::{Color, Exit, FailOn, Watching, runtime, screen::Screen};
+use super::{Color, Exit, FailOn, Watching, reaping::Reaping, runtime, screen::Screen};
 use crate::{
     daemon::{
         Sink,
@@ -27,11 +27,14 @@ pub struct Args {
     quiet: bool,
     #[command(flatten)]
     fail_on: FailOn,
+    #[command(flatten, next_help_heading = "Ending workers")]
+    reaping: Reaping,
 }
 
 /// Watches until SIGINT, SIGTERM or SIGHUP, or until nobody reads its stdout any more.
 pub fn run(args: &Args, profile: &Profile, color: Color) -> Result<Exit> {
     let options = args.watching.options(profile)?;
+    let plan = Plan { policy: args.reaping.policy()?, ..Plan::default() };
     let to_stdout = args.evidence == Path::new("-");
     let mut evidence =
         if to_stdout { EvidenceWriter::stdout() } else { EvidenceWriter::create(&args.evidence)? };
@@ -49,7 +52,7 @@ pub fn run(args: &Args, profile: &Profile, color: Color) -> Result<Exit> {
             sinks.push(&mut live);
         }
         let mut tell = |note: Note| screen.note(&note);
-        record(chosen.sensor, profile, sinks, &Plan::default(), &mut tell).await
+        record(chosen.sensor, profile, sinks, &plan, &mut tell).await
     });
     if recorded.is_err() && !to_stdout {
         super::remove_if_empty(&args.evidence);

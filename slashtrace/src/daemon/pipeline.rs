@@ -1,3 +1,5 @@
+use std::future::pending;
+
 use anyhow::Result;
 use jiff::Timestamp;
 
@@ -6,12 +8,15 @@ use crate::{
     engine::Engine,
     model::{Body, FORMAT_VERSION, Observation, Record, Tick},
     profile::Profile,
+    reaper::Reaper,
 };
 
 /// Gives observations their place in the evidence, has the engine judge them, and hands records
-/// and findings to the sinks. The same for a live recording and for a replay.
+/// and findings to the sinks, and to the reaper where there is one. The same for a live recording
+/// and for a replay, which has none.
 pub struct Pipeline<'a> {
     engine: Engine,
+    reaper: Option<Reaper>,
     sinks: Vec<&'a mut dyn Sink>,
     tally: Tally,
     seq: u64,
@@ -20,7 +25,27 @@ pub struct Pipeline<'a> {
 impl<'a> Pipeline<'a> {
     /// A pipeline for one recording; the first record is to be `start`.
     pub fn new(profile: Profile, sinks: Vec<&'a mut dyn Sink>) -> Self {
-        Self { engine: Engine::new(profile), sinks, tally: Tally::default(), seq: 0 }
+        Self { engine: Engine::new(profile), reaper: None, sinks, tally: Tally::default(), seq: 0 }
+    }
+
+    /// Has a reaper see every record from now on. What it does comes back as observations from
+    /// [`Self::act`], like those of a sensor.
+    pub fn reap_with(&mut self, reaper: Reaper) {
+        self.reaper = Some(reaper);
+    }
+
+    /// The reaper's next step; waits for ever where there is none. What it returns is to be observed
+    /// *and written* before this is called again: a step is told of before it is done. Cancel-safe.
+    pub async fn act(&mut self) -> Vec<Observation> {
+        match &mut self.reaper {
+            Some(reaper) => reaper.next().await,
+            None => pending().await,
+        }
+    }
+
+    /// Workers that got SIGTERM and are waited for.
+    pub fn under_way(&self) -> usize {
+        self.reaper.as_ref().map_or(0, Reaper::under_way)
     }
 
     /// Takes an observation that happened at wall time `time`; returns the findings it caused.
@@ -87,6 +112,10 @@ impl<'a> Pipeline<'a> {
 
     fn write(&mut self, record: &Record) -> Result<()> {
         self.tally.record(record);
-        self.sinks.iter_mut().try_for_each(|sink| sink.record(record))
+        self.sinks.iter_mut().try_for_each(|sink| sink.record(record))?;
+        if let Some(reaper) = &mut self.reaper {
+            reaper.observe(record);
+        }
+        Ok(())
     }
 }

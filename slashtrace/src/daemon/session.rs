@@ -15,6 +15,7 @@ use super::{
 use crate::{
     model::{Body, Observation, SensorKind, Stop},
     profile::Profile,
+    reaper::{Policy, Reaper},
     sensor::{
         Description, Last, Sensor,
         clock::{boottime_ns, wall_time},
@@ -68,6 +69,8 @@ pub struct Plan {
     pub linger: Option<Duration>,
     /// How often to say how it is going.
     pub status: Option<Duration>,
+    /// What the reaper may do; without it there is none.
+    pub policy: Option<Policy>,
 }
 
 /// What a person is told beside the records.
@@ -132,18 +135,24 @@ pub async fn record<F: Feed>(
 ) -> Result<Ended> {
     let signals = Signals::install().context("cannot take over signals")?;
     let description = feed.describe();
-    let start = Body::Start(Box::new(start_record(&description, profile)?));
+    let start = Body::Start(Box::new(start_record(&description, profile, plan.policy.as_ref())?));
     // The command's own start is part of the recording, so the recording begins before it.
     let began = Observation { boottime_ns: boottime_ns(), body: start };
     let command = plan.command.as_deref().map(Command::spawn).transpose()?;
     let mut pipeline = Pipeline::new(profile.clone(), sinks);
+    if let Some(policy) = &plan.policy {
+        pipeline.reap_with(Reaper::new(profile.clone(), policy.clone()));
+    }
     let mut course = Course::new(plan, profile, &description, signals, command, tell);
     let followed = match observe(&mut pipeline, vec![began]) {
         Ok(()) => course.follow(&mut feed, &mut pipeline).await,
         Err(error) => Err(Failure::Sink(error)),
     };
     let ended = match followed {
-        Ok(reason) => finish(feed, pipeline, reason),
+        Ok(reason) => {
+            course.say_who_is_under_way(pipeline.under_way());
+            finish(feed, pipeline, reason)
+        }
         Err(Failure::Sensor(error)) => Err(abandon(feed, pipeline, error)),
         Err(Failure::Sink(error)) => Err(error),
     };
@@ -305,6 +314,10 @@ impl<'a> Course<'a> {
                     self.ticked = Instant::now();
                     tick(pipeline).map_err(Failure::Sink)?;
                 }
+                // Behind the sensors and the clock: it acts on what is known by now.
+                actions = pipeline.act() => {
+                    observe(pipeline, actions).map_err(Failure::Sink)?;
+                }
                 () = at(self.settled) => {
                     self.settled = None;
                     self.say_who_is_left(pipeline.tally().left_behind());
@@ -384,6 +397,16 @@ impl<'a> Course<'a> {
             self.say(&format!(
                 "the command ended; workers that outlive their gateway: {workers}; watching them \
                  until they count as orphans, Ctrl-C ends it"
+            ));
+        }
+    }
+
+    /// Those that got SIGTERM get no SIGKILL from a recording that has ended.
+    fn say_who_is_under_way(&mut self, workers: usize) {
+        if workers > 0 {
+            self.say(&format!(
+                "workers that were sent SIGTERM and have not ended yet: {workers}; they get no \
+                 SIGKILL"
             ));
         }
     }

@@ -1,14 +1,21 @@
+use std::time::Duration;
+
 use anyhow::{Context as _, Result};
 
 use crate::{
-    model::{Host, Start},
+    model::{Host, Reaping, Start},
     profile::Profile,
+    reaper::Policy,
     sensor::{Description, proc::ProcFs},
 };
 
 /// The first record of a recording: the machine (no names of people or hosts), the sensors, the
 /// rules.
-pub(super) fn start_record(description: &Description, profile: &Profile) -> Result<Start> {
+pub(super) fn start_record(
+    description: &Description,
+    profile: &Profile,
+    policy: Option<&Policy>,
+) -> Result<Start> {
     let uname = rustix::system::uname();
     let host = Host {
         kernel: uname.release().to_string_lossy().into_owned(),
@@ -24,7 +31,19 @@ pub(super) fn start_record(description: &Description, profile: &Profile) -> Resu
         calls_counted: description.calls_counted,
         profile: profile.clone(),
         limits: description.limits,
+        reaping: policy.map(reaping),
     })
+}
+
+fn reaping(policy: &Policy) -> Reaping {
+    let ms = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+    Reaping {
+        mode: policy.mode,
+        triggers: policy.triggers.iter().map(ToString::to_string).collect(),
+        min_age_ms: ms(policy.min_age),
+        budget_per_minute: policy.budget_per_minute,
+        term_grace_ms: ms(policy.term_grace),
+    }
 }
 
 /// CPUs of the machine, not only those that this process may use.

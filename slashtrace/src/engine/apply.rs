@@ -12,7 +12,7 @@ use super::{
 };
 use crate::model::{
     Body, Clients, Exec, Exit, Identity, Parent, ParentSource, Process, Record, Role, Sample,
-    Source, Spawn, StdinState,
+    Source, Spawn, StdinState, Step,
 };
 
 impl Table {
@@ -31,6 +31,12 @@ impl Table {
             Body::Sample(sample) => self.sampled(record, sample),
             Body::Clients(clients) => self.clients_counted(record, clients),
             Body::Terminal(event) => self.terminal_seen(record, event),
+            Body::Action(action) => {
+                if action.step == Step::Stop {
+                    self.reaper_stopped = Some((record.seq, action.detail.clone()));
+                    self.touch(Subject::Reaper);
+                }
+            }
             Body::Tick(tick) => {
                 if let Some(memory) = tick.memory
                     && self.memory.replace((memory, record.seq)).is_none()
@@ -38,8 +44,7 @@ impl Table {
                     self.touch_surplus();
                 }
             }
-            Body::Signal(_) | Body::Action(_) | Body::Gap(_) | Body::Finding(_) | Body::Stop(_) => {
-            }
+            Body::Signal(_) | Body::Gap(_) | Body::Finding(_) | Body::Stop(_) => {}
         }
     }
 

@@ -64,6 +64,8 @@ pub(super) enum Subject {
     Group(GroupKey),
     Gateway(Identity),
     Worker(Identity),
+    /// slashtrace's own reaper.
+    Reaper,
 }
 
 /// Ends of processes that no entry was there for, or none is any more.
@@ -108,6 +110,8 @@ pub(super) struct Table {
     /// Gateways that listen and have had no client without interruption: the first look at that.
     pub(super) clientless: BTreeMap<Identity, Moment>,
     pub(super) terminals: Terminals,
+    /// That the reaper's circuit breaker opened: the record that says so, and what it says.
+    pub(super) reaper_stopped: Option<(u64, String)>,
     /// The machine's memory and the record that gave it.
     pub(super) memory: Option<(Memory, u64)>,
     dirty: BTreeSet<Subject>,
@@ -129,6 +133,7 @@ impl Table {
             ends: Ends::default(),
             clientless: BTreeMap::new(),
             terminals: Terminals::default(),
+            reaper_stopped: None,
             memory: None,
             dirty: BTreeSet::new(),
             retiring: BTreeSet::new(),

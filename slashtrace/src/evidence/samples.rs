@@ -8,9 +8,9 @@ use crate::{
     model::{
         Action, Body, Capability, Clients, Confidence, Exec, Exit, FORMAT_VERSION, Finding,
         FindingState, FindingWorker, Forecast, Gap, GapReason, GatewayRef, Host, Identity, Kind,
-        Limits, Memory, Outcome, Parent, ParentSource, Phase, Process, Record, Role, Sample,
-        Sender, SensorKind, Signal, Source, Spawn, Start, StdinPeer, StdinState, Step, Stop,
-        Terminal, TerminalEvent, TerminalState, Tick,
+        Limits, Memory, Mode, Outcome, Parent, ParentSource, Phase, Process, Reaping, Record, Role,
+        Sample, Sender, SensorKind, Signal, Source, Spawn, Start, StdinPeer, StdinState, Step,
+        Stop, Terminal, TerminalEvent, TerminalState, Tick,
     },
     profile::Profile,
 };
@@ -63,6 +63,13 @@ pub(crate) fn start() -> Start {
             tracked_max: 16384,
             sample_interval_ms: 2000,
         },
+        reaping: Some(Reaping {
+            mode: Mode::DryRun,
+            triggers: vec!["gateway-orphan=strong".to_owned()],
+            min_age_ms: 60_000,
+            budget_per_minute: 10,
+            term_grace_ms: 6_000,
+        }),
     }
 }
 

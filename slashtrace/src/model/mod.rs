@@ -14,8 +14,8 @@ pub use finding::{Confidence, Finding, FindingState, FindingWorker, Forecast, Ga
 pub use identity::Identity;
 pub use observation::{
     Capability, Exec, Exit, Gap, GapReason, Host, Limits, Memory, Parent, ParentSource, Process,
-    Role, Sample, Sender, SensorKind, Signal, Source, Spawn, Start, StdinPeer, StdinState, Stop,
-    Terminal, Tick,
+    Reaping, Role, Sample, Sender, SensorKind, Signal, Source, Spawn, Start, StdinPeer, StdinState,
+    Stop, Terminal, Tick,
 };
 pub use record::{Body, FORMAT_VERSION, Observation, Record};
 pub use terminal::{Clients, TerminalEvent, TerminalState};

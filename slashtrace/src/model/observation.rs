@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Identity;
+use super::{Identity, Mode};
 use crate::profile::Profile;
 
 /// Which sensor set is in use for a recording.
@@ -452,6 +452,24 @@ pub struct Start {
     pub profile: Profile,
     /// Bounds.
     pub limits: Limits,
+    /// What the reaper may do; absent where there is none (`observe`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reaping: Option<Reaping>,
+}
+
+/// What the reaper may do in a recording.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub struct Reaping {
+    /// Whether it says what it would do, or does it.
+    pub mode: Mode,
+    /// Findings that justify ending a worker: `KIND=CONFIDENCE`, at least.
+    pub triggers: Vec<String>,
+    /// Workers younger than this are left alone, ms.
+    pub min_age_ms: u64,
+    /// Workers ended within a minute at most.
+    pub budget_per_minute: u32,
+    /// Time between SIGTERM and SIGKILL, ms.
+    pub term_grace_ms: u64,
 }
 
 /// Last record of a recording that ended in order.

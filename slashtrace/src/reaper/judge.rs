@@ -188,7 +188,13 @@ impl Judge {
     }
 
     fn justifies(&self, open: &Open, worker: &Identity) -> bool {
-        open.unused.contains(worker) && self.policy.triggers_on(open.kind, open.confidence)
+        let in_scope = |known: &Worker| {
+            let gateway = open.gateway.or(known.gateway);
+            self.policy.scope.has(gateway, known.session.as_deref())
+        };
+        open.unused.contains(worker)
+            && self.policy.triggers_on(open.kind, open.confidence)
+            && self.workers.get(worker).is_some_and(in_scope)
     }
 
     /// Pairs of worker and finding; of two findings about a worker the surer one comes first.

@@ -22,7 +22,7 @@ use tokio::{
 pub use decision::Decision;
 pub use executor::{Begun, Escalation, Executor, Holds, InProgress, Ready, Terminated};
 pub use judge::Judge;
-pub use policy::{Facts, Policy, Protect, Trigger, TriggerError};
+pub use policy::{Facts, Policy, Protect, Scope, Trigger, TriggerError};
 
 use crate::{
     model::{Action, Body, Observation, Record, Step},

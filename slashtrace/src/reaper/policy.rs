@@ -1,6 +1,6 @@
 use std::{collections::BTreeSet, fmt, str::FromStr, time::Duration};
 
-use crate::model::{Confidence, Kind, Mode};
+use crate::model::{Confidence, Identity, Kind, Mode};
 
 /// What the reaper may do, to whom, and how much of it. Plain data.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -18,6 +18,8 @@ pub struct Policy {
     pub term_grace: Duration,
     /// Who is never ended.
     pub protect: Protect,
+    /// Whose workers it is about.
+    pub scope: Scope,
 }
 
 impl Default for Policy {
@@ -34,6 +36,7 @@ impl Default for Policy {
             budget_per_minute: 10,
             term_grace: Duration::from_secs(6),
             protect: Protect::default(),
+            scope: Scope::default(),
         }
     }
 }
@@ -118,6 +121,24 @@ impl FromStr for Trigger {
 impl fmt::Display for Trigger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}={}", self.kind, self.least)
+    }
+}
+
+/// Whose workers may be ended at all. An empty set is no limit.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Scope {
+    /// Pids of gateways.
+    pub gateways: BTreeSet<u32>,
+    /// Session keys, escaped as records have them.
+    pub sessions: BTreeSet<String>,
+}
+
+impl Scope {
+    /// Whether a worker of this gateway and session is within it; one that is not known is not.
+    pub fn has(&self, gateway: Option<Identity>, session: Option<&str>) -> bool {
+        let gateway = gateway.is_some_and(|gateway| self.gateways.contains(&gateway.pid));
+        let session = session.is_some_and(|session| self.sessions.contains(session));
+        (self.gateways.is_empty() || gateway) && (self.sessions.is_empty() || session)
     }
 }
 
@@ -249,6 +270,16 @@ mod tests {
         let triggers = vec![Trigger { kind: Kind::Zombie, least: Confidence::Weak }];
         let policy = Policy { triggers, ..Policy::default() };
         assert!(!policy.triggers_on(Kind::Zombie, Confidence::Proven));
+    }
+
+    #[test]
+    fn a_scope_has_only_who_is_known_to_be_in_it() {
+        let gateway = Identity { pid: 7, start_ns: 1 };
+        assert!(Scope::default().has(None, None));
+        let scope = Scope { gateways: BTreeSet::from([7]), sessions: set(&["K"]) };
+        assert!(scope.has(Some(gateway), Some("K")));
+        assert!(!scope.has(Some(gateway), Some("L")) && !scope.has(Some(gateway), None));
+        assert!(!scope.has(None, Some("K")));
     }
 
     fn set(words: &[&str]) -> BTreeSet<String> {

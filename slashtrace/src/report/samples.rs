@@ -124,6 +124,7 @@ pub(super) fn start(calls_counted: bool) -> Start {
         capabilities: Vec::new(),
         calls_counted,
         profile: Profile::hermes(),
+        reaping: None,
         limits: Limits {
             argv_searched_bytes: 4096,
             ring_bytes: 1 << 20,

@@ -7,6 +7,7 @@ mod duplicate_worker;
 mod gateway_orphan;
 mod leftover_children;
 mod lost_worker;
+mod reaper_stopped;
 mod respawn_churn;
 mod spawn_per_call;
 mod terminal_orphan;
@@ -123,6 +124,7 @@ pub(super) fn judge(
                 (Kind::Accumulation, accumulation::judge(table, *id, said)),
             ]
         }
+        Subject::Reaper => vec![(Kind::ReaperStopped, reaper_stopped::judge(table))],
         Subject::Worker(id) => vec![
             (Kind::TerminalOrphan, terminal_orphan::judge(table, *id)),
             (Kind::Unreachable, unreachable::judge(table, *id)),

@@ -1,0 +1,68 @@
+//! `reaper-stopped`: slashtrace's own circuit breaker opened.
+//!
+//! Holds from the action that says so to the end of the recording: more workers were to be ended at
+//! once than the budget allows, and nobody is ended any more. It is about slashtrace, and names no
+//! worker: what was to be ended stands in the findings that it is because of.
+//!
+//! Proven: slashtrace knows it of itself.
+
+use super::{Judgement, Verdict};
+use crate::{
+    engine::{ledger::Renewal, table::Table},
+    model::Confidence,
+};
+
+pub(super) fn judge(table: &Table) -> Judgement {
+    let verdict = table.reaper_stopped.as_ref().map(|(seq, detail)| Verdict {
+        confidence: Confidence::Proven,
+        gateway: None,
+        session: None,
+        workers: Vec::new(),
+        processes: Vec::new(),
+        forecast: None,
+        because: vec![*seq],
+        text: format!("the reaper stopped: {detail}"),
+        renewal: Renewal::Members,
+    });
+    Judgement::new(verdict, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::scenario::{History, K, S};
+    use crate::model::{Action, Body, Kind, Phase, Step};
+
+    fn action(step: Step) -> Body {
+        Body::Action(Box::new(Action {
+            worker: None,
+            step,
+            phase: Phase::After,
+            finding: None,
+            kind: None,
+            confidence: None,
+            because: vec![1],
+            outcome: None,
+            took_ms: None,
+            descendants: Vec::new(),
+            detail: "500 workers at once".to_owned(),
+        }))
+    }
+
+    #[test]
+    fn holds_once_the_breaker_opened() {
+        let mut history = History::new();
+        history.spawn(101, 100, K).tell(action(Step::Stop)).after(60 * S);
+        let finding = history.found(Kind::ReaperStopped);
+        assert_eq!(finding.text, "the reaper stopped: 500 workers at once");
+        assert_eq!((finding.id.as_str(), &finding.because[..]), ("reaper-stopped", &[2][..]));
+        assert!(finding.workers.is_empty());
+        assert_eq!(history.states(Kind::ReaperStopped).len(), 1, "said once");
+    }
+
+    #[test]
+    fn its_other_steps_are_no_finding() {
+        let mut history = History::new();
+        history.spawn(101, 100, K).tell(action(Step::WouldEnd)).tell(action(Step::Kill));
+        assert!(history.silent());
+    }
+}
