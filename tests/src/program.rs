@@ -28,7 +28,13 @@ pub enum Step {
     AwaitByte,
     /// Spawns a child as `posix_spawn(3)` does it (vfork and execve).
     Spawn(Program),
-    /// The same from a thread, which then ends.
+    /// The same, with a pipe to its stdin of which only this process has the other end.
+    SpawnWithPipe(Program),
+    /// Ignores SIGTERM from now on, also behind an exec.
+    IgnoreTerm,
+    /// Stops itself (SIGSTOP).
+    Stop,
+    /// Spawns a child from a thread, which then ends.
     SpawnFromThread(Program),
     /// Forks a child that runs these steps, without exec.
     Fork(Vec<Step>),

@@ -86,6 +86,13 @@ impl Setup {
         own_profile(&self.token)
     }
 
+    /// As another one, whose worker token it takes over: it watches the same processes.
+    #[must_use]
+    pub fn watching_for(mut self, token: &str) -> Self {
+        token.clone_into(&mut self.token);
+        self
+    }
+
     /// Starts slashtrace and waits until it watches.
     ///
     /// # Panics
@@ -230,6 +237,23 @@ impl Recording {
     pub fn stop_incomplete(self) -> Recorded {
         let (file, folder) = self.end(3);
         Recorded::check_incomplete(&file, folder)
+    }
+
+    /// Kills slashtrace (SIGKILL) and leaves everything else as it is.
+    ///
+    /// # Panics
+    /// If it is not running.
+    pub fn kill(mut self) -> Vec<Record> {
+        self.child.kill().expect("slashtrace is running");
+        self.child.wait().expect("a child can be waited for");
+        let records = self.so_far();
+        self.folder = None;
+        records
+    }
+
+    /// Thread group id of slashtrace.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Stops slashtrace in its tracks, or lets it go on.

@@ -40,7 +40,7 @@ pub(super) struct Limits {
     /// End only workers of this gateway; may be repeated
     #[arg(long = "gateway", value_name = "PID")]
     gateways: Vec<u32>,
-    /// Never end this process; may be repeated, as may all that protects
+    /// Never end this worker, or workers of this gateway; may be repeated, as may all that protects
     #[arg(long = "protect-pid", value_name = "PID")]
     pids: Vec<u32>,
     /// Never end workers that have this argument, or whose gateway has it (a whole one)

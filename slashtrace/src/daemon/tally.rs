@@ -49,7 +49,7 @@ impl Tally {
                 } else {
                     self.findings += u64::from(self.open.insert(finding.id.clone()));
                     self.kinds.insert(finding.kind);
-                    if finding.kind != Kind::RespawnChurn {
+                    if !matches!(finding.kind, Kind::RespawnChurn | Kind::ReaperStopped) {
                         self.leaks[finding.confidence as usize] = true;
                     }
                 }
@@ -90,7 +90,7 @@ impl Tally {
     }
 
     /// Whether a leak was ever found with at least this confidence. `respawn-churn` is a cost and
-    /// no leak, so it does not count.
+    /// no leak, `reaper-stopped` is about slashtrace itself: they do not count.
     pub fn found(&self, at_least: Confidence) -> bool {
         self.leaks[at_least as usize..].contains(&true)
     }

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::model::{
     Body, Clients, Exec, Exit, Identity, Parent, ParentSource, Process, Record, Role, Sample,
-    Source, Spawn, StdinState, Step,
+    SensorKind, Source, Spawn, StdinState, Step,
 };
 
 impl Table {
@@ -20,7 +20,10 @@ impl Table {
     /// are no error.
     pub(super) fn apply(&mut self, record: &Record) {
         match &record.body {
-            Body::Start(start) => self.rules.sampled_every(start.limits.sample_interval_ms),
+            Body::Start(start) => {
+                self.rules.sampled_every(start.limits.sample_interval_ms);
+                self.rules.sees_all = start.sensor == SensorKind::Ebpf;
+            }
             Body::Spawn(spawn) => match spawn.role {
                 Role::Worker => self.worker_spawned(record, spawn),
                 Role::Descendant => self.descendant_spawned(record, spawn),

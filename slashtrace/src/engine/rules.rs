@@ -18,6 +18,9 @@ pub(super) struct Rules {
     pub(super) accumulation: u64,
     helpers: BTreeMap<String, u64>,
     interval: u64,
+    /// Whether the sensor set sees every process of the machine: kernel programs run only where
+    /// /proc is that of the first pid namespace, and as root.
+    pub(super) sees_all: bool,
 }
 
 impl Rules {
@@ -37,6 +40,7 @@ impl Rules {
                 .map(|helper| (helper.name, helper.grace.as_ns()))
                 .collect(),
             interval: SAMPLE_INTERVAL,
+            sees_all: false,
         }
     }
 

@@ -10,7 +10,7 @@ use crate::{
     model::{Identity, Kind},
     profile::Profile,
     redact,
-    sensor::proc::{ARGV_SEARCHED_BYTES, Cmdline, ProcFs, ProcStat},
+    sensor::proc::{ARGV_SEARCHED_BYTES, Cmdline, INITIAL_PID_NAMESPACE, ProcFs, ProcStat},
 };
 
 /// How far up the parents of a process are followed.
@@ -188,6 +188,9 @@ impl Checks {
         if let Some(reason) = self.protect.covers(&facts) {
             return Err(No::because(reason));
         }
+        if let Some(gateway) = gateway.filter(|gateway| self.protect.pids.contains(&gateway.pid)) {
+            return Err(No::because(format!("its gateway {gateway} is protected")));
+        }
         let Some(gateway) = gateway.filter(|_| !self.protect.tokens.is_empty()) else {
             return Ok(());
         };
@@ -239,6 +242,9 @@ impl Checks {
             return self.leads_nowhere(decision);
         };
         let mut found = self.proc.write_ends(&self.pids()?, &HashSet::from([pipe]));
+        // A process outside of this pid namespace (of `docker exec`, say) may hold it, unseen.
+        let here = fs::read_link(self.root.join("self/ns/pid"));
+        found.blind |= here.is_ok_and(|here| here != Path::new(INITIAL_PID_NAMESPACE));
         // With hidepid other users' processes are not even listed; pid 1 is never ours then.
         found.blind |= !matches!(self.proc.stat(1), Ok(Some(_)));
         let own = |holder: u32| {

@@ -145,7 +145,7 @@ impl Scope {
 /// Who is never ended, whatever is found.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Protect {
-    /// Pids of workers.
+    /// Pids of workers, or of gateways whose workers are meant.
     pub pids: BTreeSet<u32>,
     /// Exact argv tokens of a worker or of its gateway.
     pub tokens: BTreeSet<String>,

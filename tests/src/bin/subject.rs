@@ -4,7 +4,7 @@
 use std::{
     io::{Read as _, Write as _},
     os::unix::process::CommandExt as _,
-    process::{Child, Command},
+    process::{Child, Command, Stdio},
     ptr, thread,
     time::Duration,
 };
@@ -27,6 +27,16 @@ fn run(steps: Vec<Step>) {
             Step::Serve => serve(),
             Step::AwaitByte => std::io::stdin().read_exact(&mut [0]).expect("a byte on stdin"),
             Step::Spawn(program) => drop(spawn(&program)),
+            Step::SpawnWithPipe(program) => {
+                let mut child = command(&program);
+                let child = child.stdin(Stdio::piped()).spawn().expect("a child starts");
+                // Open until this process ends.
+                std::mem::forget(child);
+            }
+            // SAFETY: ignoring a signal runs no code of ours.
+            Step::IgnoreTerm => drop(unsafe { libc::signal(libc::SIGTERM, libc::SIG_IGN) }),
+            // SAFETY: stops this process until somebody has it go on.
+            Step::Stop => drop(unsafe { libc::raise(libc::SIGSTOP) }),
             Step::SpawnFromThread(program) => {
                 drop(thread::spawn(move || spawn(&program)).join().expect("the thread ends"));
             }

@@ -7,13 +7,12 @@ use super::{
         version,
     },
 };
+use crate::sensor::proc::INITIAL_PID_NAMESPACE;
 
 /// The oldest kernel whose BPF has what the programs use (`bpf_loop`, in Linux 5.17).
 const OLDEST: (u32, u32) = (5, 17);
 /// The oldest kernel that the programs were tested on.
 const TESTED: (u32, u32) = (6, 1);
-/// The initial pid namespace (`PROC_PID_INIT_INO`, include/linux/proc_ns.h).
-const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
 /// The initial user namespace (`PROC_USER_INIT_INO`).
 const INITIAL_USER_NAMESPACE: &str = "user:[4026531837]";
 

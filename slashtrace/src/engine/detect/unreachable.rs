@@ -3,7 +3,9 @@
 //! Holds for a live worker when every process was looked at, none but itself held the write end of
 //! its stdin, and no later look within the grace (or since) found one. One finding for each
 //! worker, because each is a pipe of its own. A look that could not see every process changes
-//! nothing. Strong: a look at /proc is not atomic.
+//! nothing. Strong: a look at /proc is not atomic. That
+//! holds of a worker that was there before, too, where every process can be seen: who forked it does
+//! not matter then.
 
 use super::{Judgement, Verdict, place, time};
 use crate::{
@@ -26,16 +28,20 @@ pub(super) fn judge(table: &Table, id: Identity) -> Judgement {
         place(&[worker]),
         time(table.rules.unreachable),
     );
-    let verdict =
+    let mut verdict =
         Verdict::about(&[worker], text).unused().at_most(Confidence::Strong).because([unheld.seq]);
+    if table.rules.sees_all {
+        verdict.confidence = Confidence::Strong;
+    }
     Judgement::new(Some(verdict), None)
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::super::scenario::{History, K, S, pids};
+    use crate::evidence::samples;
     use crate::model::{
-        Confidence, Kind,
+        Body, Confidence, Kind,
         StdinState::{Held, Unheld, Unknown},
     };
 
@@ -49,6 +55,21 @@ mod tests {
         assert!(finding.because.len() == 2, "its spawn and the look: {:?}", finding.because);
         history.exit(101);
         assert!(history.open(Kind::Unreachable).is_none());
+    }
+
+    #[test]
+    fn a_worker_that_was_there_before_is_as_surely_unreachable_where_all_can_be_seen() {
+        for (start, confidence) in [(true, Confidence::Strong), (false, Confidence::Weak)] {
+            let mut history = History::new().starting_at(100 * S);
+            if start {
+                history.tell(Body::Start(Box::new(samples::start())));
+            }
+            history.inherited_with(101, 1, K, S, |spawn| {
+                spawn.parent.as_mut().expect("it has one").reaper = true;
+            });
+            history.stdin(101, Unheld).after(10 * S);
+            assert_eq!(history.found(Kind::Unreachable).confidence, confidence);
+        }
     }
 
     #[test]

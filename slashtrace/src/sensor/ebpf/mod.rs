@@ -45,9 +45,6 @@ use crate::{
 /// kernel programs search, if there were such arguments at all.
 const LONG_ARGV_SEARCH: Duration = Duration::from_mins(1);
 
-/// `PROC_PID_INIT_INO` (include/linux/proc_ns.h), which is part of the kernel's ABI.
-const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
-
 /// The eBPF sensor set.
 #[derive(Debug)]
 pub struct EbpfSensor {
@@ -369,7 +366,7 @@ fn check_pid_namespace() -> Result<()> {
     let here = std::fs::read_link("/proc/self/ns/pid")
         .context("cannot read /proc/self/ns/pid: is /proc mounted?")?;
     ensure!(
-        here.to_str() == Some(INITIAL_PID_NAMESPACE),
+        here.to_str() == Some(proc::INITIAL_PID_NAMESPACE),
         "this is not the machine's initial pid namespace ({}): pids in /proc are not the kernel's\n\
          next step: start the container with the host's pid namespace (`--pid=host`), or use \
          `--sensor poll`",

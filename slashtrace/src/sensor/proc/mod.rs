@@ -33,6 +33,10 @@ use crate::model::{Identity, Memory};
 /// worker is only overlooked behind arguments that are longer in sum.
 pub const ARGV_SEARCHED_BYTES: usize = 128 * 1024;
 
+/// Target of /proc/PID/ns/pid in the machine's first pid namespace (`PROC_PID_INIT_INO`,
+/// include/linux/proc_ns.h, which is part of the kernel's ABI).
+pub const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
+
 /// More than an argument area can hold (execve(2): three quarters of `_STK_LIM`, 6 MiB).
 const ARGV_BYTES_MAX: usize = 8 * 1024 * 1024;
 
