@@ -1,7 +1,7 @@
 //! Programs of `tests/fixtures` that say, as JSON lines, what they do.
 
 use std::{
-    io::{BufRead as _, BufReader, Read as _},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
     process::{Command, Stdio},
     thread,
 };
@@ -43,7 +43,16 @@ pub struct Did {
 /// # Panics
 /// If it fails.
 pub fn play(command: &mut Command) -> Vec<Did> {
-    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    play_with(command, |_| ())
+}
+
+/// The same; `first` gets the first thing that it did, and it goes on (a line on its stdin) when
+/// that returns.
+///
+/// # Panics
+/// If it fails.
+pub fn play_with(command: &mut Command, first: impl FnOnce(&Did)) -> Vec<Did> {
+    let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let mut child = child.expect("the fixture runs");
     let mut stderr = child.stderr.take().expect("a pipe");
     let told = thread::spawn(move || {
@@ -51,11 +60,20 @@ pub fn play(command: &mut Command) -> Vec<Did> {
         drop(stderr.read_to_string(&mut text));
         text
     });
+    let mut stdin = child.stdin.take();
+    let mut first = Some(first);
     let lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
     let did: Vec<Did> = lines
         .map(|line| {
             let line = line.expect("the fixture writes lines");
-            serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"))
+            let did: Did =
+                serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
+            if let Some(first) = first.take() {
+                first(&did);
+                // One that does not read it may have ended.
+                drop(stdin.take().map(|mut stdin| stdin.write_all(b"\n")));
+            }
+            did
         })
         .collect();
     let status = child.wait().expect("a child can be waited for");

@@ -1,12 +1,12 @@
 //! The real dashboard of hermes-agent 0.19.0 with its terminal UI: a tab that loses a worker is
-//! closed, a second one goes on.
+//! closed, a second one goes on; where slashtrace may, it ends the lost worker and no other.
 
 use std::{collections::BTreeSet, process::Command};
 
-use slashtrace::model::{Body, Confidence, Finding, Kind, TerminalEvent, TerminalState};
+use slashtrace::model::{Body, Confidence, Finding, Kind, Outcome, TerminalEvent, TerminalState};
 use slashtrace_tests::{
     Setup,
-    fixtures::{Did, play},
+    fixtures::{Did, play, play_with},
     hermes, host,
     recorded::pids,
 };
@@ -14,34 +14,108 @@ use slashtrace_tests::{
 /// Longer than the terminal grace of the built-in profile.
 const WAIT: &str = "40";
 
-#[test]
-fn a_lost_worker_outlives_its_tab_and_the_other_tab_is_let_alone() {
+/// Workers of the two tabs, as the driver saw them.
+struct Tabs {
+    dashboard: u32,
+    first: BTreeSet<u32>,
+    second: BTreeSet<u32>,
+    /// Alive at the end.
+    left: BTreeSet<u32>,
+    left_at: u64,
+}
+
+/// The driver's command; nothing, said aloud, where it cannot run.
+fn driver() -> Option<Command> {
     if !host::may_load_kernel_programs() {
-        return;
+        return None;
     }
     if Command::new("node").arg("--version").output().is_err() {
         host::skip("no node: the terminal UI of hermes-agent cannot run");
-        return;
+        return None;
     }
-    let Some(folder) = hermes::venv("0.19.0") else { return };
-    let recording = Setup::ebpf().profile("").start();
-    let mut driver = Command::new(folder.join("bin/python"));
+    let mut driver = Command::new(hermes::venv("0.19.0")?.join("bin/python"));
     driver.arg(host::fixture("hermes/dashboard.py"));
-    let did = play(driver.args(["--scenario", "terminals", "--wait", WAIT]));
-    let recorded = recording.stop();
+    driver.args(["--scenario", "terminals", "--wait", WAIT, "--hold"]);
+    Some(driver)
+}
 
+/// What the driver did; the second tab must have its worker, and answer, to the end.
+fn tabs(did: &[Did]) -> Tabs {
     let only = |what: &str| -> &Did {
         did.iter().find(|did| did.did == what).unwrap_or_else(|| panic!("no {what}: {did:?}"))
     };
-    let dashboard = only("begin").gateway.expect("it names its pid");
-    let second: BTreeSet<u32> = only("tabs").second.iter().copied().collect();
-    let left: BTreeSet<u32> = only("left").pids.iter().copied().collect();
-    let left_at = only("left").boottime_ns;
-    let lost: BTreeSet<u32> =
-        only("tabs").first.iter().copied().filter(|pid| left.contains(pid)).collect();
-    assert!(!second.is_empty() && second.is_subset(&left), "the second tab's: {did:?}");
+    let set = |pids: &[u32]| pids.iter().copied().collect::<BTreeSet<u32>>();
+    let tabs = Tabs {
+        dashboard: only("begin").gateway.expect("it names its pid"),
+        first: set(&only("tabs").first),
+        second: set(&only("tabs").second),
+        left: set(&only("left").pids),
+        left_at: only("left").boottime_ns,
+    };
+    assert!(!tabs.second.is_empty() && tabs.second.is_subset(&tabs.left), "{did:?}");
     let last_call = did.iter().rfind(|did| did.did == "call").expect("it calls");
     assert_eq!(last_call.answered, Some(true), "the second tab answers to the end");
+    tabs
+}
+
+fn none_was_lost() {
+    host::skip("hermes-agent lost no worker this time, whenever the command was typed");
+}
+
+#[test]
+fn the_lost_worker_is_ended_and_no_other() {
+    let Some(mut driver) = driver() else { return };
+    let mut recording = None;
+    let did = play_with(&mut driver, |begin| {
+        // Nothing but the workers of this dashboard may be ended.
+        let gateway = begin.gateway.expect("it names its pid");
+        let setup = Setup::ebpf().profile("").flag("--count-calls").flag("--policy=enforce");
+        // Which of the pair took the early command is a matter of the race: one that served it is
+        // lost all the same, but only the end of its terminal shows that.
+        let setup = setup.flag("--trigger=lost-worker").flag("--trigger=terminal-orphan=weak");
+        let setup = setup.flag("--min-age=1ms");
+        recording = Some(setup.flag(&format!("--gateway={gateway}")).start());
+    });
+    let recording = recording.expect("it began");
+    let tracer = recording.pid();
+    let recorded = recording.stop();
+    let tabs = tabs(&did);
+    if tabs.first.len() < 2 {
+        none_was_lost();
+        return;
+    }
+    let ended: BTreeSet<u32> = recorded
+        .records
+        .iter()
+        .filter_map(|record| match &record.body {
+            Body::Action(action) if action.outcome == Some(Outcome::Sent) => action.worker,
+            _ => None,
+        })
+        .map(|worker| worker.pid)
+        .collect();
+    assert_eq!(ended.len(), 1, "one of the pair: {ended:?}\n{recorded}");
+    assert!(ended.is_subset(&tabs.first) && ended.is_disjoint(&tabs.left), "{ended:?}\n{recorded}");
+    // Each signal that slashtrace sent is one that it told of.
+    let signalled: BTreeSet<u32> = recorded
+        .records
+        .iter()
+        .filter_map(|record| match &record.body {
+            Body::Signal(signal) => signal.sender.as_ref().map(|sender| (sender.pid, signal.pid)),
+            _ => None,
+        })
+        .filter_map(|(sender, target)| (sender == tracer).then_some(target))
+        .collect();
+    assert_eq!(signalled, ended);
+}
+
+#[test]
+fn a_lost_worker_outlives_its_tab_and_the_other_tab_is_let_alone() {
+    let Some(mut driver) = driver() else { return };
+    let recording = Setup::ebpf().profile("").start();
+    let did = play(&mut driver);
+    let recorded = recording.stop();
+    let Tabs { dashboard, first, second, left, left_at } = tabs(&did);
+    let lost: BTreeSet<u32> = first.intersection(&left).copied().collect();
 
     let terminals: Vec<&TerminalEvent> = recorded
         .records
@@ -71,7 +145,7 @@ fn a_lost_worker_outlives_its_tab_and_the_other_tab_is_let_alone() {
         }
     }
     if lost.is_empty() {
-        host::skip("hermes-agent lost no worker this time, whenever the command was typed");
+        none_was_lost();
         return;
     }
     let orphans: Vec<&&Finding> =
