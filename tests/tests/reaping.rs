@@ -1,7 +1,7 @@
 //! `slashtrace run --policy`: workers that nobody can use are ended, and nobody else, with real
 //! processes and real pidfds. Each recording knows only the workers of its own test.
 
-use std::{fs, thread, time::Duration};
+use std::{fs, process::Command, thread, time::Duration};
 
 use slashtrace::model::{Action, Body, Identity, Kind, Outcome, Phase, Record, Step as ReaperStep};
 use slashtrace_tests::{
@@ -269,4 +269,49 @@ fn a_gateway_that_executes_itself_again_is_still_the_gateway() {
     assert!(actions(&recorded.records).is_empty(), "{recorded}");
     assert!(recorded.findings().is_empty(), "{recorded}");
     gateway.wait();
+}
+
+#[test]
+fn reap_lists_and_with_yes_ends_exactly_what_it_listed() {
+    if !host::may_load_kernel_programs() {
+        return;
+    }
+    let setup = Setup::ebpf();
+    let folder = tempfile::tempdir().expect("a folder");
+    let profile = folder.path().join("profile.toml");
+    fs::write(&profile, setup.own_profile()).expect("the profile can be written");
+    // Left behind by a gateway that is gone, and in use: both were there before.
+    let orphan = setup.worker("orphan", vec![Step::IgnoreTerm, Step::Sleep(LONG)]);
+    Program::new("gateway", vec![Step::SpawnWithPipe(orphan), Step::Sleep(300)]).run();
+    let used = setup.worker("used", vec![Step::Serve]);
+    let gateway = Program::new("gateway", vec![Step::SpawnWithPipe(used), Step::Reap]).start();
+
+    let reap = |more: &[&str]| -> Vec<serde_json::Value> {
+        let output = Command::new(host::slashtrace())
+            .args(["reap", "--json", "--watch=15s", "--older-than=1s", "--profile"])
+            .arg(&profile)
+            .args(more)
+            .output()
+            .expect("slashtrace runs");
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{told}");
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {told}"))
+    };
+    let listed = reap(&[]);
+    let pid = listed[0]["pid"].as_u64().expect("a pid") as u32;
+    assert_eq!((listed.len(), &listed[0]["session"]), (1, &"orphan".into()), "{listed:?}");
+    assert_eq!(
+        (&listed[0]["fate"], &listed[0]["kind"]),
+        (&"would-end".into(), &"unreachable".into())
+    );
+    assert!(is_there(pid), "it was only listed");
+
+    assert!(reap(&["--session=used", "--yes"]).is_empty(), "nothing justifies that");
+    let ended = reap(&["--yes"]);
+    assert_eq!((ended.len(), &ended[0]["fate"]), (1, &"ended".into()), "{ended:?}");
+    assert_eq!(ended[0]["pid"], pid);
+    assert!(!is_there(pid));
+    assert!(is_there(gateway.pid()), "the other gateway, and so its worker, lives");
+    // Its worker reads the end of its stdin then.
+    drop(gateway);
 }

@@ -4,6 +4,7 @@
 pub mod doctor;
 mod exit_codes;
 pub mod ps;
+mod reap;
 mod reaping;
 mod record;
 mod replay;
@@ -151,6 +152,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// List the workers that nobody can use any more, and why; with --yes, end them
+    Reap(reap::Args),
     /// Judge a recording again: the same findings, on any machine, without root
     Replay(replay::Args),
     /// Check what this machine allows, and say what to do where it does not
@@ -194,6 +197,7 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
             ps::run(&profile, *json, out, color)?;
             Ok(Exit::Fine.into())
         }
+        Command::Reap(args) => reap::run(args, &profile, out).map(Into::into),
         Command::Replay(args) => replay::run(args, cli.common.color, out).map(Into::into),
         Command::Doctor { json } => doctor::run(&profile, *json, out, color),
         Command::Schema => {

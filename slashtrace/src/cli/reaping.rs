@@ -23,11 +23,13 @@ pub(super) struct Reaping {
     triggers: Vec<Trigger>,
     #[command(flatten)]
     limits: Limits,
+    #[command(flatten)]
+    whom: Whom,
 }
 
-/// How much, and who not.
+/// How much.
 #[derive(Args, Clone, Debug)]
-pub(super) struct Limits {
+struct Limits {
     /// Leave workers alone that are younger than this
     #[arg(long, value_name = "TIME", default_value = "1m")]
     min_age: Span,
@@ -37,6 +39,11 @@ pub(super) struct Limits {
     /// Time between SIGTERM and SIGKILL
     #[arg(long, value_name = "TIME", default_value = "6s")]
     term_grace: Span,
+}
+
+/// Who, and who not.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Whom {
     /// End only workers of this gateway; may be repeated
     #[arg(long = "gateway", value_name = "PID")]
     gateways: Vec<u32>,
@@ -79,38 +86,46 @@ impl Reaping {
             PolicyMode::DryRun => Mode::DryRun,
             PolicyMode::Enforce => Mode::Enforce,
         };
-        let triggers = if self.triggers.is_empty() {
-            Policy::default().triggers
-        } else {
-            self.triggers.clone()
-        };
-        Ok(Some(Policy { mode, triggers, ..self.limits.policy()? }))
+        let span = |span: Span| Duration::from_nanos(span.as_ns());
+        let (protect, scope) = self.whom.protect()?;
+        Ok(Some(Policy {
+            mode,
+            triggers: default_triggers(&self.triggers),
+            min_age: span(self.limits.min_age),
+            budget_per_minute: self.limits.budget,
+            term_grace: span(self.limits.term_grace),
+            protect,
+            scope,
+        }))
     }
 }
 
-impl Limits {
-    fn policy(&self) -> Result<Policy> {
+/// The triggers that were given, or the default set.
+pub(super) fn default_triggers(given: &[Trigger]) -> Vec<Trigger> {
+    if given.is_empty() { Policy::default().triggers } else { given.to_vec() }
+}
+
+impl Whom {
+    /// Who is protected, and whose workers it is about.
+    ///
+    /// # Errors
+    /// If a path is none.
+    pub(super) fn protect(&self) -> Result<(Protect, Scope)> {
         if let Some(path) = self.cgroups.iter().find(|path| !path.starts_with('/')) {
             bail!(
                 "--protect-cgroup {path}: a path in the cgroup hierarchy begins with `/`\n\
                  next step: see /proc/PID/cgroup, behind the second colon"
             );
         }
-        let span = |span: Span| Duration::from_nanos(span.as_ns());
-        Ok(Policy {
-            min_age: span(self.min_age),
-            budget_per_minute: self.budget,
-            term_grace: span(self.term_grace),
-            protect: Protect {
-                pids: self.pids.iter().copied().collect(),
-                tokens: self.tokens.iter().cloned().collect(),
-                uids: self.uids.iter().copied().collect(),
-                cgroups: self.cgroups.iter().cloned().collect(),
-                units: self.units.iter().cloned().collect(),
-            },
-            scope: Scope { gateways: self.gateways.iter().copied().collect(), ..Scope::default() },
-            ..Policy::default()
-        })
+        let protect = Protect {
+            pids: self.pids.iter().copied().collect(),
+            tokens: self.tokens.iter().cloned().collect(),
+            uids: self.uids.iter().copied().collect(),
+            cgroups: self.cgroups.iter().cloned().collect(),
+            units: self.units.iter().cloned().collect(),
+        };
+        let scope = Scope { gateways: self.gateways.iter().copied().collect(), ..Scope::default() };
+        Ok((protect, scope))
     }
 }
 

@@ -30,6 +30,8 @@ const SETTLE: Duration = Duration::from_millis(500);
 const TICK_MIN: Duration = Duration::from_millis(20);
 /// The longest time between two readings of /proc (`sensor::poll`).
 const POLL: Duration = Duration::from_secs(1);
+/// How often to look whether the reaper is done when the time is over.
+const UNDER_WAY: Duration = Duration::from_millis(100);
 /// How long a deadline is slept for at a time.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
@@ -302,6 +304,11 @@ impl<'a> Course<'a> {
                     }
                 }
                 () = at(self.until) => {
+                    if self.command.is_none() && pipeline.under_way() > 0 {
+                        // What was begun is brought to its end.
+                        self.until = Some(Instant::now() + UNDER_WAY);
+                        continue;
+                    }
                     if let Some(reason) = self.on_time() {
                         return Ok(reason);
                     }

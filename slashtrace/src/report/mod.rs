@@ -3,6 +3,7 @@
 
 pub mod live;
 pub mod ps;
+pub mod reap;
 #[cfg(test)]
 mod samples;
 pub mod table;
