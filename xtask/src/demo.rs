@@ -3,13 +3,16 @@
 use std::{
     convert::Infallible,
     ffi::OsStr,
+    fs,
     path::{Path, PathBuf},
-    process::Command,
+    process::{self, Command},
+    thread,
+    time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::{build, checkout, hermes, run, setup};
+use crate::{build, checkout, hermes, run, setup, step};
 
 /// What to demonstrate.
 #[derive(Debug, clap::Args)]
@@ -26,16 +29,61 @@ pub(crate) struct Args {
     scenario: Option<String>,
 }
 
-/// Sets up, builds, and becomes `slashtrace record -- GATEWAY`.
+/// How long slashtrace may take to attach its hooks.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long the scene of [`reaping`] takes at most, as `slashtrace run --duration` wants it.
+const SCENE: &str = "9s";
+
+/// Sets up, builds, shows how a worker is ended, and becomes `slashtrace record -- GATEWAY`.
 pub(crate) fn demo(args: &Args) -> Result<Infallible> {
     setup::everything()?;
     let program = build::build(args.build)?;
+    if args.hermes.is_none() && args.scenario.is_none() {
+        reaping(&program)?;
+    }
     let (what, mut command) = match &args.hermes {
         None => bundled(&program, args)?,
         Some(version) => real(&program, version, args)?,
     };
     eprintln!("==> {what}; Ctrl-C ends it early");
     run::become_command(&mut command)
+}
+
+/// `slashtrace run --policy enforce` beside a gateway that closes the terminal of one of its two
+/// sessions. Only workers of a name that nobody else uses are matched, so nobody else's are ended.
+fn reaping(program: &Path) -> Result<()> {
+    eprintln!("==> a terminal closes, and its worker outlives it: slashtrace ends it");
+    let folder = evidence_folder("reaped")?;
+    fs::create_dir(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let module = format!("slashtrace_demo.worker_{}", process::id());
+    let demo = checkout::file("tests/fixtures/demo.toml");
+    let text =
+        fs::read_to_string(&demo).with_context(|| format!("cannot read {}", demo.display()))?;
+    let profile = folder.join("profile.toml");
+    fs::write(&profile, text.replace("tui_gateway.slash_worker\"]", &format!("{module}\"]")))?;
+    let evidence = folder.join("evidence.ndjson");
+
+    let mut command = run::as_root(program)?;
+    command.arg("run").arg("--profile").arg(&profile).arg("--evidence").arg(&evidence);
+    command.args(["--policy", "enforce", "--trigger", "terminal-orphan", "--min-age", "0s"]);
+    let mut tracer = command.args(["--duration", SCENE]).spawn().context("cannot start it")?;
+    let begun = Instant::now();
+    // It is root's file: that it has something in it can be seen all the same.
+    while fs::metadata(&evidence).map_or(0, |file| file.len()) == 0 {
+        if let Some(status) = tracer.try_wait()? {
+            bail!("slashtrace ended with {status} before it watched");
+        }
+        ensure!(begun.elapsed() < PATIENCE, "slashtrace does not watch");
+        thread::sleep(Duration::from_millis(50));
+    }
+    let mut gateway = Command::new("python3");
+    gateway.arg(checkout::file("tests/fixtures/leaky_gateway/gateway.py"));
+    gateway.args(["--narrate", "--scenario", "reaped", "--module", &module]);
+    step::call(&mut gateway)?;
+    let status = tracer.wait()?;
+    ensure!(status.success(), "slashtrace ended with {status}");
+    eprintln!();
+    Ok(())
 }
 
 fn bundled(program: &Path, args: &Args) -> Result<(String, Command)> {
@@ -74,8 +122,7 @@ fn record(program: &Path, name: &str, profile: Option<&str>) -> Result<Command> 
 /// A folder for this demo's evidence that is not there yet: `target/demo/<name>-<n>`.
 fn evidence_folder(name: &str) -> Result<PathBuf> {
     let parent = checkout::target().join("demo");
-    std::fs::create_dir_all(&parent)
-        .with_context(|| format!("cannot make {}", parent.display()))?;
+    fs::create_dir_all(&parent).with_context(|| format!("cannot make {}", parent.display()))?;
     for n in 1..10_000 {
         let folder = parent.join(format!("{name}-{n}"));
         if !folder.exists() {

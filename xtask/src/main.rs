@@ -2,6 +2,7 @@
 //! command; [`step`] runs and times their parts. Compiles without any other tool or crate of the
 //! workspace, because it is what installs them.
 
+mod bench;
 mod build;
 mod checkout;
 mod demo;
@@ -35,6 +36,8 @@ enum Command {
     Test(test::Args),
     /// Set up, and run slashtrace on other kernels in qemu.
     Vm,
+    /// Set up, build, and measure; prints figures and judges none.
+    Bench,
     /// Set up, build, and trace a gateway that leaks while it leaks.
     Demo(demo::Args),
     /// Build slashtrace and run it as root, with its exit code.
@@ -57,6 +60,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Build(args) => build::set_up_and_build(args).map(|_| ExitCode::SUCCESS),
         Command::Test(args) => test::test(&args),
         Command::Vm => Ok(test::sum_up_alone(&vm::vm()?)),
+        Command::Bench => bench::bench().map(|never| match never {}),
         Command::Demo(args) => demo::demo(&args).map(|never| match never {}),
         Command::Run(args) => run::run(&args).map(|never| match never {}),
     }

@@ -1,4 +1,7 @@
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::Result;
 
@@ -10,7 +13,7 @@ use crate::{
         session::{Note, Plan, Reason, record},
     },
     evidence::EvidenceWriter,
-    profile::Profile,
+    profile::{Profile, Span},
     report::live::Live,
 };
 
@@ -22,6 +25,9 @@ pub struct Args {
     /// Write evidence (NDJSON) to this new file, or to stdout if it is `-`
     #[arg(long, value_name = "FILE", default_value = "-")]
     evidence: PathBuf,
+    /// Stop after this time: `90s`, `10m`, `2h`
+    #[arg(long, value_name = "TIME")]
+    duration: Option<Span>,
     /// Print nothing on stderr but errors
     #[arg(long, short)]
     quiet: bool,
@@ -34,7 +40,8 @@ pub struct Args {
 /// Watches until SIGINT, SIGTERM or SIGHUP, or until nobody reads its stdout any more.
 pub fn run(args: &Args, profile: &Profile, color: Color) -> Result<Exit> {
     let options = args.watching.options(profile)?;
-    let plan = Plan { policy: args.reaping.policy()?, ..Plan::default() };
+    let duration = args.duration.map(|span| Duration::from_nanos(span.as_ns()));
+    let plan = Plan { duration, policy: args.reaping.policy()?, ..Plan::default() };
     let to_stdout = args.evidence == Path::new("-");
     let mut evidence =
         if to_stdout { EvidenceWriter::stdout() } else { EvidenceWriter::create(&args.evidence)? };

@@ -42,11 +42,17 @@ pub(super) struct Checks {
     root: PathBuf,
     profile: Profile,
     protect: Protect,
+    /// Slashtrace itself and the processes above it at its start. Later there are none but these:
+    /// an orphan is adopted by a process that was above it before, or by the first of its pid
+    /// namespace (`find_new_reaper`, kernel/exit.c), which is never ended.
+    ours: io::Result<Vec<u32>>,
 }
 
 impl Checks {
     pub(super) fn new(root: &Path, profile: Profile, protect: Protect) -> Self {
-        Self { proc: ProcFs::new(root), root: root.to_owned(), profile, protect }
+        let proc = ProcFs::new(root);
+        let ours = above(&proc, process::id());
+        Self { proc, root: root.to_owned(), profile, protect, ours }
     }
 
     /// Whether the worker that was decided about is there, is what it was, and nobody needs it.
@@ -55,9 +61,7 @@ impl Checks {
     pub(super) fn all(&self, decision: &Decision) -> Result<(), No> {
         let pid = decision.worker.pid;
         self.is_not_ours(pid)?;
-        let stat = self.identity(decision.worker)?;
-        let cmdline = self.argv(pid, decision)?;
-        let uid = self.owner(pid, decision)?;
+        let (stat, cmdline, uid) = self.itself(decision)?;
         let gateway = decision.gateway.filter(|gateway| self.lives(*gateway));
         if let Some(gateway) = gateway {
             self.gateway(gateway, uid, decision)?;
@@ -69,6 +73,20 @@ impl Checks {
             self.is_not_in_use(decision)?;
         }
         Ok(())
+    }
+
+    /// Whether the worker alone is what it was: what is left to ask a moment after [`Self::all`]
+    /// said yes.
+    pub(super) fn still(&self, decision: &Decision) -> Result<(), No> {
+        self.itself(decision).map(drop)
+    }
+
+    fn itself(&self, decision: &Decision) -> Result<(ProcStat, Cmdline, u32), No> {
+        let pid = decision.worker.pid;
+        let stat = self.identity(decision.worker)?;
+        let cmdline = self.argv(pid, decision)?;
+        let uid = self.owner(pid, decision)?;
+        Ok((stat, cmdline, uid))
     }
 
     /// Whether a process is there and runs: a zombie does not.
@@ -85,18 +103,13 @@ impl Checks {
         if pid <= 1 {
             return Err(No::because(format!("pid {pid} is never ended")));
         }
-        let mut above = process::id();
-        for _ in 0..DEPTH_MAX {
-            if above == pid {
-                return Err(No::because("it is slashtrace itself, or above it"));
+        match &self.ours {
+            Ok(ours) if ours.contains(&pid) => {
+                Err(No::because("it is slashtrace itself, or above it"))
             }
-            match self.proc.stat(above) {
-                Ok(Some(stat)) if stat.ppid > 0 => above = stat.ppid,
-                Ok(_) => break,
-                Err(error) => return Err(No::unread("the processes above slashtrace", &error)),
-            }
+            Ok(_) => Ok(()),
+            Err(error) => Err(No::unread("the processes above slashtrace", error)),
         }
-        Ok(())
     }
 
     fn identity(&self, worker: Identity) -> Result<ProcStat, No> {
@@ -218,11 +231,12 @@ impl Checks {
         if let Some(other) = decision.gateway_of.iter().find(|id| self.lives(**id)) {
             return Err(No::because(format!("it is the gateway of worker {other}")));
         }
-        for pid in self.pids()? {
+        let children = self.proc.children(worker.pid);
+        for pid in children.map_err(|error| No::unread("its children", &error))? {
             let Ok(Some(stat)) = self.proc.stat(pid) else { continue };
             // A child that has not executed anything shows its parent's arguments.
             let executed = stat.arg_start != worker.arg_start;
-            if stat.ppid == worker.pid && executed && !stat.ended() && self.is_worker(pid)? {
+            if executed && !stat.ended() && self.is_worker(pid)? {
                 return Err(No::because(format!("it is the gateway of worker {pid}")));
             }
         }
@@ -297,6 +311,18 @@ impl Checks {
         }
         false
     }
+}
+
+/// A process and those above it.
+fn above(proc: &ProcFs, pid: u32) -> io::Result<Vec<u32>> {
+    let mut found = vec![pid];
+    for _ in 0..DEPTH_MAX {
+        match proc.stat(found[found.len() - 1])? {
+            Some(stat) if stat.ppid > 0 => found.push(stat.ppid),
+            _ => break,
+        }
+    }
+    Ok(found)
 }
 
 #[cfg(test)]

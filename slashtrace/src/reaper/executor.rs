@@ -1,4 +1,10 @@
-use std::{io, os::fd::OwnedFd, path::Path, sync::Arc};
+use std::{
+    io,
+    os::fd::OwnedFd,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use rustix::{
     event::{PollFd, PollFlags, poll},
@@ -18,6 +24,10 @@ use crate::{
 /// How long a process may take to end after SIGKILL before it is said to have survived: it is in
 /// an uninterruptible sleep.
 const KILL_GRACE_NS: u64 = 5_000_000_000;
+
+/// What was asked of the whole machine this shortly before is not asked again: a look around takes
+/// about as long itself.
+const JUST_CHECKED: Duration = Duration::from_millis(50);
 
 /// Whether an open finding still justifies ending this worker.
 pub type Holds<'a> = &'a dyn Fn(&Identity) -> bool;
@@ -48,6 +58,8 @@ pub enum Begun {
 pub struct Ready {
     decision: Decision,
     pidfd: OwnedFd,
+    /// When every check was passed.
+    checked: Instant,
 }
 
 /// What came of [`Ready::terminate`].
@@ -95,6 +107,7 @@ impl Executor {
             Ok(pid) => pidfd_open(pid, PidfdFlags::empty()),
             Err(errno) => Err(errno),
         };
+        let now = Instant::now();
         let checked = match pidfd {
             Ok(pidfd) => self.check(&decision, &pidfd, holds).map(|()| pidfd),
             Err(rustix::io::Errno::SRCH) => Err(No::Gone),
@@ -102,7 +115,9 @@ impl Executor {
         };
         match checked {
             Err(no) => Begun::Said(Box::new(refusal(&decision, no))),
-            Ok(pidfd) if self.mode == Mode::Enforce => Begun::Ready(Ready { decision, pidfd }),
+            Ok(pidfd) if self.mode == Mode::Enforce => {
+                Begun::Ready(Ready { decision, pidfd, checked: now })
+            }
             Ok(_) => {
                 let detail = format!("worker {} would get SIGTERM now", decision.worker);
                 let descendants = decision.descendants.clone();
@@ -114,6 +129,10 @@ impl Executor {
 
     fn check(&self, decision: &Decision, pidfd: &OwnedFd, holds: Holds<'_>) -> Result<(), No> {
         self.checks.all(decision)?;
+        Self::may_be_signalled(decision, pidfd, holds)
+    }
+
+    fn may_be_signalled(decision: &Decision, pidfd: &OwnedFd, holds: Holds<'_>) -> Result<(), No> {
         if !holds(&decision.worker) {
             return Err(No::Refused("no finding justifies it any more".to_owned()));
         }
@@ -138,10 +157,17 @@ impl Ready {
         Action { descendants: decision.descendants.clone(), ..action }
     }
 
-    /// Checks everything again and sends SIGTERM.
+    /// Checks again and sends SIGTERM: the worker and the finding, and everything unless that was
+    /// done a moment ago.
     pub fn terminate(self, executor: &Executor, holds: Holds<'_>, now_ns: u64) -> Terminated {
-        let Self { decision, pidfd } = self;
-        if let Err(no) = executor.check(&decision, &pidfd, holds) {
+        let Self { decision, pidfd, checked } = self;
+        let again = if checked.elapsed() > JUST_CHECKED {
+            executor.check(&decision, &pidfd, holds)
+        } else {
+            let still = executor.checks.still(&decision);
+            still.and_then(|()| Executor::may_be_signalled(&decision, &pidfd, holds))
+        };
+        if let Err(no) = again {
             return Terminated::Said(Box::new(refusal(&decision, no)));
         }
         let (outcome, detail) = sent(send(&pidfd, Signal::TERM), "SIGTERM", &decision);

@@ -131,6 +131,40 @@ impl ProcFs {
         Ok(pids)
     }
 
+    /// Children of a process, of all its threads: from /proc/PID/task/TID/children (proc_tid_children(5),
+    /// `CONFIG_PROC_CHILDREN`, which checkpoint/restore asks for), or else from the parents of all
+    /// processes. A child that is forked or ends meanwhile may be missing.
+    pub fn children(&self, pid: u32) -> io::Result<Vec<u32>> {
+        let tasks = self.path(pid, "task");
+        let mut found = Vec::new();
+        let mut buffer = Vec::new();
+        for task in gone_is_none(fs::read_dir(&tasks))?.into_iter().flatten() {
+            let path = task?.path().join("children");
+            buffer.clear();
+            match File::open(&path).and_then(|mut file| file.read_to_end(&mut buffer)) {
+                Ok(_) => {}
+                // The thread has ended, or there is no such file on this kernel.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    if path.parent().is_some_and(Path::exists) {
+                        return self.children_by_parent(pid);
+                    }
+                    continue;
+                }
+                Err(error) if is_gone(&error) => continue,
+                Err(error) => return Err(error),
+            }
+            let words = buffer.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+            found.extend(words.filter_map(number).filter_map(|child| u32::try_from(child).ok()));
+        }
+        Ok(found)
+    }
+
+    fn children_by_parent(&self, pid: u32) -> io::Result<Vec<u32>> {
+        let is_child =
+            |&other: &u32| matches!(self.stat(other), Ok(Some(stat)) if stat.ppid == pid);
+        Ok(self.pids()?.into_iter().filter(is_child).collect())
+    }
+
     /// State, parent, start time and size of a process; `None` if there is none of that pid.
     pub fn stat(&self, pid: u32) -> io::Result<Option<ProcStat>> {
         // The line is some 350 bytes; the longest it can be is 64 of comm and 52 64-bit numbers.

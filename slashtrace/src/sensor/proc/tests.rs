@@ -312,3 +312,25 @@ fn an_unreadable_file_is_an_error_not_a_gone_process() {
     fs::write(&stat, "no stat").unwrap();
     assert_eq!(fake.proc().stat(10).unwrap_err().kind(), io::ErrorKind::InvalidData);
 }
+
+#[test]
+fn children_are_those_of_every_thread() {
+    let proc = ProcFs::new("/proc");
+    let me = std::process::id();
+    let sleeper = || {
+        let mut command = std::process::Command::new("sleep");
+        command.arg("60").spawn().expect("sleep runs")
+    };
+    let mut own = sleeper();
+    // A child of a thread that has ended is its process's all the same.
+    let mut of_thread = std::thread::spawn(sleeper).join().expect("it only spawns");
+    let (listed, by_parent) = (proc.children(me), proc.children_by_parent(me));
+    for child in [&mut own, &mut of_thread] {
+        child.kill().expect("it sleeps");
+        child.wait().expect("a child can be waited for");
+        for found in [&listed, &by_parent] {
+            assert!(found.as_ref().expect("it can be read").contains(&child.id()));
+        }
+    }
+    assert!(proc.children(u32::MAX).expect("nobody has none").is_empty());
+}
