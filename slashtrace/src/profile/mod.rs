@@ -4,6 +4,7 @@
 
 mod matching;
 mod parse;
+mod project;
 mod span;
 
 use schemars::JsonSchema;
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 pub use matching::{WorkerMatch, tokens_of};
 pub use parse::{BUILTIN_HERMES, ParseError};
+pub use project::{Hypothesis, KnownIssue, Project, Sign};
 pub use span::Span;
 
 /// One program whose workers are watched.
@@ -36,6 +38,9 @@ pub struct Profile {
     /// Children of workers that are known and expected to end by themselves.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub helpers: Vec<Helper>,
+    /// What is known of the program's project, for reports to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub project: Option<Project>,
 }
 
 /// The worker rule: exact argv tokens, never a substring, never `argv[0]`.

@@ -3,7 +3,7 @@ use std::{collections::BTreeSet, fmt};
 use serde::Deserialize;
 use serde_spanned::Spanned;
 
-use super::{Graces, Helper, Profile, Span, TerminalRule, Windows, WorkerRule};
+use super::{Graces, Helper, Profile, Project, Span, TerminalRule, Windows, WorkerRule};
 
 /// The built-in profile for NousResearch/hermes-agent.
 pub const BUILTIN_HERMES: &str = include_str!("hermes.toml");
@@ -18,6 +18,10 @@ const TOKENS_BYTES_MAX: usize = 256;
 const NAME_BYTES_MAX: usize = 64;
 /// Known helpers a profile may list.
 const HELPERS_MAX: usize = 64;
+/// Length of a text in `project`, bytes.
+const TEXT_BYTES_MAX: usize = 256;
+/// Known issues, and hypotheses, that a profile may list.
+const PROJECT_MAX: usize = 32;
 /// The longest grace or window: beyond it a judgement would never come.
 const SPAN_MAX: Span = Span::from_secs(366 * 24 * 3600);
 
@@ -97,6 +101,7 @@ struct Raw {
     terminal: Option<RawTerminalRule>,
     #[serde(default)]
     helpers: Vec<RawHelper>,
+    project: Option<Spanned<Project>>,
 }
 
 #[derive(Deserialize)]
@@ -151,6 +156,7 @@ impl Raw {
             windows: self.windows.check()?,
             terminal: self.terminal.map(RawTerminalRule::check).transpose()?,
             helpers: check_helpers(self.helpers)?,
+            project: self.project.map(check_project).transpose()?,
         })
     }
 }
@@ -269,6 +275,31 @@ fn check_helpers(raw: Vec<RawHelper>) -> Result<Vec<Helper>, Refusal> {
         });
     }
     Ok(helpers)
+}
+
+/// Texts of a project end up in reports, and its addresses in links.
+fn check_project(project: Spanned<Project>) -> Result<Project, Refusal> {
+    let told = project.get_ref();
+    let known = told.known.iter().flat_map(|known| [Some(&known.title), known.fixed_in.as_ref()]);
+    let guessed = told.hypotheses.iter().flat_map(|it| it.places.iter().chain([&it.claim]));
+    let mut texts = known
+        .flatten()
+        .chain(guessed)
+        .chain([&told.name, &told.issues])
+        .chain(told.package.as_ref());
+    let refused = texts.any(|text| text.is_empty() || text.len() > TEXT_BYTES_MAX);
+    drop(texts);
+    if refused {
+        let reason = format!("a text of `project` is empty or over {TEXT_BYTES_MAX} bytes long");
+        return Err(refuse(&project, reason));
+    }
+    if !told.issues.starts_with("https://") {
+        return Err(refuse(&project, "`issues` must begin with `https://`"));
+    }
+    if told.known.len() > PROJECT_MAX || told.hypotheses.len() > PROJECT_MAX {
+        return Err(refuse(&project, format!("more than {PROJECT_MAX} of a kind in `project`")));
+    }
+    Ok(project.into_inner())
 }
 
 /// Names end up in file names, metrics and tables.
@@ -416,6 +447,17 @@ mod tests {
                 4,
                 "session_flag = \"-s\"\n[[helpers]]\nname = \"h\"\nfile = \"a\"\ngrace = \"3s\"\n\
                  [[helpers]]\nname = \"h\"\nfile = \"b\"\ngrace = \"3s\"",
+            ),
+            with(4, "session_flag = \"-s\"\n[project]\nname = \"p\"\nissues = \"javascript:\""),
+            with(
+                4,
+                "session_flag = \"-s\"\n[project]\nname = \"p\"\nissues = \"https://x/\"\n\
+                 [[project.known]]\nissue = 1\ntitle = \"\"\nsigns = [\"lost-worker\"]",
+            ),
+            with(
+                4,
+                "session_flag = \"-s\"\n[project]\nname = \"p\"\nissues = \"https://x/\"\n\
+                 [[project.known]]\nissue = 1\ntitle = \"t\"\nsigns = [\"lost\"]",
             ),
         ];
         insta::assert_snapshot!(all.join("\n"));

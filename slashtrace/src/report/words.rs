@@ -65,6 +65,24 @@ pub(super) fn count(n: u64, noun: &str) -> String {
     if n == 1 { format!("1 {noun}") } else { format!("{n} {noun}s") }
 }
 
+/// `a`, `a and b`, `a, b and c`.
+pub(super) fn list(items: &[String]) -> String {
+    match items {
+        [] => "nothing".to_owned(),
+        [one] => one.clone(),
+        [first @ .., last] => format!("{} and {last}", first.join(", ")),
+    }
+}
+
+/// An amount of memory: `95 MiB`, `11.9 GiB`.
+pub(super) fn mib(kib: u64) -> String {
+    match kib {
+        0..1024 => format!("{kib} KiB"),
+        1024..10_485_760 => format!("{} MiB", (kib + 512) / 1024),
+        _ => format!("{:.1} GiB", kib as f64 / 1_048_576.0),
+    }
+}
+
 /// Whether this parent may be called the gateway. One that was read from /proc later is only the
 /// current parent; a reaper adopts orphans, so that as such it says nothing.
 pub(super) fn is_gateway(parent: &Parent) -> bool {

@@ -1,0 +1,167 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    Case, Known,
+    lives::{Key, Lives},
+};
+use crate::{
+    model::{Confidence, Finding, FindingState, FindingWorker, Forecast, Identity, Kind, Record},
+    profile::{Project, Sign},
+    report::words::plain,
+};
+
+/// Findings that are kept; further ones are counted in their sessions alone.
+const CASES_MAX: usize = 5_000;
+/// Workers of one finding that are kept.
+const NAMED_MAX: usize = 5_000;
+/// Records that prove a finding and are kept: a report is to be read.
+const BECAUSE_MAX: usize = 200;
+/// Duplicates that were spawned this shortly behind each other are of one race, ns.
+const TOGETHER: u64 = 2_000_000_000;
+
+/// Every finding, over its life.
+#[derive(Debug, Default)]
+pub(super) struct Cases {
+    by_id: BTreeMap<String, Followed>,
+    kinds: BTreeMap<Key, BTreeSet<Kind>>,
+    omitted: u64,
+}
+
+#[derive(Debug)]
+struct Followed {
+    case: Case,
+    /// What it says now, while it is open.
+    unused: BTreeSet<Identity>,
+    forecast: Option<Forecast>,
+}
+
+impl Cases {
+    pub(super) fn take(&mut self, record: &Record, at_ms: u64, finding: &Finding) {
+        let gateway = finding.gateway.as_ref();
+        let gateway = gateway.map(|at| Identity { pid: at.pid, start_ns: at.start_ns });
+        let key = Key { gateway, session: finding.session.clone() };
+        self.kinds.entry(key).or_default().insert(finding.kind);
+        if self.by_id.len() >= CASES_MAX && !self.by_id.contains_key(&finding.id) {
+            self.omitted += u64::from(finding.state == FindingState::Opened);
+            return;
+        }
+        let named: Vec<Identity> =
+            finding.workers.iter().take(NAMED_MAX).map(FindingWorker::identity).collect();
+        let unused: BTreeSet<Identity> = finding
+            .workers
+            .iter()
+            .filter(|worker| worker.unused)
+            .map(FindingWorker::identity)
+            .collect();
+        let followed = self.by_id.entry(finding.id.clone()).or_insert_with(|| Followed {
+            case: Case {
+                id: finding.id.clone(),
+                kind: finding.kind,
+                confidence: finding.confidence,
+                open: true,
+                opened_ms: at_ms,
+                closed_ms: None,
+                opened: record.time,
+                session: finding.session.as_deref().map(|key| plain(key).into_owned()),
+                gateway,
+                workers: Vec::new(),
+                unused: 0,
+                text: String::new(),
+                because: Vec::new(),
+                known: Vec::new(),
+            },
+            unused: BTreeSet::new(),
+            forecast: None,
+        });
+        let case = &mut followed.case;
+        case.confidence = case.confidence.max(finding.confidence);
+        if finding.state == FindingState::Closed {
+            case.open = false;
+            case.closed_ms = Some(at_ms);
+            followed.unused.clear();
+            return;
+        }
+        case.open = true;
+        case.closed_ms = None;
+        if named.len() >= case.workers.len() {
+            case.workers = named;
+            case.unused = unused.len() as u64;
+            case.text = plain(&finding.text).into_owned();
+            case.because = finding.because.iter().copied().take(BECAUSE_MAX).collect();
+        }
+        followed.unused = unused;
+        followed.forecast = finding.forecast.or(followed.forecast);
+    }
+
+    /// Workers that an open finding shows to be unused.
+    pub(super) fn stale(&self) -> BTreeSet<Identity> {
+        self.by_id.values().flat_map(|followed| followed.unused.iter().copied()).collect()
+    }
+
+    pub(super) fn kinds_of(&self, key: &Key) -> Vec<Kind> {
+        self.kinds.get(key).into_iter().flatten().copied().collect()
+    }
+
+    /// The forecast of the surest `accumulation`.
+    pub(super) fn growth(&self, findings: &[Case]) -> Option<Forecast> {
+        let growing = findings.iter().filter(|case| case.kind == Kind::Accumulation);
+        growing
+            .filter_map(|case| self.by_id.get(&case.id)?.forecast)
+            .max_by_key(|forecast| forecast.kib_per_hour)
+    }
+
+    pub(super) fn report(&self, lives: &Lives, project: Option<&Project>) -> Vec<Case> {
+        let cases = self.by_id.values();
+        cases
+            .map(|followed| {
+                let mut case = followed.case.clone();
+                case.known = known(project, &signs(&case, lives));
+                case
+            })
+            .collect()
+    }
+
+    /// Findings that were not kept.
+    pub(super) fn omitted(&self) -> u64 {
+        self.omitted
+    }
+}
+
+/// What a finding shows.
+pub(super) fn signs(case: &Case, lives: &Lives) -> BTreeSet<Sign> {
+    let mut signs: BTreeSet<Sign> = Sign::of(case.kind).into_iter().collect();
+    if matches!(case.kind, Kind::DuplicateWorker | Kind::LostWorker | Kind::Accumulation) {
+        // Of one session each: an accumulation is about all of a gateway.
+        let mut born: BTreeMap<Option<&Key>, Vec<u64>> = BTreeMap::new();
+        for id in &case.workers {
+            born.entry(lives.worker(id).map(|worker| &worker.key)).or_default().push(id.start_ns);
+        }
+        for births in born.values_mut() {
+            births.sort_unstable();
+            signs.extend(births.windows(2).map(|pair| match pair[1] - pair[0] {
+                0..=TOGETHER => Sign::DuplicatesTogether,
+                _ => Sign::DuplicatesApart,
+            }));
+        }
+    }
+    signs
+}
+
+fn known(project: Option<&Project>, signs: &BTreeSet<Sign>) -> Vec<Known> {
+    let Some(project) = project else { return Vec::new() };
+    let known = project.known.iter();
+    known
+        .filter(|known| known.signs.iter().any(|sign| signs.contains(sign)))
+        .map(|known| Known {
+            issue: known.issue,
+            url: format!("{}{}", project.issues, known.issue),
+            title: known.title.clone(),
+            fixed_in: known.fixed_in.clone(),
+        })
+        .collect()
+}
+
+/// The surest confidence of these findings.
+pub(super) fn surest(cases: &[&Case]) -> Option<Confidence> {
+    cases.iter().map(|case| case.confidence).max()
+}

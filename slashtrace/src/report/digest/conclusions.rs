@@ -1,0 +1,160 @@
+use std::collections::BTreeSet;
+
+use super::{
+    Case, Judged, Level, MemoryChange, Recording, Says, Session, Total, Verdict,
+    cases::{Cases, signs, surest},
+    lives::Lives,
+};
+use crate::{
+    model::{Confidence, Kind},
+    profile::{Hypothesis, Project, Sign},
+    report::words::{age, count, list, mib},
+};
+
+/// Costs and words about slashtrace itself are no leaks.
+fn is_leak(case: &Case) -> bool {
+    !matches!(case.kind, Kind::RespawnChurn | Kind::ReaperStopped)
+}
+
+/// What was seen, and what follows from it.
+pub(super) fn verdict(
+    recording: &Recording,
+    findings: &[Case],
+    sessions: &[Session],
+    total: Total,
+    memory: &MemoryChange,
+) -> Verdict {
+    let leaks: Vec<&Case> = findings.iter().filter(|case| is_leak(case)).collect();
+    let level = if !leaks.is_empty() {
+        Level::Leak
+    } else if findings.iter().any(|case| case.kind == Kind::RespawnChurn) {
+        Level::Cost
+    } else if total.spawned > 0 {
+        Level::Healthy
+    } else {
+        Level::Nothing
+    };
+    let lasted = age(recording.lasted_ms.saturating_mul(1_000_000));
+    let seen = format!(
+        "{} for {} in {lasted}",
+        count(total.spawned, "worker"),
+        count(total.sessions, "session")
+    );
+    let (headline, mut detail) = match level {
+        Level::Leak => (leak(&leaks, sessions, total), grows(memory)),
+        Level::Cost => (
+            format!("No worker leaks, but workers are replaced again and again ({seen})."),
+            "Each replacement costs the start of a process; see the findings.".to_owned(),
+        ),
+        Level::Healthy => (
+            format!("No leak was seen: {seen}."),
+            format!("At most {} lived at once.", count(total.most_live, "worker")),
+        ),
+        Level::Nothing => (
+            format!("No worker was seen in {lasted}."),
+            "Record while the program is used, or check the profile with `slashtrace ps`."
+                .to_owned(),
+        ),
+    };
+    if !recording.complete {
+        detail.push_str(" The recording is incomplete: more may have happened than is told here.");
+    }
+    Verdict { level, headline, detail }
+}
+
+fn leak(leaks: &[&Case], sessions: &[Session], total: Total) -> String {
+    let kinds: BTreeSet<Kind> = leaks.iter().map(|case| case.kind).collect();
+    let mut named: Vec<String> = Vec::new();
+    for kind in kinds {
+        let of_kind: Vec<&Case> = leaks.iter().copied().filter(|case| case.kind == kind).collect();
+        if let Some(confidence) = surest(&of_kind) {
+            named.push(format!("{kind} ({confidence})"));
+        }
+    }
+    let named = list(&named);
+    let left = sessions.iter().filter(|session| session.stale > 0).count() as u64;
+    if total.stale > 0 {
+        let hold = mib(total.stale_rss_kib);
+        return format!(
+            "{} of {} that live now {} unused, in {}, and hold {hold}: {named}.",
+            total.stale,
+            count(total.live, "worker"),
+            if total.stale == 1 { "is" } else { "are" },
+            count(left, "session"),
+        );
+    }
+    let surest = surest(leaks).unwrap_or(Confidence::Weak);
+    let open = leaks.iter().filter(|case| case.open).count() as u64;
+    let still = match open {
+        0 => "none of it lasted to the end of the recording".to_owned(),
+        n => format!("{} open at its end", count(n, "finding")),
+    };
+    format!("Workers leak, as is {surest}: {named}; {still}.")
+}
+
+fn grows(memory: &MemoryChange) -> String {
+    let Some(growth) = memory.growth else {
+        return "How fast they become more cannot be said from this recording.".to_owned();
+    };
+    let rate = format!(
+        "They become more by {} ({}) an hour",
+        count(growth.workers_per_hour, "worker"),
+        mib(growth.kib_per_hour)
+    );
+    match growth.exhausted_in_s {
+        Some(s) => format!(
+            "{rate}; the memory that is available now is used up in {}.",
+            age(s.saturating_mul(1_000_000_000))
+        ),
+        None => format!("{rate}."),
+    }
+}
+
+/// What the recording says of each hypothesis of the profile.
+pub(super) fn hypotheses(
+    project: Option<&Project>,
+    findings: &[Case],
+    lives: &Lives,
+    cases: &Cases,
+) -> Vec<Judged> {
+    let Some(project) = project else { return Vec::new() };
+    let mut shown: BTreeSet<Sign> = findings.iter().flat_map(|case| signs(case, lives)).collect();
+    let reused = lives.workers().any(|(_, worker)| worker.reads.is_some_and(|reads| reads >= 2));
+    if reused {
+        shown.insert(Sign::WorkerReused);
+    }
+    let judged = project.hypotheses.iter().map(|hypothesis| judge(hypothesis, &shown));
+    let mut judged: Vec<Judged> = judged.collect();
+    if cases.omitted() > 0 {
+        for it in &mut judged {
+            it.because.push_str("; not every finding was looked at");
+        }
+    }
+    judged
+}
+
+fn judge(hypothesis: &Hypothesis, shown: &BTreeSet<Sign>) -> Judged {
+    let of = |signs: &[Sign]| -> Vec<String> {
+        let seen = signs.iter().filter(|sign| shown.contains(sign));
+        seen.map(|sign| sign.words().to_owned()).collect()
+    };
+    let (pro, contra) = (of(&hypothesis.supported_by), of(&hypothesis.refuted_by));
+    let (says, because) = match (pro.is_empty(), contra.is_empty()) {
+        (false, true) => (Says::Supports, format!("seen: {}", list(&pro))),
+        (true, false) => (Says::Refutes, format!("seen: {}", list(&contra))),
+        (false, false) => {
+            (Says::Mixed, format!("seen: {}; but also: {}", list(&pro), list(&contra)))
+        }
+        (true, true) => {
+            let signs = hypothesis.supported_by.iter().map(|sign| sign.words().to_owned());
+            let signs: Vec<String> = signs.collect();
+            (Says::Nothing, format!("not seen: {}", list(&signs)))
+        }
+    };
+    let places = if matches!(says, Says::Supports | Says::Mixed) {
+        hypothesis.places.clone()
+    } else {
+        Vec::new()
+    };
+    Judged { claim: hypothesis.claim.clone(), says, because, places }
+}

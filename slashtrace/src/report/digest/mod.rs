@@ -1,0 +1,243 @@
+//! What a recording comes to, from its records alone: the verdict, a row a session, each worker's
+//! life, what speaks for which code path. `report` has the result's types, which every format is
+//! made of; `lives`, `cases`, `chart`, `tree`, `timeline` each follow one part of it; `verdict` and
+//! `hypotheses` draw the conclusions.
+//! May touch: `model`, `profile`. Memory is bounded whatever the recording's length.
+
+mod cases;
+mod chart;
+mod conclusions;
+mod lives;
+mod report;
+mod timeline;
+mod tree;
+
+use anyhow::Result;
+use jiff::{SignedDuration, Timestamp};
+
+pub use lives::WORKERS_MAX;
+pub use report::*;
+
+use self::{cases::Cases, chart::Chart, lives::Lives, timeline::Timeline, tree::Trees};
+use super::words::{count, gap_reason, plain};
+use crate::{
+    daemon::Sink,
+    model::{Body, Gap, Identity, Phase, Record, SensorKind, Start, Stop},
+};
+
+/// Takes the records of one recording and makes the [`Report`] of them.
+#[derive(Debug, Default)]
+pub struct Digest {
+    start: Option<Start>,
+    began: Option<Moment>,
+    last: Option<Moment>,
+    lives: Lives,
+    cases: Cases,
+    chart: Chart,
+    trees: Trees,
+    timeline: Timeline,
+    gaps: Vec<Gap>,
+    lost: u64,
+    stop: Option<Stop>,
+    acted: Vec<Acted>,
+}
+
+/// The two times of a record.
+#[derive(Clone, Copy, Debug)]
+struct Moment {
+    time: Timestamp,
+    boottime_ns: u64,
+}
+
+impl Moment {
+    /// The wall-clock time of another moment of the boot clock, if no clock was set in between.
+    fn wall(self, boottime_ns: u64) -> Option<Timestamp> {
+        let ahead = i128::from(boottime_ns) - i128::from(self.boottime_ns);
+        self.time.checked_add(SignedDuration::from_nanos(i64::try_from(ahead).ok()?)).ok()
+    }
+}
+
+/// Actions that are kept.
+const ACTIONS_MAX: usize = 2_000;
+/// Gaps that are kept one by one.
+const GAPS_MAX: usize = 1_000;
+
+impl Digest {
+    /// A digest that has seen nothing yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// ms since the recording began; what was before it is 0.
+    fn ms(&self, boottime_ns: u64) -> u64 {
+        let began = self.began.map_or(boottime_ns, |began| began.boottime_ns);
+        boottime_ns.saturating_sub(began) / 1_000_000
+    }
+
+    fn take(&mut self, record: &Record) {
+        let moment = Moment { time: record.time, boottime_ns: record.boottime_ns };
+        self.began.get_or_insert(moment);
+        if self.last.is_none_or(|last| last.boottime_ns <= moment.boottime_ns) {
+            self.last = Some(moment);
+        }
+        let at_ms = self.ms(record.boottime_ns);
+        self.lives.take(record, at_ms);
+        self.chart.take(record, at_ms, &self.lives);
+        self.trees.take(record, at_ms, &self.lives);
+        self.timeline.take(record, at_ms, &self.lives);
+        match &record.body {
+            Body::Start(start) => self.start = Some((**start).clone()),
+            Body::Finding(finding) => self.cases.take(record, at_ms, finding),
+            Body::Gap(gap) => {
+                self.lost = self.lost.saturating_add(gap.lost);
+                if self.gaps.len() < GAPS_MAX {
+                    self.gaps.push(gap.clone());
+                }
+            }
+            Body::Action(action)
+                if action.phase == Phase::After && self.acted.len() < ACTIONS_MAX =>
+            {
+                self.acted.push(Acted {
+                    at_ms,
+                    seq: record.seq,
+                    worker: action.worker,
+                    text: plain(&action.detail).into_owned(),
+                });
+            }
+            Body::Stop(stop) => self.stop = Some(stop.clone()),
+            _ => {}
+        }
+    }
+
+    /// The report of what was seen so far.
+    pub fn report(&self) -> Report {
+        let project = self.start.as_ref().and_then(|start| start.profile.project.as_ref());
+        let stale = self.cases.stale();
+        let sessions = self.lives.sessions(&stale, &self.cases);
+        let total = self.lives.total(&sessions, &stale);
+        let mut findings = self.cases.report(&self.lives, project);
+        findings.sort_by(|a, b| {
+            let key = |case: &Case| (case.open, case.confidence, case.workers.len());
+            key(b).cmp(&key(a)).then_with(|| a.opened_ms.cmp(&b.opened_ms))
+        });
+        let (workers, workers_omitted) = self.lives.report(&sessions, &findings, &stale);
+        let (timeline, timeline_omitted) = self.timeline.report();
+        let recording = self.recording();
+        let memory = self.memory(&recording, &findings, total);
+        let verdict = conclusions::verdict(&recording, &findings, &sessions, total, &memory);
+        Report {
+            format: REPORT_FORMAT,
+            reported_by: env!("CARGO_PKG_VERSION").to_owned(),
+            verdict,
+            hypotheses: conclusions::hypotheses(project, &findings, &self.lives, &self.cases),
+            not_seen: self.not_seen(&recording, total),
+            recording,
+            sessions,
+            total,
+            memory,
+            findings,
+            timeline,
+            timeline_omitted,
+            tree: self.trees.report(&self.lives),
+            workers,
+            workers_omitted,
+            series: self.chart.report(),
+            actions: self.acted.clone(),
+        }
+    }
+
+    fn recording(&self) -> Recording {
+        let start = self.start.as_ref();
+        let profile = start.map(|start| &start.profile);
+        Recording {
+            recorded_by: start.map(|start| plain(&start.version).into_owned()).unwrap_or_default(),
+            profile: profile.map(|profile| plain(&profile.name).into_owned()).unwrap_or_default(),
+            project: profile
+                .and_then(|profile| profile.project.as_ref())
+                .map(|project| plain(&project.name).into_owned()),
+            began: self.began.map(|began| began.time),
+            ended: self.last.map(|last| last.time),
+            lasted_ms: self.last.map_or(0, |last| self.ms(last.boottime_ns)),
+            reason: self.stop.as_ref().map(|stop| plain(&stop.reason).into_owned()),
+            complete: self.stop.as_ref().is_some_and(|stop| stop.complete),
+            lost: self.lost,
+            host: start.map(|start| start.host.clone()),
+            sensor: start.map(|start| start.sensor),
+            capabilities: start.map(|start| start.capabilities.clone()).unwrap_or_default(),
+            calls_counted: start.is_some_and(|start| start.calls_counted),
+        }
+    }
+
+    fn memory(&self, recording: &Recording, findings: &[Case], total: Total) -> MemoryChange {
+        let before = recording.host.as_ref().map(|host| host.memory);
+        let after = self.chart.memory().or(before);
+        let growth = self.cases.growth(findings).map(|growth| (growth, "accumulation"));
+        let available = after.map(|memory| memory.available_kib);
+        let growth = growth.or_else(|| {
+            let seen = chart::growth_of(recording.lasted_ms, total, available)?;
+            Some((seen, "recording"))
+        });
+        MemoryChange {
+            before,
+            after,
+            workers_most_kib: self.chart.most_kib(),
+            growth: growth.map(|(growth, _)| growth),
+            growth_from: growth.map(|(_, from)| from),
+        }
+    }
+
+    fn not_seen(&self, recording: &Recording, total: Total) -> Vec<String> {
+        let mut said = Vec::new();
+        for gap in &self.gaps {
+            let text = format!("{} lost: {}", count(gap.lost, "event"), gap_reason(gap.reason));
+            if !said.contains(&text) {
+                said.push(text);
+            }
+        }
+        if recording.reason.is_none() {
+            said.push("the recording was cut off: it has no end".to_owned());
+        }
+        if recording.sensor == Some(SensorKind::Poll) {
+            said.push(
+                "only /proc was read: workers that came and went between two readings, calls, and \
+                 who forked a worker whose parent is gone"
+                    .to_owned(),
+            );
+        }
+        if total.inherited > 0 {
+            said.push(format!(
+                "who forked {} that were there before the recording, and what they served until \
+                 then",
+                count(total.inherited, "worker")
+            ));
+        }
+        if recording.sensor == Some(SensorKind::Ebpf) && !recording.calls_counted {
+            said.push(
+                "single calls: they were judged by sampled activity (record with --count-calls \
+                 to count them)"
+                    .to_owned(),
+            );
+        }
+        let cannot = recording.capabilities.iter().filter(|capability| !capability.ok);
+        said.extend(cannot.map(|capability| {
+            format!("{}: {}", plain(&capability.name), plain(&capability.detail))
+        }));
+        said
+    }
+}
+
+impl Sink for Digest {
+    fn record(&mut self, record: &Record) -> Result<()> {
+        self.take(record);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// `python(2800)`.
+fn named(comm: &str, id: Identity) -> String {
+    format!("{}({})", plain(comm), id.pid)
+}
