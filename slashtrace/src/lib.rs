@@ -3,6 +3,7 @@
 //! The folders are the data flow: [`sensor`] → [`model::Observation`] → [`engine`] (pure) →
 //! [`model::Finding`] → [`evidence`] and [`report`]; [`daemon`] joins them, [`cli`] starts them.
 
+pub mod bundle;
 pub mod cli;
 pub mod daemon;
 pub mod engine;

@@ -5,7 +5,7 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Read as _, Write as _},
+    io::{self, BufRead as _, BufReader, Read as _, Write as _},
     os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
@@ -78,10 +78,25 @@ fn record(folder: &Folder, more: &[&str], script: &str) -> Output {
     run(&args)
 }
 
-fn lines(path: &Path) -> Vec<serde_json::Value> {
-    let text = fs::read_to_string(path).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+/// The evidence that a recording left.
+fn evidence(folder: &Folder) -> String {
+    let file = fs::File::open(folder.path("rec/evidence.ndjson.gz")).unwrap();
+    io::read_to_string(flate2::read::GzDecoder::new(file)).unwrap()
 }
+
+fn lines(folder: &Folder) -> Vec<serde_json::Value> {
+    evidence(folder).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// What a bundle is made of.
+const BUNDLE: [&str; 6] = [
+    "evidence.ndjson.gz",
+    "report.md",
+    "report.html",
+    "environment.json",
+    "README.txt",
+    "slashtrace-report.tar.gz",
+];
 
 /// Two workers for one session, the second a while after the first, for some time.
 fn two_workers(seconds: u32) -> String {
@@ -193,7 +208,10 @@ fn replay_refuses_what_is_no_evidence() {
     let folder = Folder::new();
     refused(&run(&["replay", "/nonexistent"]), &["/nonexistent", "No such file", "next step:"]);
     let here = folder.0.path().to_str().unwrap();
-    refused(&run(&["replay", here]), &["is a folder", "evidence.ndjson"]);
+    refused(
+        &run(&["replay", here]),
+        &["no evidence in the folder", "evidence.ndjson.gz", "next step:"],
+    );
     for (name, text, what) in [
         ("empty", "", "line 1: the file is empty"),
         ("text", "hello\n", "line 1: not a record"),
@@ -217,9 +235,12 @@ fn a_command_s_code_is_passed_on_and_its_output_untouched() {
     assert!(!stderr(&output).contains('\x1b'), "no colour in a pipe");
     let mode = |path: PathBuf| path.metadata().unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(folder.path("rec")), 0o700);
-    assert_eq!(mode(folder.path("rec/evidence.ndjson")), 0o600);
-    assert_eq!(fs::read_dir(folder.path("rec")).unwrap().count(), 1, "no other file is left");
-    let records = lines(&folder.path("rec/evidence.ndjson"));
+    for name in BUNDLE {
+        assert_eq!(mode(folder.path("rec").join(name)), 0o600, "{name}");
+    }
+    let files = fs::read_dir(folder.path("rec")).unwrap().count();
+    assert_eq!(files, BUNDLE.len(), "no other file is left");
+    let records = lines(&folder);
     assert_eq!(records[0]["type"], "start");
     assert_eq!(records.last().unwrap()["reason"], "command-exited");
 }
@@ -229,9 +250,8 @@ fn what_was_recorded_is_found_again() {
     let folder = Folder::new();
     let output = duplicate(&folder, &["--color", "always"]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    let evidence = folder.path("rec/evidence.ndjson");
-    let findings: Vec<String> = fs::read_to_string(&evidence)
-        .unwrap()
+    let text = evidence(&folder);
+    let findings: Vec<String> = text
         .lines()
         .filter(|line| line.contains("\"type\":\"finding\""))
         .map(str::to_owned)
@@ -239,7 +259,7 @@ fn what_was_recorded_is_found_again() {
     assert!(findings[0].contains("\"kind\":\"duplicate-worker\""), "{}", stderr(&output));
     assert!(stderr(&output).contains("duplicate-worker"), "{}", stderr(&output));
 
-    let file = evidence.to_str().unwrap();
+    let file = &folder.text("rec/evidence.ndjson.gz");
     let output = run(&["replay", file]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     assert_eq!(stdout(&output), findings.join("\n") + "\n");
@@ -251,11 +271,10 @@ fn what_was_recorded_is_found_again() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    child.stdin.take().unwrap().write_all(&fs::read(&evidence).unwrap()).unwrap();
+    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
     assert_eq!(stdout(&child.wait_with_output().unwrap()), findings.join("\n") + "\n");
 
     // The same recording, cut off in the middle of its last line, without its stop, and changed.
-    let text = fs::read_to_string(&evidence).unwrap();
     let count = text.lines().count();
     let cut = folder.write("cut", &text[..text.len() - 20]);
     let output = run(&["replay", &cut]);
@@ -281,7 +300,111 @@ fn findings_fail_a_recording_that_is_told_so() {
     let folder = Folder::new();
     let output = duplicate(&folder, &["--fail-on", "weak", "--quiet"]);
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
-    assert!(folder.path("rec/evidence.ndjson").exists());
+    assert!(folder.path("rec/evidence.ndjson.gz").exists());
+}
+
+#[test]
+fn a_bundle_is_reported_in_every_format() {
+    let folder = Folder::new();
+    let output = duplicate(&folder, &["--junit", &folder.text("junit.xml")]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let junit = fs::read_to_string(folder.path("junit.xml")).unwrap();
+    assert!(junit.contains("<failure type=\"duplicate-worker\""), "{junit}");
+    let rec = &folder.text("rec");
+    for (format, what) in [
+        ("text", "duplicate-worker"),
+        ("markdown", "# slashtrace report"),
+        ("html", "duplicate-worker"),
+        ("json", "\"kind\": \"duplicate-worker\""),
+        ("junit", "<testsuites"),
+    ] {
+        let archive = &folder.text("rec/slashtrace-report.tar.gz");
+        for source in [rec, archive] {
+            let output = run(&["report", source, "--format", format]);
+            assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+            assert!(stdout(&output).contains(what), "{format}: {}", stdout(&output));
+        }
+        let file = &folder.text(format);
+        run(&["report", rec, "--format", format, "-o", file]);
+        assert!(fs::read_to_string(file).unwrap().contains(what), "{format}");
+    }
+    // What the recording said is what its replay says.
+    let made = fs::read_to_string(folder.path("rec/report.md")).unwrap();
+    assert_eq!(stdout(&run(&["report", rec, "--format", "markdown"])), made);
+    assert_eq!(stdout(&run(&["report", rec, "--format", "junit"])), junit);
+    let output = run(&["report", rec, "--fail-on", "duplicate-worker"]);
+    assert_eq!(output.status.code(), Some(1));
+    let output = run(&["report", "--diff", rec, rec]);
+    assert!(stdout(&output).starts_with("The same: "), "{}", stdout(&output));
+    refused(&run(&["report", "--diff", rec, rec, "--format", "html"]), &["next step:"]);
+    refused(&run(&["report"]), &["<BUNDLE>"]);
+    refused(&run(&["report", "/nonexistent"]), &["/nonexistent", "next step:"]);
+}
+
+#[test]
+fn only_what_comes_from_the_command_counts() {
+    let folder = Folder::new();
+    let strangers = two_workers(4).replace(" K ", " stranger ");
+    let mut stranger = Command::new("sh");
+    stranger.args(["-c", &strangers, &folder.text("stranger")]).process_group(0);
+    let mut stranger = stranger.spawn().unwrap();
+    // The command's own is detached from it, and counts.
+    let own = format!("(sleep 1.5 | setsid {WORKER} mine) & sleep 0.8");
+    let output = record(&folder, &["--linger", "2s"], &own);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let sessions = |folder: &Folder| -> Vec<String> {
+        let spawns = lines(folder).into_iter().filter(|line| line["type"] == "spawn");
+        spawns.map(|line| line["session"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(sessions(&folder), ["mine"]);
+    let all = Folder::new();
+    record(&all, &["--system"], "sleep 0.5");
+    assert!(sessions(&all).contains(&"stranger".to_owned()));
+    stranger.wait().unwrap();
+}
+
+#[test]
+fn a_failure_here_does_not_hide_the_command_s() {
+    let folder = Folder::new();
+    let rec = folder.text("rec");
+    // Something stands where a report is to be written.
+    for (code, expected) in [(7, 7), (0, 2)] {
+        let script = format!("echo mine > {rec}/report.md; exit {code}");
+        let output = record(&folder, &[], &script);
+        assert_eq!(output.status.code(), Some(expected), "{}", stderr(&output));
+        assert!(stderr(&output).contains("the recording is whole"), "{}", stderr(&output));
+        assert_eq!(fs::read_to_string(folder.path("rec/report.md")).unwrap(), "mine\n");
+        assert_eq!(run(&["replay", &rec]).status.code(), Some(0));
+        fs::remove_dir_all(folder.path("rec")).unwrap();
+    }
+}
+
+#[test]
+fn sessions_are_hashed_where_that_is_wanted() {
+    let folder = Folder::new();
+    let output = duplicate(&folder, &["--sessions", "hash"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let records = lines(&folder);
+    let found = records.iter().find(|line| line["type"] == "finding").unwrap();
+    assert!(found["session"].as_str().unwrap().starts_with("session-"), "{found}");
+    assert_eq!(run(&["replay", &folder.text("rec")]).status.code(), Some(0));
+}
+
+#[test]
+fn github_is_told_in_its_own_words() {
+    let folder = Folder::new();
+    let summary = folder.write("summary.md", "before\n");
+    let output = folder.text("rec");
+    let mut command = slashtrace();
+    command.args(["record", "-o", &output, "--sensor", "poll", "--sample-interval", "100ms"]);
+    command.args(["--profile", &strict(&folder), "--", "sh", "-c", &two_workers(2)]);
+    command.arg(folder.text("fifo"));
+    command.env("GITHUB_ACTIONS", "true").env("GITHUB_STEP_SUMMARY", &summary);
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(stderr(&output).contains("\n::error title=duplicate-worker"), "{}", stderr(&output));
+    let summary = fs::read_to_string(summary).unwrap();
+    assert!(summary.starts_with("before\n# slashtrace report"), "{summary}");
 }
 
 #[test]
@@ -326,7 +449,7 @@ fn ctrl_c_ends_in_order() {
         let mut text = String::new();
         stderr.read_to_string(&mut text).unwrap();
         assert_eq!(status.code(), Some(0), "{name}: {text}");
-        let records = lines(&folder.path("rec/evidence.ndjson"));
+        let records = lines(&folder);
         assert_eq!(records.last().unwrap()["reason"], reason);
     }
 }
@@ -341,7 +464,7 @@ fn signals_are_handed_on_to_the_command() {
     wait_for(&folder.path("ready"));
     signal(&child, "INT");
     assert_eq!(child.wait().unwrap().code(), Some(5));
-    let records = lines(&folder.path("rec/evidence.ndjson"));
+    let records = lines(&folder);
     assert_eq!(records.last().unwrap()["reason"], "command-exited");
 }
 
@@ -361,7 +484,7 @@ fn a_second_signal_ends_a_recording_whose_command_does_not_end() {
     }
     signal(&child, "INT");
     assert_eq!(child.wait().unwrap().code(), Some(130));
-    assert!(folder.path("rec/evidence.ndjson").exists());
+    assert!(folder.path("rec/evidence.ndjson.gz").exists());
     let left = fs::read_to_string(folder.path("ready")).unwrap();
     let killed = Command::new("kill").args(["-s", "KILL", left.trim()]).status().unwrap();
     assert!(killed.success(), "the command was left running");
@@ -380,7 +503,7 @@ fn nohup_is_respected() {
     wait_for(&folder.path("rec/evidence.ndjson.part"));
     signal(&child, "HUP");
     assert_eq!(child.wait().unwrap().code(), Some(0));
-    let records = lines(&folder.path("rec/evidence.ndjson"));
+    let records = lines(&folder);
     assert_eq!(records.last().unwrap()["reason"], "duration");
 }
 
@@ -416,7 +539,7 @@ fn nobody_reading_stderr_is_no_error() {
     let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
     drop(child.stderr.take());
     assert_eq!(child.wait().unwrap().code(), Some(0));
-    assert!(folder.path("rec/evidence.ndjson").exists());
+    assert!(folder.path("rec/evidence.ndjson.gz").exists());
 }
 
 #[test]

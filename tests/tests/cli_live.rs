@@ -55,10 +55,14 @@ impl Record {
     fn end(mut self) -> (Option<i32>, Recorded, String) {
         let status = self.child.wait().expect("a child can be waited for");
         let told = self.told();
-        let evidence = self.report().join("evidence.ndjson");
-        assert!(evidence.exists(), "no evidence: {told}");
+        let packed = self.report().join("evidence.ndjson.gz");
+        assert!(packed.exists(), "no evidence: {told}");
         let inside = fs::read_dir(self.report()).expect("the folder is there").count();
-        assert_eq!(inside, 1, "nothing half-written is left");
+        assert_eq!(inside, 6, "nothing half-written is left");
+        let evidence = self.folder.path().join("evidence.ndjson");
+        let unpacked = File::create(&evidence).expect("the folder is ours");
+        let unpack = Command::new("gzip").arg("-dc").arg(&packed).stdout(unpacked).status();
+        assert!(unpack.expect("gzip runs").success());
         let recorded = Recorded::check(Path::new(&evidence), self.folder);
         (status.code(), recorded, told)
     }
@@ -75,7 +79,7 @@ fn the_exit_code_of_the_command_is_passed_on() {
     let worker = recorded.worker("in_the_command");
     assert_eq!(recorded.exit_of(worker.identity()).code, Some(0));
     assert_eq!(recorded.last().reason, "command-exited");
-    assert!(told.contains("evidence.ndjson"), "{told}");
+    assert!(told.contains("evidence.ndjson.gz"), "{told}");
 }
 
 #[test]
@@ -107,5 +111,5 @@ fn ctrl_c_ends_in_order_with_a_table() {
     recorded.exit_of(recorded.worker("interrupted").identity());
     // The table: a row for the session, behind everything that was told live.
     assert!(told.contains("interrupted"), "{told}");
-    assert!(told.trim_end().ends_with("evidence.ndjson"), "{told}");
+    assert!(told.trim_end().ends_with("slashtrace-report.tar.gz"), "{told}");
 }

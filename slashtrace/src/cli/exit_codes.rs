@@ -1,6 +1,6 @@
 use std::process::ExitCode;
 
-use crate::{daemon::tally::Tally, model::Confidence};
+use crate::daemon::tally::Tally;
 
 /// How slashtrace ends: one table for all subcommands.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -31,9 +31,9 @@ impl Exit {
 
     /// What a recording comes to. What was found is found, whatever is missing; a command's own
     /// failure is not hidden by what is missing either.
-    pub fn of(tally: &Tally, fail_on: Option<Confidence>, command: Option<u8>) -> Self {
+    pub fn of(tally: &Tally, fails: bool, command: Option<u8>) -> Self {
         match command {
-            _ if fail_on.is_some_and(|least| tally.found(least)) => Self::Findings,
+            _ if fails => Self::Findings,
             Some(code) if code != 0 => Self::Command(code),
             _ if !tally.complete() => Self::Incomplete,
             Some(code) => Self::Command(code),
@@ -52,7 +52,7 @@ impl From<Exit> for ExitCode {
 mod tests {
     use super::*;
     use crate::{
-        evidence::samples::{finding, record},
+        evidence::samples::record,
         model::{Body, Stop},
     };
 
@@ -64,30 +64,23 @@ mod tests {
 
     #[test]
     fn what_a_recording_comes_to() {
-        let tally = |found: bool, complete: bool| {
+        let tally = |complete: bool| {
             let mut tally = Tally::default();
-            if found {
-                // Its confidence is `strong`.
-                tally.record(&record(1, 1, Body::Finding(Box::new(finding()))));
-            }
             let reason = "duration".to_owned();
             let stop = Stop { reason, counters: [].into(), complete };
-            tally.record(&record(2, 2, Body::Stop(stop)));
+            tally.record(&record(1, 1, Body::Stop(stop)));
             tally
         };
-        let (strong, proven) = (Some(Confidence::Strong), Some(Confidence::Proven));
-        for (found, complete, fail_on, command, exit) in [
-            (false, true, strong, None, Exit::Fine),
-            (true, true, None, None, Exit::Fine),
-            (true, true, strong, None, Exit::Findings),
-            (true, true, proven, None, Exit::Fine),
-            (true, false, strong, Some(7), Exit::Findings),
-            (true, false, None, Some(7), Exit::Command(7)),
-            (false, false, strong, Some(0), Exit::Incomplete),
-            (false, false, None, None, Exit::Incomplete),
-            (false, true, strong, Some(0), Exit::Command(0)),
+        for (complete, fails, command, exit) in [
+            (true, false, None, Exit::Fine),
+            (true, true, None, Exit::Findings),
+            (false, true, Some(7), Exit::Findings),
+            (false, false, Some(7), Exit::Command(7)),
+            (false, false, Some(0), Exit::Incomplete),
+            (false, false, None, Exit::Incomplete),
+            (true, false, Some(0), Exit::Command(0)),
         ] {
-            assert_eq!(Exit::of(&tally(found, complete), fail_on, command), exit);
+            assert_eq!(Exit::of(&tally(complete), fails, command), exit);
         }
     }
 }

@@ -3,11 +3,15 @@
 
 pub mod doctor;
 mod exit_codes;
+mod fail_on;
+mod gate;
 pub mod ps;
 mod reap;
 mod reaping;
 mod record;
+mod redacting;
 mod replay;
+mod report;
 mod run;
 mod screen;
 
@@ -24,10 +28,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use exit_codes::Exit;
 
+use self::fail_on::FailOn;
 use crate::{
     daemon::choose::Choice,
     evidence,
-    model::Confidence,
     profile::{Profile, Span},
     sensor::Options,
 };
@@ -43,10 +47,13 @@ const EXAMPLES: &str = "\
 Examples:
   sudo slashtrace ps                              what is running now, by gateway and session
   sudo slashtrace record -o report --duration 10m record into a folder, table at the end
-  sudo slashtrace record -- pytest tests/tui      trace while a command runs
+  sudo slashtrace record --fail-on any -- pytest tests/tui
+                                                  trace a command, and fail if it leaks
   sudo slashtrace run --evidence /var/log/slashtrace.ndjson
   sudo slashtrace run --policy dry-run            say which workers would be ended, and why
-  slashtrace replay report/evidence.ndjson        judge a recording again (no root)
+  slashtrace report report                        what it comes to; --format html, markdown, …
+  slashtrace report --diff before after           what a fix changed
+  slashtrace replay report                        judge a recording again (no root)
   sudo slashtrace doctor                          can this machine do it, and what to do if not
 
 Exit codes: 0 fine · 1 findings at or above --fail-on · 2 usage or environment error ·
@@ -92,32 +99,6 @@ struct Watching {
     kernel_log: bool,
 }
 
-/// When findings are a failure.
-#[derive(Args, Clone, Copy, Debug)]
-struct FailOn {
-    /// Exit with 1 if a leak was found, open or not, with at least this confidence.
-    /// `respawn-churn` is a cost and no leak: it does not count
-    #[arg(long, value_name = "CONFIDENCE")]
-    fail_on: Option<Least>,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Least {
-    Weak,
-    Strong,
-    Proven,
-}
-
-impl FailOn {
-    fn least(self) -> Option<Confidence> {
-        self.fail_on.map(|least| match least {
-            Least::Weak => Confidence::Weak,
-            Least::Strong => Confidence::Strong,
-            Least::Proven => Confidence::Proven,
-        })
-    }
-}
-
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 enum Color {
     Auto,
@@ -156,6 +137,8 @@ enum Command {
     Reap(reap::Args),
     /// Judge a recording again: the same findings, on any machine, without root
     Replay(replay::Args),
+    /// What a recording comes to: verdict, sessions, findings, and which code path is at fault
+    Report(report::Args),
     /// Check what this machine allows, and say what to do where it does not
     Doctor {
         /// Print JSON for scripts
@@ -199,6 +182,7 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
         }
         Command::Reap(args) => reap::run(args, &profile, out).map(Into::into),
         Command::Replay(args) => replay::run(args, cli.common.color, out).map(Into::into),
+        Command::Report(args) => report::run(args, cli.common.color, out).map(Into::into),
         Command::Doctor { json } => doctor::run(&profile, *json, out, color),
         Command::Schema => {
             out.write_all(evidence::schema::json()?.as_bytes())?;

@@ -1,33 +1,27 @@
-use std::{
-    ffi::OsString,
-    fs::{self, DirBuilder},
-    io,
-    os::unix::fs::DirBuilderExt as _,
-    path::{Path, PathBuf},
-    time::Duration,
+use std::{ffi::OsString, path::PathBuf, time::Duration};
+
+use anyhow::{Context as _, Result};
+use jiff::{ZonedDateTime, tz::TimeZone};
+
+use super::{
+    Color, Exit, FailOn, Watching, gate::Gate, print_error, redacting::Redacting, runtime,
+    screen::Screen,
 };
-
-use anyhow::{Context as _, Result, bail};
-use jiff::ZonedDateTime;
-
-use super::{Color, Exit, FailOn, Watching, runtime, screen::Screen};
 use crate::{
+    bundle::Folder,
     daemon::{
         Sink,
         choose::{Chosen, choose},
-        session::{Ended, Note, Plan, Reason, record},
+        session::{CommandEnded, Ended, Feed, Note, Plan, Reason, Scoped, record},
     },
     evidence::EvidenceWriter,
     profile::{Profile, Span},
-    report::{live::Live, table::Table},
+    report::{digest::Digest, live::Live, table::Table, text},
+    sensor::scope::Scope,
 };
 
-/// Name of the evidence in the folder, once it is whole.
-const EVIDENCE: &str = "evidence.ndjson";
-/// Its name while it is written.
-const PARTIAL: &str = "evidence.ndjson.part";
 /// How often a terminal is told how it is going.
-const STATUS_EVERY: Duration = Duration::from_secs(3);
+const STATUS_EVERY: Duration = Duration::from_secs(1);
 
 /// Flags of `record`.
 #[derive(clap::Args, Debug)]
@@ -45,11 +39,18 @@ pub struct Args {
     /// until they count as orphans]
     #[arg(long, value_name = "TIME", requires = "command")]
     linger: Option<Span>,
+    /// Watch every worker of the machine, not only those that come from CMD
+    #[arg(long, requires = "command")]
+    system: bool,
     /// Print no lines as things happen, only the table at the end
     #[arg(long, short)]
     quiet: bool,
     #[command(flatten)]
+    redacting: Redacting,
+    #[command(flatten)]
     fail_on: FailOn,
+    #[command(flatten)]
+    gate: Gate,
     /// Trace while this command runs; its exit code is passed on. It runs as you do: under sudo
     /// use `-- sudo -u "$SUDO_USER" CMD`
     #[arg(last = true, value_name = "CMD")]
@@ -58,17 +59,30 @@ pub struct Args {
 
 /// Records into a folder and ends with a table.
 pub fn run(args: &Args, profile: &Profile, color: Color) -> Result<Exit> {
+    match recorded(args, profile, color) {
+        // What went wrong here must not hide how the command ended.
+        Err(error) => match error.downcast_ref::<CommandEnded>() {
+            Some(&CommandEnded(code)) if code != 0 => {
+                print_error(&error);
+                Ok(Exit::Command(code))
+            }
+            _ => Err(error),
+        },
+        done => done,
+    }
+}
+
+fn recorded(args: &Args, profile: &Profile, color: Color) -> Result<Exit> {
     let options = args.watching.options(profile)?;
-    let folder = args.output.clone().unwrap_or_else(|| {
+    let path = args.output.clone().unwrap_or_else(|| {
         PathBuf::from(ZonedDateTime::now().strftime("slashtrace-%Y%m%d-%H%M%S").to_string())
     });
-    let made = prepare(&folder)?;
-    let partial = folder.join(PARTIAL);
+    let folder = Folder::prepare(&path)?;
     let screen = Screen::stderr();
     let color = color.on(screen.is_terminal());
     let mut live = Live::new(Box::new(screen.clone()), color);
-    let mut table = Table::new();
-    let recorded = EvidenceWriter::create(&partial).and_then(|mut evidence| {
+    let (mut table, mut digest) = (Table::new(), Digest::new());
+    let recorded = EvidenceWriter::create(&folder.part()).and_then(|mut evidence| {
         runtime()?.block_on(async {
             let Chosen { sensor, why } = choose(args.watching.sensor, &options)?;
             if let Some(why) = why
@@ -82,49 +96,89 @@ pub fn run(args: &Args, profile: &Profile, color: Color) -> Result<Exit> {
                 sinks.push(&mut live);
             }
             sinks.push(&mut table);
-            let mut tell = |note: Note| screen.note(&note);
-            let ended = record(sensor, profile, sinks, &plan(args, &screen), &mut tell).await?;
+            sinks.push(&mut digest);
+            let plan = plan(args, &screen);
+            let ended = if args.command.is_empty() || args.system {
+                follow(sensor, profile, sinks, &plan, &screen).await?
+            } else {
+                let scope = Scope::new();
+                let plan = Plan { environment: vec![scope.variable()], ..plan };
+                follow(Scoped::new(sensor, scope), profile, sinks, &plan, &screen).await?
+            };
             evidence.sync()?;
             Ok(ended)
         })
     });
     screen.end();
-    let ended = match recorded {
-        Ok(ended) => ended,
-        Err(error) => {
-            // Nothing half-written: what has no record in it is taken away again, and a recording
-            // that was begun keeps the name that says so.
-            super::remove_if_empty(&partial);
-            if made && fs::remove_dir(&folder).is_ok() {
-                return Err(error);
-            }
-            return Err(if partial.exists() {
-                error.context(format!("what was recorded is in {}", partial.display()))
-            } else {
-                error
-            });
+    let ended = recorded.map_err(|error| match folder.abandon() {
+        Some(part) => {
+            let told = match error.downcast_ref::<CommandEnded>() {
+                Some(&ended) => error.context(ended),
+                None => error,
+            };
+            told.context(format!("what was recorded is in {}", part.display()))
         }
-    };
-    let evidence = folder.join(EVIDENCE);
-    fs::rename(&partial, &evidence)
-        .with_context(|| format!("cannot rename {}", partial.display()))?;
-    // That nobody reads the table does not undo the recording.
-    let _ = table.render(&mut screen.clone(), color);
-    screen.line(&format!("\nevidence: {}", evidence.display()));
+        None => error,
+    })?;
+    let command = command_code(&ended, args);
+    let written = finish(args, &folder, &table, &digest, &screen, color);
+    match (written, command) {
+        (Ok(()), _) => {}
+        (Err(error), Some(code)) => return Err(error.context(CommandEnded(code))),
+        (Err(error), None) => return Err(error),
+    }
     if !ended.complete {
         screen.line("the evidence is incomplete: see its gap records");
     }
-    Ok(exit(&ended, args))
+    Ok(Exit::of(&ended.tally, args.fail_on.fails(&ended.tally), command))
 }
 
-fn exit(ended: &Ended, args: &Args) -> Exit {
-    let command = match ended.reason {
+async fn follow<F: Feed>(
+    feed: F,
+    profile: &Profile,
+    sinks: Vec<&mut dyn Sink>,
+    plan: &Plan,
+    screen: &Screen,
+) -> Result<Ended> {
+    let mut tell = |note: Note| screen.note(&note);
+    record(feed, profile, sinks, plan, &mut tell).await
+}
+
+/// Writes the reports, and tells people where they are.
+fn finish(
+    args: &Args,
+    folder: &Folder,
+    table: &Table,
+    digest: &Digest,
+    screen: &Screen,
+    color: bool,
+) -> Result<()> {
+    let report = digest.report();
+    let zone = TimeZone::system();
+    // That nobody reads the table does not undo the recording.
+    let _ = table.render(&mut screen.clone(), color);
+    screen.line("");
+    let _ = text::verdict(&report, &mut screen.clone(), color);
+    let bundle = folder.finish(&report, &zone)?;
+    screen.line("");
+    for (what, path) in [
+        ("evidence", &bundle.evidence),
+        ("to look at", &bundle.html),
+        ("to paste into an issue", &bundle.markdown),
+        ("to attach to it", &bundle.archive),
+    ] {
+        screen.line(&format!("{:<24}{}", format!("{what}:"), path.display()));
+    }
+    args.gate.tell(&report, &zone).context("the recording and its report are whole")
+}
+
+fn command_code(ended: &Ended, args: &Args) -> Option<u8> {
+    match ended.reason {
         Reason::Command(code) => Some(code),
         // The user gave up on a command that would not end.
         Reason::Signal(signal) if !args.command.is_empty() => Some(128 + signal as u8),
         _ => None,
-    };
-    Exit::of(&ended.tally, args.fail_on.least(), command)
+    }
 }
 
 fn plan(args: &Args, screen: &Screen) -> Plan {
@@ -138,6 +192,8 @@ fn plan(args: &Args, screen: &Screen) -> Plan {
         policy: None,
         // A command has the terminal to itself.
         status: (alone && !args.quiet && screen.is_terminal()).then_some(STATUS_EVERY),
+        redaction: args.redacting.redaction(),
+        environment: Vec::new(),
     }
 }
 
@@ -147,36 +203,5 @@ fn announce(args: &Args, screen: &Screen) {
             Some(duration) => format!("recording for {duration}; Ctrl-C ends it earlier"),
             None => "recording; Ctrl-C ends it".to_owned(),
         });
-    }
-}
-
-/// Makes the folder, or checks that it is empty; says whether it was made.
-fn prepare(folder: &Path) -> Result<bool> {
-    match fs::read_dir(folder) {
-        Ok(mut entries) => {
-            if entries.next().is_some() {
-                bail!(
-                    "{} is not empty, and recordings are never overwritten\nnext step: name \
-                     another folder with -o",
-                    folder.display()
-                );
-            }
-            Ok(false)
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            DirBuilder::new().mode(0o700).recursive(true).create(folder).with_context(|| {
-                format!(
-                    "cannot make the folder {}\nnext step: name one with -o that you may make",
-                    folder.display()
-                )
-            })?;
-            Ok(true)
-        }
-        Err(error) => Err(error).with_context(|| {
-            format!(
-                "cannot use the folder {}\nnext step: name a new folder with -o",
-                folder.display()
-            )
-        }),
     }
 }

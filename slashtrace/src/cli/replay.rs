@@ -67,7 +67,7 @@ pub fn run(args: &Args, color: Color, out: &mut dyn Write) -> Result<Exit> {
     } else if !replayed.tally.complete() {
         screen.line("the recording is incomplete: see its gap records");
     }
-    Ok(Exit::of(&replayed.tally, args.fail_on.least(), None))
+    Ok(Exit::of(&replayed.tally, args.fail_on.fails(&replayed.tally), None))
 }
 
 fn differs(replayed: &Replayed, difference: &Difference) -> String {

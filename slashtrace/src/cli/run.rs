@@ -5,7 +5,7 @@ use std::{
 
 use anyhow::Result;
 
-use super::{Color, Exit, FailOn, Watching, reaping::Reaping, runtime, screen::Screen};
+use super::{Color, Exit, FailOn, Watching, reaping::Reaping, redacting, runtime, screen::Screen};
 use crate::{
     daemon::{
         Sink,
@@ -41,7 +41,12 @@ pub struct Args {
 pub fn run(args: &Args, profile: &Profile, color: Color) -> Result<Exit> {
     let options = args.watching.options(profile)?;
     let duration = args.duration.map(|span| Duration::from_nanos(span.as_ns()));
-    let plan = Plan { duration, policy: args.reaping.policy()?, ..Plan::default() };
+    let plan = Plan {
+        duration,
+        policy: args.reaping.policy()?,
+        redaction: redacting::of_this_machine(),
+        ..Plan::default()
+    };
     let to_stdout = args.evidence == Path::new("-");
     let mut evidence =
         if to_stdout { EvidenceWriter::stdout() } else { EvidenceWriter::create(&args.evidence)? };
@@ -67,6 +72,6 @@ pub fn run(args: &Args, profile: &Profile, color: Color) -> Result<Exit> {
     let ended = recorded?;
     Ok(match ended.reason {
         Reason::OutputClosed => Exit::Fine,
-        _ => Exit::of(&ended.tally, args.fail_on.least(), None),
+        _ => Exit::of(&ended.tally, args.fail_on.fails(&ended.tally), None),
     })
 }

@@ -16,9 +16,11 @@ pub(super) struct Command {
 
 impl Command {
     /// Starts it; `argv` is not empty.
-    pub(super) fn spawn(argv: &[OsString]) -> Result<Self> {
+    pub(super) fn spawn(argv: &[OsString], environment: &[(OsString, OsString)]) -> Result<Self> {
         let name = argv.first().context("there is no command to run")?;
-        let child = Process::new(name).args(&argv[1..]).spawn().with_context(|| {
+        let mut process = Process::new(name);
+        process.args(&argv[1..]).envs(environment.iter().map(|(name, value)| (name, value)));
+        let child = process.spawn().with_context(|| {
             format!(
                 "cannot run {}\nnext step: check the command after `--`; it is looked up in \
                      PATH, without a shell",
@@ -26,11 +28,6 @@ impl Command {
             )
         })?;
         Ok(Self { child })
-    }
-
-    /// Its pid; none once it has ended.
-    pub(super) fn pid(&self) -> Option<u32> {
-        self.child.id()
     }
 
     /// Waits for its end and returns its exit code as a shell has it. Cancel-safe.

@@ -9,12 +9,14 @@ use crate::{
     model::{Body, FORMAT_VERSION, Observation, Record, Tick},
     profile::Profile,
     reaper::Reaper,
+    redact::Redaction,
 };
 
 /// Gives observations their place in the evidence, has the engine judge them, and hands records
 /// and findings to the sinks, and to the reaper where there is one. The same for a live recording
 /// and for a replay, which has none.
 pub struct Pipeline<'a> {
+    redaction: Redaction,
     engine: Engine,
     reaper: Option<Reaper>,
     sinks: Vec<&'a mut dyn Sink>,
@@ -25,7 +27,21 @@ pub struct Pipeline<'a> {
 impl<'a> Pipeline<'a> {
     /// A pipeline for one recording; the first record is to be `start`.
     pub fn new(profile: Profile, sinks: Vec<&'a mut dyn Sink>) -> Self {
-        Self { engine: Engine::new(profile), reaper: None, sinks, tally: Tally::default(), seq: 0 }
+        Self {
+            redaction: Redaction::default(),
+            engine: Engine::new(profile),
+            reaper: None,
+            sinks,
+            tally: Tally::default(),
+            seq: 0,
+        }
+    }
+
+    /// Masks more than secrets.
+    #[must_use]
+    pub fn redacting(mut self, redaction: Redaction) -> Self {
+        self.redaction = redaction;
+        self
     }
 
     /// Has a reaper see every record from now on. What it does comes back as observations from
@@ -50,6 +66,8 @@ impl<'a> Pipeline<'a> {
 
     /// Takes an observation that happened at wall time `time`; returns the findings it caused.
     pub fn observe(&mut self, observation: Observation, time: Timestamp) -> Result<Vec<Record>> {
+        let mut observation = observation;
+        self.redaction.apply(&mut observation.body);
         let record = Record {
             v: FORMAT_VERSION,
             seq: self.seq + 1,

@@ -1,6 +1,7 @@
 use std::{
     collections::BTreeMap,
     ffi::OsString,
+    fmt,
     future::{Future, pending},
     io,
     time::Duration,
@@ -16,9 +17,11 @@ use crate::{
     model::{Body, Observation, SensorKind, Stop},
     profile::Profile,
     reaper::{Policy, Reaper},
+    redact::Redaction,
     sensor::{
         Description, Last, Sensor,
         clock::{boottime_ns, wall_time},
+        scope::Scope,
     },
 };
 
@@ -59,6 +62,39 @@ impl Feed for Sensor {
     }
 }
 
+/// Of a feed what is about processes of one command.
+#[derive(Debug)]
+pub struct Scoped<F> {
+    feed: F,
+    scope: Scope,
+}
+
+impl<F: Feed> Scoped<F> {
+    /// Keeps back what is about others.
+    pub fn new(feed: F, scope: Scope) -> Self {
+        Self { feed, scope }
+    }
+}
+
+impl<F: Feed> Feed for Scoped<F> {
+    fn describe(&self) -> Description {
+        self.feed.describe()
+    }
+
+    async fn next(&mut self) -> Result<Vec<Observation>> {
+        let mut batch = self.feed.next().await?;
+        batch.retain(|observation| self.scope.admits(observation));
+        Ok(batch)
+    }
+
+    fn finish(self) -> Result<Last> {
+        let Self { feed, mut scope } = self;
+        let mut last = feed.finish()?;
+        last.observations.retain(|observation| scope.admits(observation));
+        Ok(last)
+    }
+}
+
 /// When to end, and what to run meanwhile.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
@@ -73,6 +109,10 @@ pub struct Plan {
     pub status: Option<Duration>,
     /// What the reaper may do; without it there is none.
     pub policy: Option<Policy>,
+    /// What is masked beyond what sensors mask.
+    pub redaction: Redaction,
+    /// Variables for the command, beside its own.
+    pub environment: Vec<(OsString, OsString)>,
 }
 
 /// What a person is told beside the records.
@@ -140,8 +180,9 @@ pub async fn record<F: Feed>(
     let start = Body::Start(Box::new(start_record(&description, profile, plan.policy.as_ref())?));
     // The command's own start is part of the recording, so the recording begins before it.
     let began = Observation { boottime_ns: boottime_ns(), body: start };
-    let command = plan.command.as_deref().map(Command::spawn).transpose()?;
-    let mut pipeline = Pipeline::new(profile.clone(), sinks);
+    let command =
+        plan.command.as_deref().map(|argv| Command::spawn(argv, &plan.environment)).transpose()?;
+    let mut pipeline = Pipeline::new(profile.clone(), sinks).redacting(plan.redaction.clone());
     if let Some(policy) = &plan.policy {
         pipeline.reap_with(Reaper::new(profile.clone(), policy.clone()));
     }
@@ -165,13 +206,21 @@ pub async fn record<F: Feed>(
             counters: BTreeMap::new(),
             tally: Tally::default(),
         }),
-        Err(error) => Err(match course.command.as_ref().and_then(Command::pid) {
-            Some(pid) => error.context(format!(
-                "the recording ended; the command goes on without it (pid {pid})"
-            )),
+        Err(error) => Err(match course.outlive(&error).await {
+            Some(code) => error.context(CommandEnded(code)),
             None => error,
         }),
         ended => ended,
+    }
+}
+
+/// That the command ended all the same, with this exit code: what went wrong here does not hide it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct CommandEnded(pub u8);
+
+impl fmt::Display for CommandEnded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the recording failed; the command ended with exit code {}", self.0)
     }
 }
 
@@ -345,6 +394,28 @@ impl<'a> Course<'a> {
         }
     }
 
+    /// The recording failed: waits for the command that runs on without it, still handing signals
+    /// on. Its exit code; none if there is no command.
+    async fn outlive(&mut self, error: &anyhow::Error) -> Option<u8> {
+        if self.command.is_some() {
+            self.say(&format!("the recording failed ({error}); the command goes on without it"));
+        }
+        while self.command.is_some() {
+            tokio::select! {
+                signal = self.signals.next() => {
+                    if let Some(command) = &self.command {
+                        command.hand_on(signal);
+                    }
+                }
+                code = wait(&mut self.command) => {
+                    self.command = None;
+                    self.code = Some(code.unwrap_or(u8::MAX));
+                }
+            }
+        }
+        self.code
+    }
+
     /// The moment of tokio's clock that is `deadline` ns of the boot clock; a little later rather
     /// than earlier, or the engine would be asked in vain, and not right behind the last tick.
     fn instant_of(&self, deadline: u64) -> Instant {
@@ -424,10 +495,14 @@ impl<'a> Course<'a> {
 
     fn status_line(&self, tally: &Tally) -> String {
         format!(
-            "recording for {} s: {} live workers, {} open findings; Ctrl-C ends",
+            "recording for {} s: workers {} live, {} spawned, {} exited; findings {} open, {} in \
+             all; Ctrl-C ends",
             self.began.elapsed().as_secs(),
             tally.live(),
-            tally.open()
+            tally.spawned(),
+            tally.exited(),
+            tally.open(),
+            tally.findings(),
         )
     }
 }

@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::{fs, time::Duration};
 
 use anyhow::{Context as _, Result};
 
@@ -18,6 +18,7 @@ pub(super) fn start_record(
 ) -> Result<Start> {
     let uname = rustix::system::uname();
     let host = Host {
+        distribution: distribution(&fs::read_to_string("/etc/os-release").unwrap_or_default()),
         kernel: uname.release().to_string_lossy().into_owned(),
         arch: uname.machine().to_string_lossy().into_owned(),
         cpus: cpus_online(),
@@ -46,9 +47,37 @@ fn reaping(policy: &Policy) -> Reaping {
     }
 }
 
+/// `debian 12` of an os-release(5) file; nothing that is not a short word.
+fn distribution(text: &str) -> Option<String> {
+    let value = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='))?;
+        let value = line.trim_matches(['"', '\'']);
+        let word = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
+        let short = !value.is_empty() && value.len() <= 20 && value.bytes().all(word);
+        short.then_some(value)
+    };
+    let id = value("ID")?;
+    Some(value("VERSION_ID").map_or_else(|| id.to_owned(), |version| format!("{id} {version}")))
+}
+
 /// CPUs of the machine, not only those that this process may use.
 fn cpus_online() -> u32 {
     // SAFETY: sysconf(3) takes a number and touches no memory of ours.
     let online = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) };
     u32::try_from(online).unwrap_or(1).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::distribution;
+
+    #[test]
+    fn a_distribution_is_two_short_words() {
+        let debian =
+            "PRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\nID=debian\nVERSION_ID=\"12\"\n";
+        assert_eq!(distribution(debian).as_deref(), Some("debian 12"));
+        assert_eq!(distribution("ID=arch\n").as_deref(), Some("arch"));
+        assert_eq!(distribution("ID=\"a secret; of somebody\"\n"), None);
+        assert_eq!(distribution(""), None);
+    }
 }

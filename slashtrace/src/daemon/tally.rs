@@ -9,10 +9,10 @@ use crate::model::{
 #[derive(Debug, Default)]
 pub struct Tally {
     live: BTreeMap<Identity, Live>,
+    spawned: u64,
     open: BTreeSet<String>,
-    leaks: [bool; 3],
     findings: u64,
-    kinds: BTreeSet<Kind>,
+    kinds: BTreeMap<Kind, Confidence>,
     lost: u64,
     complete: Option<bool>,
 }
@@ -29,7 +29,8 @@ impl Tally {
         match &record.body {
             Body::Spawn(spawn) if spawn.role == Role::Worker => {
                 let gateway = gateway_of(spawn);
-                self.live.insert(spawn.identity(), Live { gateway, gateway_gone: false });
+                let new = self.live.insert(spawn.identity(), Live { gateway, gateway_gone: false });
+                self.spawned += u64::from(new.is_none());
             }
             Body::Exec(exec) if !exec.is_worker => {
                 self.live.remove(&exec.identity());
@@ -48,15 +49,23 @@ impl Tally {
                     self.open.remove(&finding.id);
                 } else {
                     self.findings += u64::from(self.open.insert(finding.id.clone()));
-                    self.kinds.insert(finding.kind);
-                    if !matches!(finding.kind, Kind::RespawnChurn | Kind::ReaperStopped) {
-                        self.leaks[finding.confidence as usize] = true;
-                    }
+                    let surest = self.kinds.entry(finding.kind).or_insert(finding.confidence);
+                    *surest = finding.confidence.max(*surest);
                 }
             }
             Body::Stop(stop) => self.complete = Some(stop.complete),
             _ => {}
         }
+    }
+
+    /// Workers ever, those that were there before included.
+    pub fn spawned(&self) -> u64 {
+        self.spawned
+    }
+
+    /// Workers that ended.
+    pub fn exited(&self) -> u64 {
+        self.spawned.saturating_sub(self.live.len() as u64)
     }
 
     /// Workers that live now.
@@ -81,7 +90,12 @@ impl Tally {
 
     /// Kinds that were ever opened.
     pub fn kinds(&self) -> impl Iterator<Item = Kind> + '_ {
-        self.kinds.iter().copied()
+        self.kinds.keys().copied()
+    }
+
+    /// The surest that a kind ever was; none if it was never found.
+    pub fn surest(&self, kind: Kind) -> Option<Confidence> {
+        self.kinds.get(&kind).copied()
     }
 
     /// Events that are known to be missing.
@@ -92,7 +106,9 @@ impl Tally {
     /// Whether a leak was ever found with at least this confidence. `respawn-churn` is a cost and
     /// no leak, `reaper-stopped` is about slashtrace itself: they do not count.
     pub fn found(&self, at_least: Confidence) -> bool {
-        self.leaks[at_least as usize..].contains(&true)
+        self.kinds.iter().any(|(kind, &surest)| {
+            !matches!(kind, Kind::RespawnChurn | Kind::ReaperStopped) && surest >= at_least
+        })
     }
 
     /// Whether the recording ended in order; a file that was cut off did not.

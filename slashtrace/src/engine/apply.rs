@@ -47,7 +47,11 @@ impl Table {
                     self.touch_surplus();
                 }
             }
-            Body::Signal(_) | Body::Gap(_) | Body::Finding(_) | Body::Stop(_) => {}
+            Body::Signal(_)
+            | Body::Program(_)
+            | Body::Gap(_)
+            | Body::Finding(_)
+            | Body::Stop(_) => {}
         }
     }
 

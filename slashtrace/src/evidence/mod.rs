@@ -6,11 +6,13 @@ mod reader;
 pub(crate) mod samples;
 /// The JSON Schema of a record, made from the Rust types, and its copy in docs/EVIDENCE.md.
 pub mod schema;
+mod source;
 mod writer;
 
 use anyhow::{Context as _, Result};
 
 pub use reader::{Defect, Problem, Reader};
+pub use source::NAMES as EVIDENCE_NAMES;
 pub use writer::EvidenceWriter;
 
 use crate::model::Record;

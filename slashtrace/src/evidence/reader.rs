@@ -2,14 +2,14 @@
 
 use std::{
     fmt,
-    fs::File,
-    io::{self, BufRead, BufReader, Read as _},
+    io::{self, BufRead, Read as _},
     path::Path,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::Result;
 use serde::Deserialize;
 
+use super::source;
 use crate::model::{Body, FORMAT_VERSION, Record};
 
 /// The longest line that is read, bytes. The longest that is written is a finding about thousands
@@ -72,7 +72,7 @@ impl Defect {
     pub fn next_step(&self) -> &'static str {
         match self.problem {
             Problem::Empty | Problem::Start => {
-                "give the evidence.ndjson that `slashtrace record` or `run` wrote, from its first line"
+                "give the evidence that `slashtrace record` or `run` wrote, from its first line"
             }
             Problem::Truncated => {
                 "get the whole file if there is one; if the recorder was killed, what was whole is all there is"
@@ -121,26 +121,10 @@ struct Envelope {
 }
 
 impl Reader<Box<dyn BufRead>> {
-    /// Opens a file; `-` is stdin.
+    /// Opens evidence in any form that it is kept in: NDJSON, plain or compressed, or a bundle
+    /// (`slashtrace record`'s folder or archive); `-` is stdin.
     pub fn open(path: &Path) -> Result<Self> {
-        if path == Path::new("-") {
-            return Ok(Self::new(Box::new(io::stdin().lock())));
-        }
-        let file = File::open(path).with_context(|| {
-            format!(
-                "cannot open {}\nnext step: give the evidence.ndjson that `slashtrace record` or \
-                 `run` wrote",
-                path.display()
-            )
-        })?;
-        if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
-            bail!(
-                "{} is a folder\nnext step: give the file in it: {}",
-                path.display(),
-                path.join("evidence.ndjson").display()
-            );
-        }
-        Ok(Self::new(Box::new(BufReader::with_capacity(1 << 16, file))))
+        source::open(path).map(Self::new)
     }
 }
 
@@ -180,8 +164,9 @@ impl<R: BufRead> Reader<R> {
     }
 
     fn why_not(&self, error: &serde_json::Error) -> Problem {
-        const KNOWN: [&str; 10] = [
-            "start", "spawn", "exec", "exit", "signal", "sample", "tick", "gap", "finding", "stop",
+        const KNOWN: [&str; 14] = [
+            "start", "spawn", "exec", "exit", "signal", "sample", "terminal", "program", "clients",
+            "action", "tick", "gap", "finding", "stop",
         ];
         match serde_json::from_slice::<Envelope>(&self.buffer) {
             Ok(envelope) if envelope.v != FORMAT_VERSION => Problem::Version(envelope.v),
@@ -317,15 +302,8 @@ mod tests {
 
     #[test]
     fn a_line_without_end_does_not_fill_the_memory() {
-        let endless = BufReader::new(io::repeat(b'x'));
+        let endless = io::BufReader::new(io::repeat(b'x'));
         let defect = Reader::new(endless).next().unwrap().unwrap_err();
         assert_eq!(defect.to_string(), "line 1: longer than 16 MiB");
-    }
-
-    #[test]
-    fn a_folder_is_refused_with_the_file_to_give() {
-        let folder = tempfile::tempdir().unwrap();
-        let error = Reader::open(folder.path()).err().unwrap();
-        assert!(error.to_string().ends_with("/evidence.ndjson"), "{error}");
     }
 }

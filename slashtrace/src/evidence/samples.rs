@@ -7,10 +7,10 @@ use jiff::{SignedDuration, Timestamp};
 use crate::{
     model::{
         Action, Body, Capability, Clients, Confidence, Exec, Exit, FORMAT_VERSION, Finding,
-        FindingState, FindingWorker, Forecast, Gap, GapReason, GatewayRef, Host, Identity, Kind,
-        Limits, Memory, Mode, Outcome, Parent, ParentSource, Phase, Process, Reaping, Record, Role,
-        Sample, Sender, SensorKind, Signal, Source, Spawn, Start, StdinPeer, StdinState, Step,
-        Stop, Terminal, TerminalEvent, TerminalState, Tick,
+        FindingState, FindingWorker, Forecast, Gap, GapReason, GatewayRef, Host, Identity, Install,
+        Kind, Limits, Memory, Mode, Outcome, Parent, ParentSource, Phase, Process, Program,
+        Reaping, Record, Role, Sample, Sender, SensorKind, Signal, Source, Spawn, Start, StdinPeer,
+        StdinState, Step, Stop, Terminal, TerminalEvent, TerminalState, Tick,
     },
     profile::Profile,
 };
@@ -44,6 +44,7 @@ pub(crate) fn start() -> Start {
     Start {
         version: "0.1.0".to_owned(),
         host: Host {
+            distribution: Some("debian 12".to_owned()),
             kernel: "6.18.0".to_owned(),
             arch: "x86_64".to_owned(),
             cpus: 2,
@@ -230,6 +231,19 @@ pub(crate) fn all() -> Vec<Record> {
         }),
         Body::Finding(Box::new(finding())),
         Body::Terminal(Box::new(terminal())),
+        Body::Program(Box::new(Program {
+            pid: GATEWAY.pid,
+            start_ns: GATEWAY.start_ns,
+            package: Some("hermes-agent".to_owned()),
+            version: Some("0.19.0".to_owned()),
+            install: Some(Install::Package),
+            installer: Some("pip".to_owned()),
+            python: Some("3.11".to_owned()),
+            container: Some("docker".to_owned()),
+            unit: Some("hermes.service".to_owned()),
+            environment: vec!["HERMES_HOME".to_owned()],
+            source: Source::Proc,
+        })),
         Body::Clients(Clients {
             pid: GATEWAY.pid,
             start_ns: GATEWAY.start_ns,

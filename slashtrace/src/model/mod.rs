@@ -6,6 +6,7 @@ mod action;
 mod finding;
 mod identity;
 mod observation;
+mod program;
 mod record;
 mod terminal;
 
@@ -17,5 +18,6 @@ pub use observation::{
     Reaping, Role, Sample, Sender, SensorKind, Signal, Source, Spawn, Start, StdinPeer, StdinState,
     Stop, Terminal, Tick,
 };
+pub use program::{Install, Program};
 pub use record::{Body, FORMAT_VERSION, Observation, Record};
 pub use terminal::{Clients, TerminalEvent, TerminalState};

@@ -401,6 +401,9 @@ pub struct Gap {
 /// The machine that was observed. Names of people and hosts are left out.
 #[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 pub struct Host {
+    /// Distribution and its version, `debian 12`, where os-release(5) says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distribution: Option<String>,
     /// Kernel release (`uname -r`).
     pub kernel: String,
     /// Architecture (`uname -m`).

@@ -3,8 +3,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Action, Clients, Exec, Exit, Finding, Gap, Sample, Signal, Spawn, Start, Stop, TerminalEvent,
-    Tick,
+    Action, Clients, Exec, Exit, Finding, Gap, Program, Sample, Signal, Spawn, Start, Stop,
+    TerminalEvent, Tick,
 };
 
 /// Version of the evidence format, in every record's `v`.
@@ -54,6 +54,8 @@ pub enum Body {
     Sample(Sample),
     /// A terminal that a worker may belong to was opened, changed or closed.
     Terminal(Box<TerminalEvent>),
+    /// What runs as a gateway: version, installation, where.
+    Program(Box<Program>),
     /// How many clients are connected to a gateway.
     Clients(Clients),
     /// The reaper did something, or was about to. An observation for whoever judges.

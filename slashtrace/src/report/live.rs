@@ -125,7 +125,11 @@ impl Live {
             Body::Stop(stop) => Some(paint(&stopped(stop), BOLD, self.color)),
             Body::Terminal(terminal) => terminal_closed(terminal),
             Body::Action(action) => Some(paint(&acted(action), BOLD_YELLOW, self.color)),
-            Body::Spawn(_) | Body::Sample(_) | Body::Clients(_) | Body::Tick(_) => None,
+            Body::Spawn(_)
+            | Body::Sample(_)
+            | Body::Program(_)
+            | Body::Clients(_)
+            | Body::Tick(_) => None,
         }
     }
 

@@ -1,13 +1,20 @@
 //! What people see: live lines, tables. One file a format; `words.rs` has what they share.
 //! May touch: `model`, and the writer it is handed.
 
+pub mod diff;
 pub mod digest;
+mod facts;
+pub mod github;
+pub mod html;
+pub mod junit;
 pub mod live;
+pub mod markdown;
 pub mod ps;
 pub mod reap;
 #[cfg(test)]
 mod samples;
 pub mod table;
+pub mod text;
 mod words;
 
 pub use live::Live;

@@ -119,7 +119,13 @@ pub(super) fn start(calls_counted: bool) -> Start {
     let memory = Memory { total_kib: 1, available_kib: 1, swap_total_kib: 0, swap_free_kib: 0 };
     Start {
         version: "0.1.0".to_owned(),
-        host: Host { kernel: "6.18.0".to_owned(), arch: "x86_64".to_owned(), cpus: 2, memory },
+        host: Host {
+            distribution: None,
+            kernel: "6.18.0".to_owned(),
+            arch: "x86_64".to_owned(),
+            cpus: 2,
+            memory,
+        },
         sensor: SensorKind::Ebpf,
         capabilities: Vec::new(),
         calls_counted,
@@ -132,4 +138,42 @@ pub(super) fn start(calls_counted: bool) -> Start {
             sample_interval_ms: 2000,
         },
     }
+}
+
+/// A recording of a healthy session and of as many leaked workers, ten a session; the names in it
+/// are hostile.
+pub(super) fn digest(leaked: u32) -> super::digest::Digest {
+    use super::{super::daemon::Sink as _, digest::Digest};
+    let mut bodies = vec![(300, Body::Start(Box::new(start(true))))];
+    let worker = |pid: u32, session: &str| Body::Spawn(Box::new(spawn(pid, gateway(100), session)));
+    bodies.push((301, worker(301, "<healthy> | @bob `x`")));
+    bodies.push((302, Body::Sample(sample(301, 50_000, Some(7)))));
+    for n in 0..leaked {
+        let (pid, second) = (1_000 + n, 1_000 + u64::from(n));
+        let session = format!("K{}", n / 10);
+        bodies.push((second, worker(pid, &session)));
+        bodies.push((second, Body::Sample(sample(pid, 95_000, Some(0)))));
+        if n % 10 == 9 || n + 1 == leaked {
+            let first = 1_000 + n / 10 * 10;
+            let pids: Vec<u32> = (first..=pid).collect();
+            let mut found = finding(Kind::LostWorker, Confidence::Strong, &pids);
+            found.session = Some(session);
+            found.workers.iter_mut().for_each(|worker| worker.unused = true);
+            bodies.push((second + 1, Body::Finding(Box::new(found))));
+        }
+    }
+    let last = 1_002 + u64::from(leaked);
+    bodies.push((last, Body::Exit(exit(301))));
+    let stop = crate::model::Stop {
+        reason: "duration".to_owned(),
+        counters: std::collections::BTreeMap::new(),
+        complete: true,
+    };
+    bodies.push((last + 1, Body::Stop(stop)));
+    let mut digest = Digest::new();
+    for (seq, (second, body)) in (1..).zip(bodies) {
+        let record = Record { seq, ..at(second, body) };
+        digest.record(&record).expect("a digest takes every record");
+    }
+    digest
 }

@@ -28,7 +28,7 @@ const ENDED_MAX: usize = 65_536;
 
 /// What the records say of each gateway and session. Grows with the number of sessions and of live
 /// workers, not with time.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Table {
     width: Option<u16>,
     calls_counted: bool,
@@ -55,7 +55,7 @@ struct Key {
     session: Option<String>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Gateway {
     comm: String,
     /// Known only as the parent of now.
@@ -63,7 +63,7 @@ struct Gateway {
     gone: bool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Row {
     live: BTreeMap<Identity, Worker>,
     /// Workers ever, those that were there before included.
@@ -75,7 +75,7 @@ struct Row {
     was: BTreeSet<Kind>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Worker {
     start_ns: u64,
     inherited: bool,
@@ -113,14 +113,14 @@ impl Calls {
 }
 
 /// A finding that is open, and the rows that it is about.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Open {
     finding: Finding,
     rows: BTreeSet<Key>,
 }
 
 /// Workers whose end was reported, the newest of them.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Ended {
     by_id: BTreeMap<Identity, End>,
     order: VecDeque<Identity>,
@@ -190,6 +190,7 @@ impl Table {
             | Body::Signal(_)
             | Body::Terminal(_)
             | Body::Clients(_)
+            | Body::Program(_)
             | Body::Action(_)
             | Body::Tick(_) => {}
         }

@@ -7,7 +7,9 @@ pub mod clock;
 pub mod ebpf;
 pub mod poll;
 pub mod proc;
+mod program;
 pub mod sampler;
+pub mod scope;
 mod terminal;
 
 use std::{collections::BTreeMap, time::Duration};

@@ -250,8 +250,7 @@ fn status_is_told_as_often_as_asked() {
     let plan = Plan { status: Some(Duration::from_millis(20)), ..for_ms(600) };
     let (_, notes) = run(Script::new([vec![spawn(101, 1)]]), &plan, &mut kept);
     assert!((1..=30).contains(&notes.len()), "{notes:?}");
-    assert_eq!(
-        notes[0],
-        Note::Status("recording for 0 s: 1 live workers, 0 open findings; Ctrl-C ends".to_owned())
-    );
+    let told = "recording for 0 s: workers 1 live, 1 spawned, 0 exited; findings 0 open, 0 in all; \
+                Ctrl-C ends";
+    assert_eq!(notes[0], Note::Status(told.to_owned()));
 }

@@ -22,7 +22,7 @@ use self::{cases::Cases, chart::Chart, lives::Lives, timeline::Timeline, tree::T
 use super::words::{count, gap_reason, plain};
 use crate::{
     daemon::Sink,
-    model::{Body, Gap, Identity, Phase, Record, SensorKind, Start, Stop},
+    model::{Body, Gap, Identity, Phase, Program, Record, SensorKind, Start, Stop},
 };
 
 /// Takes the records of one recording and makes the [`Report`] of them.
@@ -40,6 +40,7 @@ pub struct Digest {
     lost: u64,
     stop: Option<Stop>,
     acted: Vec<Acted>,
+    programs: Vec<Program>,
 }
 
 /// The two times of a record.
@@ -59,6 +60,8 @@ impl Moment {
 
 /// Actions that are kept.
 const ACTIONS_MAX: usize = 2_000;
+/// Programs that differ and are kept.
+const PROGRAMS_MAX: usize = 64;
 /// Gaps that are kept one by one.
 const GAPS_MAX: usize = 1_000;
 
@@ -104,6 +107,15 @@ impl Digest {
                     text: plain(&action.detail).into_owned(),
                 });
             }
+            Body::Program(program) => {
+                let same = |other: &Program| {
+                    Program { pid: program.pid, start_ns: program.start_ns, ..other.clone() }
+                        == **program
+                };
+                if self.programs.len() < PROGRAMS_MAX && !self.programs.iter().any(same) {
+                    self.programs.push((**program).clone());
+                }
+            }
             Body::Stop(stop) => self.stop = Some(stop.clone()),
             _ => {}
         }
@@ -132,6 +144,7 @@ impl Digest {
             hypotheses: conclusions::hypotheses(project, &findings, &self.lives, &self.cases),
             not_seen: self.not_seen(&recording, total),
             recording,
+            programs: self.programs.clone(),
             sessions,
             total,
             memory,

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::model::{
-    Capability, Confidence, Forecast, Host, Identity, Kind, Memory, Role, SensorKind,
+    Capability, Confidence, Forecast, Host, Identity, Kind, Memory, Program, Role, SensorKind,
 };
 
 /// Version of the report's JSON form, in `format`.
@@ -19,6 +19,8 @@ pub struct Report {
     pub reported_by: String,
     /// The recording.
     pub recording: Recording,
+    /// What ran as gateways, each different one once.
+    pub programs: Vec<Program>,
     /// In two sentences.
     pub verdict: Verdict,
     /// One a gateway and session, by gateway, then session.

@@ -30,6 +30,7 @@ use super::{
     clients::ClientsWatch,
     clock::boottime_ns,
     proc::{self, ProcFs},
+    program::ProgramWatch,
     sampler::Sampler,
     terminal::TerminalWatch,
 };
@@ -54,6 +55,7 @@ pub struct EbpfSensor {
     sampler: Sampler,
     clients: ClientsWatch,
     terminals: TerminalWatch,
+    programs: ProgramWatch,
     profile: Profile,
     proc: ProcFs,
     interval: Interval,
@@ -81,6 +83,7 @@ impl EbpfSensor {
             ledger: Ledger::default(),
             sampler: Sampler::new(proc.clone()),
             clients: ClientsWatch::new(proc.clone()),
+            programs: ProgramWatch::new(proc.clone(), &options.profile),
             terminals: TerminalWatch::start(proc.clone(), options.profile.terminal.clone()),
             profile: options.profile.clone(),
             proc,
@@ -176,6 +179,7 @@ impl EbpfSensor {
         match &mut observation.body {
             Body::Spawn(spawn) => {
                 self.pending.extend(self.terminals.spawned(spawn, observation.boottime_ns));
+                self.pending.extend(self.programs.spawned(spawn, observation.boottime_ns));
                 let above = match spawn.role {
                     Role::Worker => spawn.parent.as_ref().map(|parent| parent.process.identity()),
                     _ => spawn.worker,

@@ -15,6 +15,7 @@ use super::{
     clients::ClientsWatch,
     clock,
     proc::{ARGV_SEARCHED_BYTES, IdentityBook, ProcFs},
+    program::ProgramWatch,
     terminal::TerminalWatch,
 };
 use crate::model::{Body, Limits, Observation, SensorKind};
@@ -31,6 +32,7 @@ pub struct PollSensor {
     table: Table,
     clients: ClientsWatch,
     terminals: TerminalWatch,
+    programs: ProgramWatch,
     description: Description,
     interval: Duration,
     /// When /proc is read next.
@@ -49,6 +51,7 @@ impl PollSensor {
         let interval = options.sample_interval.clamp(FASTEST, SLOWEST);
         let clients = ClientsWatch::new(proc.clone());
         let mut terminals = TerminalWatch::start(proc.clone(), options.profile.terminal.clone());
+        let mut programs = ProgramWatch::new(proc.clone(), &options.profile);
         let mut description = Description {
             kind: SensorKind::Poll,
             capabilities: {
@@ -70,11 +73,12 @@ impl PollSensor {
         let found = table.round(clock::boottime_ns()).with_context(|| {
             format!("cannot read {0}; is it mounted? `mount -t proc proc {0}`", root.display())
         })?;
-        let pending = with_terminals(&mut terminals, found);
+        let pending = complete(&mut terminals, &mut programs, found);
         let mut sensor = Self {
             table,
             clients,
             terminals,
+            programs,
             description,
             interval,
             due: Instant::now() + interval,
@@ -124,7 +128,7 @@ impl PollSensor {
     fn read(&mut self) -> Result<Vec<Observation>> {
         let now = clock::boottime_ns();
         let found = self.table.round(now).context("cannot read /proc any more")?;
-        let mut found = with_terminals(&mut self.terminals, found);
+        let mut found = complete(&mut self.terminals, &mut self.programs, found);
         for observation in &found {
             self.clients.see(&observation.body);
         }
@@ -135,12 +139,17 @@ impl PollSensor {
     }
 }
 
-/// Puts what is to be said of terminals before the spawns that it is said for.
-fn with_terminals(terminals: &mut TerminalWatch, found: Vec<Observation>) -> Vec<Observation> {
+/// Puts what is to be said of terminals and gateways before the spawns that it is said for.
+fn complete(
+    terminals: &mut TerminalWatch,
+    programs: &mut ProgramWatch,
+    found: Vec<Observation>,
+) -> Vec<Observation> {
     let mut all = Vec::with_capacity(found.len());
     for mut observation in found {
         if let Body::Spawn(spawn) = &mut observation.body {
             all.extend(terminals.spawned(spawn, observation.boottime_ns));
+            all.extend(programs.spawned(spawn, observation.boottime_ns));
         }
         all.push(observation);
     }

@@ -1,7 +1,14 @@
-//! The one place that decides which bytes of the outside world may be shown, and how.
-//! Default-deny: what is not known to be harmless is masked. Pure.
+//! The one place that decides which bytes of the outside world may be shown, and how. Default-deny:
+//! what is not known to be harmless is masked. Sensors hand what they read through the functions
+//! here; `stage` is the gate that every observation passes on its way to whoever judges or writes;
+//! `secrets` knows what secrets look like. Pure.
+
+mod secrets;
+mod stage;
 
 use std::fmt::Write as _;
+
+pub use stage::Redaction;
 
 use crate::profile::Profile;
 
@@ -56,18 +63,63 @@ fn push_byte(out: &mut String, byte: u8) {
     write!(out, "\\x{byte:02x}").expect("writing to a String cannot fail");
 }
 
-/// First token of an argv, as far as it may be shown: a path or a name with the home folder
-/// masked. Programs that write a title over their argv put anything there, so what follows a
-/// space, `=`, `?` or `://` is masked.
+/// Components of a path that say nothing of who owns it.
+const HARMLESS: &str = "usr local bin sbin lib lib64 libexec opt srv var run tmp app home Users snap \
+    nix store proc self exe venv .venv env .env v venvs pipx uv tools .local share .pyenv versions \
+    hermes .hermes hermes-agent ~ ***";
+
+/// First token of an argv, as far as it may be shown: the name of the program, and of the folders
+/// that it is in those that say nothing. Programs that write a title over their argv put anything
+/// there, so what follows a space, `=`, `?` or `://` is masked.
 pub fn argv0(token: &[u8]) -> String {
     let text = escape(token);
     let end = ["://", " ", "=", "?"]
         .iter()
         .filter_map(|mark| text.find(mark).map(|at| at + mark.len()))
         .min();
+    let shown = |text: &str| {
+        if text.ends_with("://") { text.to_owned() } else { cut(&folders(text)) }
+    };
     match end {
-        Some(end) if end < text.len() => format!("{}{MASK}", cut(&mask_home(&text[..end]))),
-        _ => cut(&mask_home(&text)),
+        Some(end) if end < text.len() => format!("{}{MASK}", shown(&text[..end])),
+        _ => shown(&text),
+    }
+}
+
+/// A path whose folders are masked unless they are known to say nothing, or are versions.
+fn folders(path: &str) -> String {
+    let path = mask_home(path);
+    let Some((folders, name)) = path.rsplit_once('/') else { return path };
+    let folders: Vec<&str> =
+        folders.split('/').map(|folder| if is_harmless(folder) { folder } else { MASK }).collect();
+    format!("{}/{name}", folders.join("/"))
+}
+
+/// Whether the name of a folder says nothing, or is a version: `python@3.12`, `0.19.0`.
+fn is_harmless(folder: &str) -> bool {
+    if folder.is_empty() || HARMLESS.split_ascii_whitespace().any(|known| known == folder) {
+        return true;
+    }
+    let program = folder.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
+    let version = &folder[program.len()..];
+    let program = program.trim_end_matches(['@', '-']);
+    !version.is_empty()
+        && version.len() <= 12
+        && ["", "v", "python", "cpython", "node"].contains(&program)
+}
+
+/// The name of a systemd unit, as far as it may be shown: whole if it is made of words that say
+/// nothing, else only what sort of unit it is.
+pub fn unit(name: &str) -> String {
+    const WORDS: &str = "hermes agent dashboard gateway tui web server app session user docker \
+        containerd podman cron ssh sshd system run slash worker slashtrace getty";
+    let (stem, sort) = name.rsplit_once('.').unwrap_or((name, "unit"));
+    let sort = if matches!(sort, "service" | "scope" | "slice") { sort } else { "unit" };
+    let known = |word: &str| WORDS.split_ascii_whitespace().any(|known| known == word);
+    if stem.split(['-', '_']).all(known) {
+        format!("{stem}.{sort}")
+    } else {
+        format!("{MASK}.{sort}")
     }
 }
 
@@ -341,6 +393,36 @@ mod tests {
         assert_eq!(value(b"/home/alice/models/m.gguf"), "~/models/m.gguf");
         assert_eq!(value(b"https://alice:pw@host:8080/v1?key=s#f"), "https://***@host:8080/v1?***");
         assert_eq!(value(b"http://host"), "http://host");
+    }
+
+    #[test]
+    fn folders_are_shown_only_if_they_say_nothing() {
+        for (path, shown) in [
+            ("/srv/acme-payroll/venv/bin/python3", "/srv/***/venv/bin/python3"),
+            (
+                "/home/alice/.pyenv/versions/3.11.7/bin/python3",
+                "~/.pyenv/versions/3.11.7/bin/python3",
+            ),
+            ("/opt/hermes/0.19.0/bin/python", "/opt/hermes/0.19.0/bin/python"),
+            ("./secret/run", "./***/run"),
+            ("python3", "python3"),
+        ] {
+            assert_eq!(argv0(path.as_bytes()), shown);
+        }
+    }
+
+    #[test]
+    fn units_are_shown_only_if_they_say_nothing() {
+        for (name, shown) in [
+            ("hermes-dashboard.service", "hermes-dashboard.service"),
+            ("hermes.service", "hermes.service"),
+            ("hermes-sk-live-1234.service", "***.service"),
+            ("user@1000.service", "***.service"),
+            ("docker-0a1b2c.scope", "***.scope"),
+            ("x", "***.unit"),
+        ] {
+            assert_eq!(unit(name), shown);
+        }
     }
 
     #[test]

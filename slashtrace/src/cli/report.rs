@@ -1,0 +1,143 @@
+use std::{
+    io::{self, IsTerminal as _, Write},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, bail};
+use clap::ValueEnum;
+use jiff::tz::TimeZone;
+
+use super::{Color, Exit, FailOn};
+use crate::{
+    bundle,
+    daemon::replay::{Replayed, replay},
+    evidence::Reader,
+    report::{
+        diff,
+        digest::{Digest, Report},
+        html, junit, markdown,
+        table::{Table, terminal_width},
+        text,
+    },
+};
+
+/// Flags of `report`.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// What `slashtrace record` made (the folder, its archive, or the evidence in it), or evidence
+    /// of `run`; `-` for stdin
+    #[arg(required_unless_present = "diff")]
+    bundle: Option<PathBuf>,
+    /// How to write it
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    format: Format,
+    /// Write into this file instead of stdout; one that is there is replaced
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Compare two recordings, say before and after a fix: what leaked then, what now
+    #[arg(long, num_args = 2, value_names = ["BEFORE", "AFTER"], conflicts_with = "bundle")]
+    diff: Option<Vec<PathBuf>>,
+    #[command(flatten)]
+    fail_on: FailOn,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+enum Format {
+    /// For the terminal
+    Text,
+    /// For an issue; below 60,000 characters
+    Markdown,
+    /// One file for the browser, drawn
+    Html,
+    /// Data
+    Json,
+    /// Test results, a test case a session
+    Junit,
+}
+
+/// Judges a recording again and writes what it comes to.
+pub fn run(args: &Args, color: Color, out: &mut dyn Write) -> Result<Exit> {
+    if let Some([before, after]) = args.diff.as_deref() {
+        return compare(args, before, after, out);
+    }
+    let path = args.bundle.as_deref().context("clap asks for it")?;
+    let read = read(path)?;
+    let color = color.on(args.output.is_none() && io::stdout().is_terminal());
+    let bytes = read.render(args.format, args.output.is_none(), color)?;
+    put(args, &bytes, out)?;
+    let tally = &read.replayed.tally;
+    Ok(Exit::of(tally, args.fail_on.fails(tally), None))
+}
+
+fn put(args: &Args, bytes: &[u8], out: &mut dyn Write) -> Result<()> {
+    match &args.output {
+        Some(path) => bundle::replace(path, bytes),
+        None => Ok(out.write_all(bytes)?),
+    }
+}
+
+fn compare(args: &Args, before: &Path, after: &Path, out: &mut dyn Write) -> Result<Exit> {
+    let (before, after) = (read(before)?, read(after)?);
+    let diff = diff::compare(&before.digest.report(), &after.digest.report());
+    let text = match args.format {
+        Format::Text => diff.text(false),
+        Format::Markdown => diff.text(true),
+        Format::Json => serde_json::to_string_pretty(&diff)? + "\n",
+        Format::Html | Format::Junit => bail!(
+            "there is no such form of a comparison\nnext step: use --format text, markdown or json"
+        ),
+    };
+    put(args, text.as_bytes(), out)?;
+    let tally = &after.replayed.tally;
+    Ok(Exit::of(tally, args.fail_on.fails(tally), None))
+}
+
+/// A recording that was judged again.
+struct Read {
+    replayed: Replayed,
+    digest: Digest,
+    table: Table,
+}
+
+fn read(path: &Path) -> Result<Read> {
+    let reader = Reader::open(path)?;
+    let (mut table, mut digest) = (Table::new().with_width(None), Digest::new());
+    let replayed = replay(reader, vec![&mut table, &mut digest])
+        .with_context(|| format!("cannot report on {}", path.display()))?;
+    // A file that ends too early is what there is: the report says so.
+    if let Some(defect) = replayed.defect.as_ref().filter(|defect| !defect.is_truncation()) {
+        bail!("{}: {defect}\nnext step: {}", path.display(), defect.next_step());
+    }
+    if let Some(difference) = &replayed.difference {
+        bail!(
+            "{}: the findings are not the recorded ones, first behind seq {}\nnext step: ask \
+             `slashtrace replay` what differs",
+            path.display(),
+            difference.seq
+        );
+    }
+    Ok(Read { replayed, digest, table })
+}
+
+impl Read {
+    fn render(&self, format: Format, to_stdout: bool, color: bool) -> Result<Vec<u8>> {
+        let report: Report = self.digest.report();
+        let zone = TimeZone::system();
+        let mut bytes = Vec::new();
+        match format {
+            Format::Text => {
+                let width = terminal_width(io::stdout()).filter(|_| to_stdout);
+                let table = self.table.clone().with_width(width);
+                text::render(&report, &table, &zone, &mut bytes, color)?;
+            }
+            Format::Markdown => bytes = markdown::render(&report, &zone).into_bytes(),
+            Format::Html => html::render(&report, &mut bytes)?,
+            Format::Json => {
+                serde_json::to_writer_pretty(&mut bytes, &report)?;
+                bytes.push(b'\n');
+            }
+            Format::Junit => bytes = junit::render(&report).into_bytes(),
+        }
+        Ok(bytes)
+    }
+}

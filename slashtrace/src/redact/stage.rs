@@ -1,0 +1,185 @@
+//! The one gate between the sensors and everything else: what has passed it may be shown.
+
+use std::{borrow::Cow, collections::hash_map::RandomState, hash::BuildHasher as _};
+
+use super::secrets;
+use crate::model::{Body, Process, Program, Spawn, TerminalEvent};
+
+/// Names shorter than this are words.
+const NAME_MIN: usize = 3;
+/// Names of accounts that say nothing of a person.
+const COMMON: [&str; 14] = [
+    "root", "user", "admin", "ubuntu", "debian", "hermes", "agent", "node", "python", "app", "www",
+    "runner", "nobody", "worker",
+];
+
+/// What of a recording is masked beyond what the sensors mask. Applied to every observation before
+/// it is judged or written, so that replay sees what the engine saw.
+#[derive(Clone, Debug, Default)]
+pub struct Redaction {
+    names: Vec<String>,
+    /// Keyed by random numbers of this recording, which nobody keeps.
+    sessions: Option<RandomState>,
+}
+
+impl Redaction {
+    /// Masks these names of people and machines where they stand alone.
+    pub fn new(names: impl IntoIterator<Item = String>) -> Self {
+        let told = |name: &String| {
+            name.len() >= NAME_MIN && !COMMON.contains(&name.to_ascii_lowercase().as_str())
+        };
+        Self { names: names.into_iter().filter(told).collect(), sessions: None }
+    }
+
+    /// Puts a pseudonym (SipHash-1-3 under a random key) in place of each session key. The same key
+    /// has the same one within a recording and another one in every other.
+    #[must_use]
+    pub fn hashing_sessions(mut self) -> Self {
+        self.sessions = Some(RandomState::new());
+        self
+    }
+
+    /// Masks what is to be masked of an observation.
+    pub fn apply(&self, body: &mut Body) {
+        match body {
+            Body::Spawn(spawn) => self.spawn(spawn),
+            Body::Exec(exec) => {
+                self.text(&mut exec.comm);
+                self.maybe(&mut exec.argv0);
+            }
+            Body::Signal(signal) => {
+                if let Some(sender) = &mut signal.sender {
+                    self.text(&mut sender.comm);
+                }
+            }
+            Body::Terminal(event) => self.terminal(event),
+            Body::Program(program) => self.program(program),
+            Body::Start(start) => {
+                for capability in &mut start.capabilities {
+                    self.text(&mut capability.detail);
+                }
+            }
+            Body::Exit(_)
+            | Body::Sample(_)
+            | Body::Clients(_)
+            | Body::Tick(_)
+            | Body::Gap(_)
+            | Body::Stop(_)
+            // Made of what has passed here.
+            | Body::Action(_)
+            | Body::Finding(_) => {}
+        }
+    }
+
+    fn spawn(&self, spawn: &mut Spawn) {
+        self.text(&mut spawn.comm);
+        if let Some(parent) = &mut spawn.parent {
+            self.process(&mut parent.process);
+        }
+        spawn.ancestors.iter_mut().for_each(|process| self.process(process));
+        self.maybe(&mut spawn.model);
+        let key = spawn.session.clone();
+        if let Some(session) = &mut spawn.session {
+            self.session(session);
+        }
+        for token in &mut spawn.argv {
+            // The session is a token of its own or behind the `=` of its flag.
+            match key.as_deref().and_then(|key| token.strip_suffix(key)) {
+                Some(before) if before.is_empty() || before.ends_with('=') => {
+                    let session = spawn.session.as_deref().unwrap_or_default();
+                    *token = format!("{before}{session}");
+                }
+                _ => self.text(token),
+            }
+        }
+    }
+
+    fn terminal(&self, event: &mut TerminalEvent) {
+        let TerminalEvent { master, leader, closer, session, .. } = event;
+        [master, leader, closer].into_iter().flatten().for_each(|process| self.process(process));
+        if let Some(session) = session {
+            self.session(session);
+        }
+    }
+
+    fn program(&self, program: &mut Program) {
+        self.maybe(&mut program.unit);
+    }
+
+    fn process(&self, process: &mut Process) {
+        self.text(&mut process.comm);
+        self.maybe(&mut process.argv0);
+    }
+
+    fn session(&self, session: &mut String) {
+        if let Some(key) = &self.sessions {
+            *session = format!("session-{:016x}", key.hash_one(&*session));
+        }
+    }
+
+    fn maybe(&self, text: &mut Option<String>) {
+        if let Some(text) = text {
+            self.text(text);
+        }
+    }
+
+    fn text(&self, text: &mut String) {
+        if let Cow::Owned(scrubbed) = secrets::scrub(text) {
+            *text = scrubbed;
+        }
+        if let Some(masked) = secrets::mask_words(text, &self.names) {
+            *text = masked;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::evidence::samples;
+
+    fn applied(redaction: &Redaction, spawn: Spawn) -> Spawn {
+        let mut body = Body::Spawn(Box::new(spawn));
+        redaction.apply(&mut body);
+        match body {
+            Body::Spawn(spawn) => *spawn,
+            other => unreachable!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_is_harmless_stays_as_it_is() {
+        let redaction = Redaction::new(["python".to_owned(), "ab".to_owned()]);
+        for record in samples::all() {
+            let mut body = record.body.clone();
+            redaction.apply(&mut body);
+            assert_eq!(body, record.body);
+        }
+    }
+
+    #[test]
+    fn names_and_secrets_are_masked_in_every_text() {
+        let mut spawn = samples::spawn();
+        spawn.comm = "alice".to_owned();
+        spawn.model = Some("ghp_0123456789abcdef".to_owned());
+        spawn.argv.push("--model=/data/alice/m.gguf".to_owned());
+        spawn.ancestors[0].argv0 = Some("/srv/alice/run".to_owned());
+        let shown = applied(&Redaction::new(["alice".to_owned()]), spawn);
+        let json = serde_json::to_string(&shown).unwrap();
+        assert!(!json.contains("alice") && !json.contains("0123456789abcdef"), "{json}");
+        assert!(json.contains("/data/***/m.gguf"), "{json}");
+    }
+
+    #[test]
+    fn hashed_sessions_are_equal_within_a_recording_only() {
+        let key = samples::spawn().session.unwrap();
+        let redaction = Redaction::default().hashing_sessions();
+        let spawn = applied(&redaction, samples::spawn());
+        let session = spawn.session.clone().unwrap();
+        assert!(session.starts_with("session-") && session != key);
+        assert!(spawn.argv.contains(&session) && !spawn.argv.iter().any(|it| it.contains(&key)));
+        assert_eq!(applied(&redaction, samples::spawn()), spawn);
+        let other = Redaction::default().hashing_sessions();
+        assert_ne!(applied(&other, samples::spawn()).session, spawn.session);
+    }
+}

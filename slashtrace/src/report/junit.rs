@@ -1,0 +1,129 @@
+//! JUnit XML, for what shows test results: a test case a session, failed where it leaks.
+
+use std::fmt::Write as _;
+
+use super::{
+    digest::{Case, Level, Report},
+    facts,
+};
+use crate::model::Kind;
+
+/// The report as JUnit XML.
+pub fn render(report: &Report) -> String {
+    let seconds = report.recording.lasted_ms / 1_000;
+    let mut cases = String::new();
+    let mut failures = 0;
+    let mut tests = 0;
+    for session in &report.sessions {
+        let gateway = session.gateway.as_ref().map(|gateway| gateway.id);
+        let about = |case: &&Case| {
+            is_leak(case)
+                && case.gateway == gateway
+                && (case.session.is_none() || case.session == session.session)
+        };
+        let leaks: Vec<&Case> = report.findings.iter().filter(about).collect();
+        tests += 1;
+        failures += usize::from(!leaks.is_empty());
+        let name = format!("session {}", session.session.as_deref().unwrap_or("unknown"));
+        test(&mut cases, &facts::gateway(session), &name, &leaks);
+    }
+    // Findings of nobody's session (what a worker left behind, for one) are not to get lost.
+    let placed = |case: &&Case| {
+        report.sessions.iter().any(|session| {
+            session.gateway.as_ref().map(|gateway| gateway.id) == case.gateway
+                && (case.session.is_none() || case.session == session.session)
+        })
+    };
+    let others: Vec<&Case> =
+        report.findings.iter().filter(|case| is_leak(case) && !placed(case)).collect();
+    tests += 2;
+    failures += usize::from(!others.is_empty()) + usize::from(!report.recording.complete);
+    test(&mut cases, "slashtrace", "other findings", &others);
+    let _ = write!(cases, "    <testcase classname=\"slashtrace\" name=\"recording is complete\"");
+    if report.recording.complete {
+        cases.push_str("/>\n");
+    } else {
+        let why = escape(&report.not_seen.join("; "));
+        let _ = write!(
+            cases,
+            ">\n      <failure type=\"incomplete\" message=\"{why}\"/>\n    </testcase>\n"
+        );
+    }
+    let level = match report.verdict.level {
+        Level::Leak => "leak",
+        Level::Cost => "cost",
+        Level::Healthy => "healthy",
+        Level::Nothing => "nothing",
+    };
+    let verdict = format!("{} {}", report.verdict.headline, report.verdict.detail);
+    format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites tests=\"{tests}\" \
+         failures=\"{failures}\">\n  <testsuite name=\"slashtrace\" tests=\"{tests}\" \
+         failures=\"{failures}\" time=\"{seconds}\">\n    <properties>\n      <property \
+         name=\"verdict\" value=\"{level}\"/>\n    </properties>\n{cases}    <system-out>{}\
+         </system-out>\n  </testsuite>\n</testsuites>\n",
+        escape(&verdict)
+    )
+}
+
+fn is_leak(case: &Case) -> bool {
+    !matches!(case.kind, Kind::RespawnChurn | Kind::ReaperStopped)
+}
+
+fn test(out: &mut String, class: &str, name: &str, leaks: &[&Case]) {
+    let head = format!("    <testcase classname=\"{}\" name=\"{}\"", escape(class), escape(name));
+    if leaks.is_empty() {
+        let _ = writeln!(out, "{head}/>");
+        return;
+    }
+    let _ = writeln!(out, "{head}>");
+    for case in leaks {
+        let because: Vec<String> = case.because.iter().map(u64::to_string).collect();
+        let _ = writeln!(
+            out,
+            "      <failure type=\"{}\" message=\"{} ({})\">{} (records {})</failure>",
+            case.kind,
+            case.kind,
+            case.confidence,
+            escape(&case.text),
+            because.join(", ")
+        );
+    }
+    out.push_str("    </testcase>\n");
+}
+
+/// Text in XML 1.0, which has no control characters, not even escaped.
+fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\n' | '\t' => out.push(' '),
+            c if c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}') => out.push('\u{fffd}'),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::samples::digest;
+
+    #[test]
+    fn a_session_that_leaks_has_failed() {
+        insta::assert_snapshot!(render(&digest(3).report()));
+    }
+
+    #[test]
+    fn nothing_can_break_out_of_a_text() {
+        assert_eq!(
+            escape("<a href=\"x\">&\u{1b}\u{ffff}"),
+            "&lt;a href=&quot;x&quot;&gt;&amp;\u{fffd}\u{fffd}"
+        );
+    }
+}

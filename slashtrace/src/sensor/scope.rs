@@ -1,0 +1,191 @@
+//! Which processes come from one command: they inherited a variable from it, or were forked by a
+//! process that did. That holds for those that have another parent or session by now, too.
+//! May touch: the environment of workers and of the processes above them, for that one variable.
+
+use std::{
+    collections::{HashSet, hash_map::RandomState},
+    ffi::OsString,
+    fs::File,
+    hash::{BuildHasher as _, Hasher as _},
+    io::Read as _,
+    path::PathBuf,
+};
+
+use crate::model::{Body, Identity, Observation, Process, Role, Spawn};
+
+/// The variable. Recordings within recordings each add their own mark.
+const VARIABLE: &str = "SLASHTRACE_RECORDING";
+/// Bytes of an environment that are searched: the kernel allows no more (execve(2), `_STK_LIM`).
+const ENVIRON_BYTES_MAX: u64 = 6 << 20;
+/// Processes of a scope that are remembered.
+const KNOWN_MAX: usize = 65_536;
+
+/// Lets through what is about processes of one command.
+#[derive(Debug)]
+pub struct Scope {
+    mark: String,
+    proc: PathBuf,
+    /// Workers, what is below them, gateways and what is above those.
+    known: HashSet<Identity>,
+}
+
+impl Scope {
+    /// A scope with a mark of its own.
+    pub fn new() -> Self {
+        let random = RandomState::new().build_hasher().finish();
+        let mark = format!("{}-{random:016x}", std::process::id());
+        Self { mark, proc: PathBuf::from("/proc"), known: HashSet::new() }
+    }
+
+    /// The variable, and its value for the command.
+    pub fn variable(&self) -> (OsString, OsString) {
+        let mut value = std::env::var_os(VARIABLE).unwrap_or_default();
+        if !value.is_empty() {
+            value.push(":");
+        }
+        value.push(&self.mark);
+        (VARIABLE.into(), value)
+    }
+
+    /// Whether an observation is about a process of the command, or about none in particular.
+    pub fn admits(&mut self, observation: &Observation) -> bool {
+        match &observation.body {
+            Body::Spawn(spawn) => self.spawned(spawn),
+            Body::Exec(exec) => self.known.contains(&exec.identity()),
+            Body::Signal(signal) => self.known.contains(&signal.identity()),
+            Body::Sample(sample) => self.known.contains(&sample.identity()),
+            Body::Clients(clients) => self.known.contains(&clients.identity()),
+            Body::Program(program) => self.is_marked(program.identity()),
+            Body::Terminal(event) => {
+                let named = [&event.master, &event.leader].into_iter().flatten();
+                let mut named = named.map(Process::identity).chain(event.processes.iter().copied());
+                named.any(|id| self.known.contains(&id))
+            }
+            // The end of a worker is told again when it was reaped.
+            Body::Exit(exit) => match exit.role {
+                Role::Worker => self.known.contains(&exit.identity()),
+                _ => self.known.remove(&exit.identity()),
+            },
+            Body::Start(_)
+            | Body::Tick(_)
+            | Body::Gap(_)
+            | Body::Action(_)
+            | Body::Finding(_)
+            | Body::Stop(_) => true,
+        }
+    }
+
+    fn spawned(&mut self, spawn: &Spawn) -> bool {
+        let parent = spawn.parent.as_ref().map(|parent| &parent.process);
+        let above: Vec<Identity> =
+            parent.into_iter().chain(&spawn.ancestors).map(Process::identity).collect();
+        let within = match spawn.role {
+            Role::Worker => {
+                let own = [spawn.identity()];
+                own.iter().chain(&above).any(|id| self.known.contains(id) || self.is_marked(*id))
+            }
+            _ => spawn.worker.is_some_and(|worker| self.known.contains(&worker)),
+        };
+        if within && self.known.len() < KNOWN_MAX {
+            self.known.insert(spawn.identity());
+            if spawn.role == Role::Worker {
+                // Its gateway, whose end and clients matter; not who is above the command.
+                self.known.extend(above.first());
+            }
+        }
+        within
+    }
+
+    fn is_marked(&self, id: Identity) -> bool {
+        if self.known.contains(&id) {
+            return true;
+        }
+        let mut environ = Vec::new();
+        let read = File::open(self.proc.join(id.pid.to_string()).join("environ"))
+            .and_then(|file| file.take(ENVIRON_BYTES_MAX).read_to_end(&mut environ));
+        read.is_ok() && holds(&environ, &self.mark)
+    }
+}
+
+impl Default for Scope {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn holds(environ: &[u8], mark: &str) -> bool {
+    let mut values = environ
+        .split(|&byte| byte == 0)
+        .filter_map(|line| line.strip_prefix(VARIABLE.as_bytes())?.strip_prefix(b"="));
+    values.any(|value| value.split(|&byte| byte == b':').any(|it| it == mark.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        evidence::samples::{self, spawn},
+        model::{Parent, ParentSource},
+    };
+
+    fn told(spawn: &Spawn) -> Observation {
+        Observation { boottime_ns: 1, body: Body::Spawn(Box::new(spawn.clone())) }
+    }
+
+    #[test]
+    fn a_mark_is_found_among_others() {
+        let environ = b"PATH=/bin\0SLASHTRACE_RECORDING=1-a:2-b\0X=2-c\0";
+        assert!(holds(environ, "1-a") && holds(environ, "2-b"));
+        assert!(!holds(environ, "2-c") && !holds(environ, "2"));
+    }
+
+    #[test]
+    fn what_comes_from_a_marked_process_is_within() {
+        let mut scope = Scope::new();
+        let (name, value) = scope.variable();
+        let mut child =
+            std::process::Command::new("sleep").arg("60").env(name, value).spawn().unwrap();
+        // `exec` has to have happened.
+        let id = Identity { pid: child.id(), start_ns: 7 };
+        while !scope.is_marked(id) {
+            std::thread::yield_now();
+        }
+        let mut within = spawn();
+        within.pid = 4_000_000_001;
+        let process =
+            Process { pid: id.pid, start_ns: id.start_ns, comm: "sleep".to_owned(), argv0: None };
+        within.parent =
+            Some(Parent { process, how: ParentSource::Fork, gone: false, reaper: false });
+        within.ancestors.clear();
+        let mut without = spawn();
+        without.pid = 4_000_000_002;
+        without.parent.as_mut().unwrap().process.pid = 4_000_000_003;
+        without.ancestors.clear();
+        assert!(scope.admits(&told(&within)));
+        assert!(!scope.admits(&told(&without)));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // Its gateway has ended; another worker of it is known by that gateway.
+        within.pid = 4_000_000_004;
+        assert!(scope.admits(&told(&within)));
+    }
+
+    #[test]
+    fn of_others_nothing_is_told_but_what_is_about_nobody() {
+        let mut scope = Scope::new();
+        for record in samples::all() {
+            let observation =
+                Observation { boottime_ns: record.boottime_ns, body: record.body.clone() };
+            let about_nobody = matches!(
+                record.body,
+                Body::Start(_)
+                    | Body::Tick(_)
+                    | Body::Gap(_)
+                    | Body::Action(_)
+                    | Body::Finding(_)
+                    | Body::Stop(_)
+            );
+            assert_eq!(scope.admits(&observation), about_nobody, "{record:?}");
+        }
+    }
+}
