@@ -81,8 +81,11 @@ impl Scope {
             parent.into_iter().chain(&spawn.ancestors).map(Process::identity).collect();
         let within = match spawn.role {
             Role::Worker => {
-                let own = [spawn.identity()];
-                own.iter().chain(&above).any(|id| self.known.contains(id) || self.is_marked(*id))
+                let chain: Vec<Identity> =
+                    [spawn.identity()].into_iter().chain(above.iter().copied()).collect();
+                // It came from the command, which is our child, without leaving the session.
+                let ours = above.iter().any(|id| id.pid == std::process::id());
+                ours || self.is_any_marked(&chain)
             }
             _ => spawn.worker.is_some_and(|worker| self.known.contains(&worker)),
         };
@@ -96,14 +99,27 @@ impl Scope {
         within
     }
 
+    /// Whether one of a worker and those above it is marked. Where nobody is left to be asked it
+    /// counts: to tell of too much is better than to lose something.
+    fn is_any_marked(&self, chain: &[Identity]) -> bool {
+        let told: Vec<Option<bool>> = chain.iter().map(|id| self.mark_of(*id)).collect();
+        told.contains(&Some(true)) || told.iter().take(2).all(Option::is_none)
+    }
+
     fn is_marked(&self, id: Identity) -> bool {
+        self.mark_of(id) == Some(true)
+    }
+
+    /// Whether a process is marked; none where that cannot be read (any more).
+    fn mark_of(&self, id: Identity) -> Option<bool> {
         if self.known.contains(&id) {
-            return true;
+            return Some(true);
         }
         let mut environ = Vec::new();
         let read = File::open(self.proc.join(id.pid.to_string()).join("environ"))
             .and_then(|file| file.take(ENVIRON_BYTES_MAX).read_to_end(&mut environ));
-        read.is_ok() && holds(&environ, &self.mark)
+        // That of a process that is ending is empty.
+        (read.is_ok() && !environ.is_empty()).then(|| holds(&environ, &self.mark))
     }
 }
 
@@ -159,12 +175,18 @@ mod tests {
         within.ancestors.clear();
         let mut without = spawn();
         without.pid = 4_000_000_002;
-        without.parent.as_mut().unwrap().process.pid = 4_000_000_003;
+        let mut stranger = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        without.parent.as_mut().unwrap().process.pid = stranger.id();
+        while scope.mark_of(Identity { pid: stranger.id(), start_ns: 8 }).is_none() {
+            std::thread::yield_now();
+        }
         without.ancestors.clear();
         assert!(scope.admits(&told(&within)));
         assert!(!scope.admits(&told(&without)));
-        child.kill().unwrap();
-        child.wait().unwrap();
+        for child in [&mut child, &mut stranger] {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
         // Its gateway has ended; another worker of it is known by that gateway.
         within.pid = 4_000_000_004;
         assert!(scope.admits(&told(&within)));
@@ -174,11 +196,14 @@ mod tests {
     fn of_others_nothing_is_told_but_what_is_about_nobody() {
         let mut scope = Scope::new();
         for record in samples::all() {
+            scope.known.clear();
             let observation =
                 Observation { boottime_ns: record.boottime_ns, body: record.body.clone() };
             let about_nobody = matches!(
                 record.body,
-                Body::Start(_)
+                // Of who is gone it cannot be known.
+                Body::Spawn(_)
+                    | Body::Start(_)
                     | Body::Tick(_)
                     | Body::Gap(_)
                     | Body::Action(_)
