@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
+use super::redacting;
 use crate::{
     model::Identity,
     profile::Profile,
@@ -36,11 +37,13 @@ fn run_on(
     out: &mut dyn Write,
     color: bool,
 ) -> Result<()> {
-    let spawns =
+    let mut spawns =
         snapshot(proc, profile, &mut IdentityBook::new(proc.tick_ns())).with_context(|| {
             let root = proc.root().display();
             format!("cannot read {root}; is it mounted? `mount -t proc proc {root}`")
         })?;
+    let redaction = redacting::of_this_machine();
+    spawns.iter_mut().for_each(|spawn| redaction.spawn(spawn));
     let started = Instant::now();
     let memory = |identity: Identity| {
         let stat = proc.stat(identity.pid).ok()??;

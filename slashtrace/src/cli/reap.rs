@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::{
     Exit, Watching,
     reaping::{Whom, default_triggers},
-    runtime,
+    redacting, runtime,
     screen::Screen,
 };
 use crate::{
@@ -81,6 +81,7 @@ pub fn run(args: &Args, profile: &Profile, out: &mut dyn Write) -> Result<Exit> 
         duration: Some(span(args.watch)),
         status: screen.is_terminal().then_some(STATUS_EVERY),
         policy: Some(policy),
+        redaction: redacting::of_this_machine(),
         ..Plan::default()
     };
     let mut reaped = Reaped::default();

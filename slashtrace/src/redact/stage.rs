@@ -71,7 +71,8 @@ impl Redaction {
         }
     }
 
-    fn spawn(&self, spawn: &mut Spawn) {
+    /// The same for a spawn alone.
+    pub fn spawn(&self, spawn: &mut Spawn) {
         self.text(&mut spawn.comm);
         if let Some(parent) = &mut spawn.parent {
             self.process(&mut parent.process);

@@ -121,7 +121,7 @@ impl Translator {
         }
         let found = found?;
         let session = found.session.map(redact::escape);
-        let model = found.model.map(redact::escape);
+        let model = found.model.map(redact::value);
         let argv = redact::worker_argv(&self.profile, &tokens);
         let parent = self.parent(exec);
         let above = if exec.reparented { &[][..] } else { exec.chain.get(1..).unwrap_or(&[]) };

@@ -89,7 +89,7 @@ impl<'a> Scan<'a> {
         let tokens = seen.cmdline.tokens();
         if let Some(found) = self.profile.match_worker(&tokens) {
             spawn.session = found.session.map(redact::escape);
-            spawn.model = found.model.map(redact::escape);
+            spawn.model = found.model.map(redact::value);
         }
         spawn.argv = redact::worker_argv(self.profile, &tokens);
         spawn.argv_truncated = seen.cmdline.truncated;
