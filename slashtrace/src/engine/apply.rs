@@ -416,6 +416,7 @@ fn new_worker(record: &Record, spawn: &Spawn) -> Worker {
         },
         link: attribution::gateway_of(spawn),
         surety: attribution::surety(spawn),
+        uid: spawn.uid,
         above: {
             let parent = spawn.parent.iter().map(|parent| &parent.process);
             parent.chain(&spawn.ancestors).map(Process::identity).collect()

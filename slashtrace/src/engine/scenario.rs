@@ -347,6 +347,12 @@ impl History {
         })
     }
 
+    /// A terminal that no process opened which is known to have forked workers: a shell's.
+    pub(super) fn open_terminal_of_others(&mut self, index: u32) -> &mut Self {
+        self.terminals.insert(index, self.now);
+        self.terminal(index, TerminalState::Opened, |_| {})
+    }
+
     /// The last descriptor of a terminal's master is closed, told by inotify.
     pub(super) fn close_terminal(&mut self, index: u32) -> &mut Self {
         self.terminal(index, TerminalState::Closed, |_| {})

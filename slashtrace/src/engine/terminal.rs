@@ -55,6 +55,9 @@ pub(super) enum Join {
     ControllingTty,
     SessionFile,
     SpawnWindow,
+    /// Its controlling terminal, opened by nobody who is known to be a gateway. It may be the one
+    /// of a shell that the gateway was only started from, and that it was meant to outlive.
+    OthersTty,
 }
 
 impl Join {
@@ -63,6 +66,7 @@ impl Join {
             Self::ControllingTty => "controlling terminal",
             Self::SessionFile => "session file",
             Self::SpawnWindow => "opened shortly before its spawn",
+            Self::OthersTty => "controlling terminal, which its gateway did not open",
         }
     }
 
@@ -74,7 +78,7 @@ impl Join {
             Self::ControllingTty if seen => Confidence::Proven,
             Self::ControllingTty => Confidence::Strong,
             Self::SessionFile => Confidence::Strong.min(worker.surety),
-            Self::SpawnWindow => Confidence::Weak,
+            Self::SpawnWindow | Self::OthersTty => Confidence::Weak,
         }
     }
 }
@@ -160,9 +164,11 @@ impl Table {
 
     /// The terminal that a worker belongs to, by the surest join that there is.
     pub(super) fn terminal_of(&self, worker: &Worker) -> Option<Attributed<'_>> {
-        self.by_tty(worker)
+        let tty = self.by_tty(worker);
+        tty.filter(|found| found.join == Join::ControllingTty)
             .or_else(|| self.by_session_file(worker))
             .or_else(|| self.by_spawn_window(worker))
+            .or(tty)
     }
 
     fn by_tty(&self, worker: &Worker) -> Option<Attributed<'_>> {
@@ -175,7 +181,9 @@ impl Table {
         if at.iter().any(|one| one.instance != terminal.instance) {
             return None;
         }
-        Some(Attributed { terminal, join: Join::ControllingTty, session_seq: None })
+        let own = terminal.master.is_some_and(|master| worker.above.contains(&master));
+        let join = if own { Join::ControllingTty } else { Join::OthersTty };
+        Some(Attributed { terminal, join, session_seq: None })
     }
 
     fn by_session_file(&self, worker: &Worker) -> Option<Attributed<'_>> {
@@ -197,20 +205,19 @@ impl Table {
             one.master == Some(gateway)
                 && (from..=worker.birth.at).contains(&one.opened_ns)
                 && one.open_at_birth(worker)
-                && !self.claimed(one, worker)
+                && !self.claimed(one, worker, |other| other.uid == worker.uid)
         });
         let terminal = free.next()?;
-        free.next().is_none().then_some(Attributed {
-            terminal,
-            join: Join::SpawnWindow,
-            session_seq: None,
-        })
+        // What another user's worker claims leaves no other terminal as the only one.
+        let only = free.next().is_none() && !self.claimed(terminal, worker, |_| true);
+        only.then_some(Attributed { terminal, join: Join::SpawnWindow, session_seq: None })
     }
 
     /// Whether another session has a claim to a terminal: its worker has it as controlling
     /// terminal, is named by it, or was spawned behind it and earlier.
-    fn claimed(&self, terminal: &Known, worker: &Worker) -> bool {
-        let mut others = self.workers.values().filter(|other| other.session != worker.session);
+    fn claimed(&self, terminal: &Known, worker: &Worker, by: impl Fn(&Worker) -> bool) -> bool {
+        let others = self.workers.values().filter(|other| other.session != worker.session);
+        let mut others = others.filter(|other| by(other));
         others.any(|other| {
             let tty = other.terminal.is_some_and(|place| terminal.is_at(place))
                 && terminal.open_at_birth(other);

@@ -56,6 +56,8 @@ pub(super) struct Worker {
     pub(super) birth: Birth,
     pub(super) link: Option<Link>,
     pub(super) surety: Confidence,
+    /// Real user id at its spawn.
+    pub(super) uid: u32,
     /// Its parent and the processes above it, as its spawn named them.
     pub(super) above: Vec<Identity>,
     /// Controlling terminal that its spawn named.
@@ -144,13 +146,13 @@ pub(super) fn witness(
 ) -> Option<Witness> {
     let beside = rise.from >= worker.birth.at.max(sibling.birth.at);
     let served = sibling.served(now, rules)?;
-    (worker.id != sibling.id && beside && worker.overlap(sibling, now) >= rules.overlap).then_some(
-        Witness {
-            id: sibling.id,
-            spawn_seq: sibling.birth.seq,
-            rise_seq: rise.seq,
-            surety: sibling.surety,
-            exact: served.exact,
-        },
-    )
+    // One of another user is nobody's sibling: it may be there to be taken for one.
+    let kin = worker.id != sibling.id && worker.uid == sibling.uid;
+    (kin && beside && worker.overlap(sibling, now) >= rules.overlap).then_some(Witness {
+        id: sibling.id,
+        spawn_seq: sibling.birth.seq,
+        rise_seq: rise.seq,
+        surety: sibling.surety,
+        exact: served.exact,
+    })
 }

@@ -294,9 +294,11 @@ impl Checks {
         }
     }
 
-    /// Another worker got hold of the pipe when their gateway forked it, and does not know it.
+    /// Another worker got hold of the pipe when their gateway forked it, and does not know it. A
+    /// launcher, which is above the worker, knows it.
     fn is_fellow(&self, holder: u32, decision: &Decision) -> Result<bool, No> {
-        let forked_it = decision.gateway.is_some_and(|gateway| gateway.pid == holder);
+        let forked_it = decision.gateway.is_some_and(|gateway| gateway.pid == holder)
+            || self.is_below(decision.worker.pid, holder);
         Ok(decision.kind == Kind::GatewayOrphan && !forked_it && self.is_worker(holder)?)
     }
 

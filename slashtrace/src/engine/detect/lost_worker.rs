@@ -211,4 +211,19 @@ mod tests {
         }
         assert_eq!(pids(history.found(Kind::LostWorker)), [101]);
     }
+
+    /// A foreigner can have a process adopted by the first process of a container, execute it with
+    /// the session key of somebody else, and have it read as much as it likes.
+    #[test]
+    fn another_users_worker_of_the_same_name_is_no_sibling() {
+        let mut history = History::new();
+        history.spawn(101, 100, K).spawn_with(666, 100, |spawn| spawn.uid = 65_534);
+        history.after(S).syscr(101, 900).syscr(666, 900).after(10 * S);
+        for call in 1..4 {
+            history.syscr(666, 900 + 3 * call).after(10 * S);
+        }
+        assert!(!history.ever(Kind::LostWorker), "{:?}", history.findings());
+        history.exit(666).after(3_600 * S);
+        assert!(!history.ever(Kind::LostWorker), "{:?}", history.findings());
+    }
 }

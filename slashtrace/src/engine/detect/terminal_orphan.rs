@@ -1,12 +1,13 @@
 //! `terminal-orphan`: a worker that outlives the terminal of its session.
 //!
-//! Holds for a live worker whose terminal (its controlling terminal; else one that its gateway
-//! opened and whose process names its session; else the only one that its gateway opened shortly
-//! before) closed longer than the terminal grace ago, while it showed no activity since. A terminal
+//! Holds for a live worker whose terminal (its controlling terminal, opened by a gateway above it;
+//! else one that its gateway opened and whose process names its session; else the only one that its
+//! gateway opened shortly before; else its controlling terminal, whoever opened it) closed longer than the terminal grace ago, while it showed no activity since. A terminal
 //! that is kept open for re-attach is not closed, and another open one that shows the same session
 //! withdraws the finding.
 //!
-//! Proven if the kernel saw the spawn on that terminal and told of its close.
+//! Proven if the kernel saw the spawn on that terminal and told of its close. Weak where no gateway is
+//! known to have opened it: then it may be a shell's, and the gateway was meant to outlive it.
 
 use super::{Judgement, Verdict, time};
 use crate::{
@@ -133,5 +134,48 @@ mod tests {
         let mut history = on_its_terminal();
         history.close_terminal(3).after(S).open_terminal(3, 100, None).after(30 * S);
         assert_eq!(pids(history.found(Kind::TerminalOrphan)), [101]);
+    }
+
+    /// `nohup` and a log-out: who started a gateway in a shell closes that shell's terminal, and the
+    /// gateway goes on serving its sessions.
+    #[test]
+    fn a_terminal_that_no_gateway_opened_is_weak() {
+        let mut history = History::new();
+        history.open_terminal_of_others(3).after(S).spawn_with(101, 100, |spawn| {
+            spawn.terminal = Some(PLACE);
+        });
+        history.after(S).close_terminal(3).after(30 * S);
+        assert_eq!(history.found(Kind::TerminalOrphan).confidence, Confidence::Weak);
+
+        // Where the gateway opened one for the session, it is that one that counts.
+        let mut history = History::new();
+        history.open_terminal_of_others(3).open_terminal(4, 100, Some(K)).after(S);
+        history.spawn_with(101, 100, |spawn| spawn.terminal = Some(PLACE)).after(S);
+        history.close_terminal(3).after(60 * S);
+        assert!(history.silent(), "{:?}", history.findings());
+        history.close_terminal(4).after(30 * S);
+        assert_eq!(history.found(Kind::TerminalOrphan).confidence, Confidence::Strong);
+    }
+
+    /// A foreigner's process can be adopted by a gateway that is the first process of a container,
+    /// and its argv can name any session.
+    #[test]
+    fn another_users_worker_narrows_no_choice_of_terminals() {
+        for uid in [1_000, 65_534] {
+            let mut history = History::new();
+            history.open_terminal(3, 100, None).after(S / 2);
+            history.spawn_with(666, 100, |spawn| {
+                spawn.session = Some("other".to_owned());
+                spawn.uid = uid;
+            });
+            history
+                .after(S / 4)
+                .open_terminal(4, 100, None)
+                .after(S / 2)
+                .spawn(101, 100, K)
+                .after(S);
+            history.close_terminal(4).after(60 * S);
+            assert_eq!(history.ever(Kind::TerminalOrphan), uid == 1_000, "{uid}");
+        }
     }
 }

@@ -15,6 +15,7 @@ use crate::{
         Decision, Protect,
         testing::{LOOP, Subject, wait_until},
     },
+    sensor::proc::ProcFs,
 };
 
 /// The kinds for which it matters who holds stdin once the gateway has gone: all of them.
@@ -88,6 +89,29 @@ fn a_fellow_worker_that_got_the_pipe_when_it_was_forked_does_not_use_it() {
     let gateway = Some(Identity { start_ns: 1, ..fellow.id() });
     let decision = Decision { gateway, ..orphan(&subject, Kind::GatewayOrphan) };
     assert!(matches!(all(&decision), Err(No::Refused(_))));
+}
+
+/// A wrapper that stays, with a worker's arguments and a pipe to the real one: what it is asked it
+/// hands on, also behind the end of its gateway, whose pipe another process may have taken over.
+#[test]
+fn a_launcher_that_holds_the_pipe_of_its_worker_uses_it() {
+    let rule = "-m tui_gateway.slash_worker --session-key k";
+    let script = format!("exec 3> >(exec sh -c '{LOOP}' {rule}); echo $!; {LOOP}");
+    let mut command = Command::new("/bin/bash");
+    command.args(["-c", &script]).args(rule.split(' '));
+    let launcher = Subject::start(&mut command, Stdio::null());
+    let proc = ProcFs::default();
+    let pid = launcher.inner.unwrap();
+    let start_ns = proc.stat(pid).unwrap().unwrap().start_ns;
+    wait_until(|| {
+        let cmdline = proc.cmdline(pid, 4096).unwrap().unwrap();
+        cmdline.tokens().first() == Some(&&b"sh"[..])
+    });
+    let worker = Identity { pid, start_ns };
+    let gateway = Some(Identity { pid, start_ns: 1 });
+    let decision = Decision { worker, gateway, ..orphan(&launcher, Kind::GatewayOrphan) };
+    let expected = No::Refused(format!("in use: {} holds its stdin", launcher.id().pid));
+    wait_until(|| all(&decision) == Err(expected.clone()));
 }
 
 #[test]

@@ -7,7 +7,7 @@
 mod sockets;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet, hash_map::Entry},
     fs, io,
     path::{Path, PathBuf},
 };
@@ -110,7 +110,13 @@ fn look(root: &Path, id: Identity, tables: &mut HashMap<PathBuf, Tables>) -> Cli
         return clients;
     }
     let Ok(namespace) = fs::read_link(folder.join("ns/net")) else { return clients };
-    let tables = tables.entry(namespace).or_insert_with(|| Tables::read(&folder));
+    let tables = match tables.entry(namespace) {
+        Entry::Occupied(known) => known.into_mut(),
+        Entry::Vacant(wanted) => match Tables::read(&folder, wanted.key()) {
+            Some(tables) => wanted.insert(tables),
+            None => return clients,
+        },
+    };
     let tcp = tables.tcp.as_ref().map(|texts| sockets::tcp(texts, &own));
     let unix = tables.unix.as_ref().map(|text| sockets::unix(text, &own));
     clients.complete = tcp.is_some() && unix.is_some();
@@ -122,7 +128,9 @@ fn look(root: &Path, id: Identity, tables: &mut HashMap<PathBuf, Tables>) -> Cli
 }
 
 impl Tables {
-    fn read(folder: &Path) -> Self {
+    /// The tables of `namespace`. A process that leaves it meanwhile (unshare(2), which anybody may)
+    /// shows the tables of another one, in which the other gateways of this one have no clients.
+    fn read(folder: &Path, namespace: &Path) -> Option<Self> {
         let tcp = read(&folder.join("net/tcp")).and_then(|four| {
             match read(&folder.join("net/tcp6")) {
                 Ok(six) => Ok(vec![four, six]),
@@ -131,7 +139,9 @@ impl Tables {
                 Err(error) => Err(error),
             }
         });
-        Self { tcp: tcp.ok(), unix: read(&folder.join("net/unix")).ok() }
+        let tables = Self { tcp: tcp.ok(), unix: read(&folder.join("net/unix")).ok() };
+        let stayed = fs::read_link(folder.join("ns/net")).is_ok_and(|now| now == namespace);
+        stayed.then_some(tables)
     }
 }
 
@@ -170,6 +180,14 @@ mod tests {
         assert!(clients.complete && clients.listening >= 1, "{clients:?}");
         assert_eq!(clients.connected, 0, "both ends are ours");
         drop(client);
+    }
+
+    #[test]
+    fn one_that_left_its_namespace_shows_nothing_of_it() {
+        let folder = Path::new("/proc/self");
+        let namespace = fs::read_link(folder.join("ns/net")).expect("it is in one");
+        assert!(Tables::read(folder, &namespace).is_some());
+        assert!(Tables::read(folder, Path::new("net:[1]")).is_none());
     }
 
     #[test]
