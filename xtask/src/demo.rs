@@ -23,6 +23,9 @@ pub(crate) struct Args {
     /// bundled gateway.
     #[arg(long, value_name = "VERSION", value_parser = clap::builder::PossibleValuesParser::new(hermes::VERSIONS))]
     hermes: Option<String>,
+    /// Rebuild the case of this issue of hermes-agent with real processes, and clean it up.
+    #[arg(long, value_name = "ISSUE", value_parser = ["21467"], conflicts_with_all = ["hermes", "scenario"])]
+    case: Option<String>,
     /// Which scenarios, separated by commas; see the fixture's `--help`. Default: all of them for
     /// the bundled gateway, `healthy,race,resume3` for hermes.
     #[arg(long, value_name = "LIST")]
@@ -38,10 +41,11 @@ const SCENE: &str = "9s";
 pub(crate) fn demo(args: &Args) -> Result<Infallible> {
     setup::everything()?;
     let program = build::build(args.build)?;
-    if args.hermes.is_none() && args.scenario.is_none() {
+    if args.hermes.is_none() && args.scenario.is_none() && args.case.is_none() {
         reaping(&program)?;
     }
     let (what, mut command) = match &args.hermes {
+        None if args.case.is_some() => case(&program)?,
         None => bundled(&program, args)?,
         Some(version) => real(&program, version, args)?,
     };
@@ -55,12 +59,7 @@ fn reaping(program: &Path) -> Result<()> {
     eprintln!("==> a terminal closes, and its worker outlives it: slashtrace ends it");
     let folder = evidence_folder("reaped")?;
     fs::create_dir(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    let module = format!("slashtrace_demo.worker_{}", process::id());
-    let demo = checkout::file("tests/fixtures/demo.toml");
-    let text =
-        fs::read_to_string(&demo).with_context(|| format!("cannot read {}", demo.display()))?;
-    let profile = folder.join("profile.toml");
-    fs::write(&profile, text.replace("tui_gateway.slash_worker\"]", &format!("{module}\"]")))?;
+    let (module, profile) = own_profile(&folder)?;
     let evidence = folder.join("evidence.ndjson");
 
     let mut command = run::as_root(program)?;
@@ -84,6 +83,32 @@ fn reaping(program: &Path) -> Result<()> {
     ensure!(status.success(), "slashtrace ended with {status}");
     eprintln!();
     Ok(())
+}
+
+/// A name for workers that nobody else uses, and a profile that matches it alone.
+fn own_profile(folder: &Path) -> Result<(String, PathBuf)> {
+    let module = format!("slashtrace_demo.worker_{}", process::id());
+    let demo = checkout::file("tests/fixtures/demo.toml");
+    let text =
+        fs::read_to_string(&demo).with_context(|| format!("cannot read {}", demo.display()))?;
+    let profile = folder.join("profile.toml");
+    fs::write(&profile, text.replace("tui_gateway.slash_worker\"]", &format!("{module}\"]")))?;
+    Ok((module, profile))
+}
+
+/// The case of an issue, from the first worker to the clean-up.
+fn case(program: &Path) -> Result<(String, Command)> {
+    let folder = evidence_folder("case-21467")?;
+    fs::create_dir(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let (module, profile) = own_profile(&folder)?;
+    let mut command = run::as_root("python3".as_ref())?;
+    command.arg(checkout::file("tests/fixtures/leaky_gateway/case_21467.py"));
+    command.arg("--slashtrace").arg(program).arg("--profile").arg(&profile);
+    command.args(["--module", &module, "--output"]).arg(&folder);
+    Ok((
+        "the case of #21467: 128 stale workers of five sessions, about two minutes".to_owned(),
+        command,
+    ))
 }
 
 fn bundled(program: &Path, args: &Args) -> Result<(String, Command)> {

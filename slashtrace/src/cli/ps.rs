@@ -43,7 +43,9 @@ fn run_on(
             format!("cannot read {root}; is it mounted? `mount -t proc proc {root}`")
         })?;
     let redaction = redacting::of_this_machine();
-    spawns.iter_mut().for_each(|spawn| redaction.spawn(spawn));
+    for spawn in &mut spawns {
+        redaction.spawn(spawn);
+    }
     let started = Instant::now();
     let memory = |identity: Identity| {
         let stat = proc.stat(identity.pid).ok()??;

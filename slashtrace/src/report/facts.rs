@@ -102,9 +102,11 @@ pub(super) fn of(report: &Report, zone: &TimeZone) -> Vec<(&'static str, String)
 
 /// `hermes-agent 0.19.0 (pip), Python 3.11, in docker, unit hermes.service`.
 pub(super) fn program(program: &Program) -> String {
-    let name = program.package.as_deref().unwrap_or("unknown program");
-    let version = program.version.as_deref().unwrap_or("of unknown version");
-    let mut parts = vec![format!("{name} {version}")];
+    let mut parts = Vec::new();
+    if let Some(name) = &program.package {
+        let version = program.version.as_deref().unwrap_or("of unknown version");
+        parts.push(format!("{name} {version}"));
+    }
     let how = match program.install {
         Some(Install::Package) => Some("package"),
         Some(Install::Vcs) => Some("version control"),
@@ -131,5 +133,5 @@ pub(super) fn program(program: &Program) -> String {
     if let Some(unit) = &program.unit {
         parts.push(format!("unit {unit}"));
     }
-    parts.join(", ")
+    if parts.is_empty() { "not known".to_owned() } else { parts.join(", ") }
 }

@@ -100,11 +100,14 @@ fn sessions(out: &mut Out, report: &Report, zone: &TimeZone, room: Room) {
         out.line("No worker was seen.");
         return;
     }
-    out.line("| gateway | session | live | stale | oldest stale | spawned | exited | most at once | MiB | calls | findings |");
-    out.line("| --- | --- | ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: | --- |");
+    out.line(
+        "| gateway | session | live | stale | most stale | oldest of them | spawned | exited | MiB | \
+         calls | findings |",
+    );
+    out.line("| --- | --- | ---: | ---: | ---: | --- | ---: | ---: | ---: | ---: | --- |");
     // Those with stale workers first: that is what a report is read for.
     let mut sessions: Vec<&Session> = report.sessions.iter().collect();
-    sessions.sort_by_key(|session| std::cmp::Reverse((session.stale, session.live)));
+    sessions.sort_by_key(|session| std::cmp::Reverse((session.most_stale, session.live)));
     for session in sessions.iter().take(room.sessions) {
         let kinds: Vec<&str> = session.findings.iter().map(|kind| kind.name()).collect();
         let calls = match (report.recording.calls_counted, session.calls_exact) {
@@ -113,11 +116,12 @@ fn sessions(out: &mut Out, report: &Report, zone: &TimeZone, room: Room) {
             (true, false) => format!("≥ {}", session.calls),
         };
         out.line(&format!(
-            "| {} | {} | {} | {} | {} | {}{} | {} | {} | {} | {calls} | {} |",
+            "| {} | {} | {} | {} | {} | {} | {}{} | {} | {} | {calls} | {} |",
             code(&facts::gateway(session)),
             code(session.session.as_deref().unwrap_or("unknown")),
             session.live,
             session.stale,
+            session.most_stale,
             session.oldest_stale.map(|time| facts::time(time, zone)).unwrap_or_default(),
             session.spawned,
             if session.inherited > 0 {
@@ -126,20 +130,19 @@ fn sessions(out: &mut Out, report: &Report, zone: &TimeZone, room: Room) {
                 String::new()
             },
             session.exited,
-            session.most_live,
             (session.rss_kib + 512) / 1024,
             kinds.join(", "),
         ));
     }
     let total = report.total;
     out.line(&format!(
-        "| **total** | {} | **{}** | **{}** | | {} | {} | {} | {} | | |",
+        "| **total** | {} | **{}** | **{}** | **{}** | | {} | {} | {} | | |",
         count(total.sessions, "row"),
         total.live,
         total.stale,
+        total.most_stale,
         total.spawned,
         total.exited,
-        total.most_live,
         (total.rss_kib + 512) / 1024,
     ));
     out.more(sessions.len(), room.sessions, "session");

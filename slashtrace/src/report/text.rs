@@ -8,7 +8,7 @@ use super::{
     digest::{Level, Report, Says},
     facts,
     table::Table,
-    words::{BOLD, BOLD_RED, DIM, GREEN, YELLOW, paint},
+    words::{BOLD, BOLD_RED, DIM, GREEN, YELLOW, mib, paint},
 };
 
 /// Writes the verdict, the table, and what else is to be known.
@@ -28,6 +28,7 @@ pub fn render(
         writeln!(out, "{} {value}", paint(&format!("{name:<10}"), DIM, color))?;
     }
     writeln!(out)?;
+    stale(report, zone, out, color)?;
     table.render(out, color)?;
     writeln!(out)?;
     if let Some(growth) = facts::growth(&report.memory) {
@@ -69,6 +70,40 @@ pub fn render(
         }
     }
     Ok(())
+}
+
+/// The table of the bug report: sessions by how many of their workers nobody uses.
+fn stale(report: &Report, zone: &TimeZone, out: &mut dyn Write, color: bool) -> io::Result<()> {
+    let mut stale: Vec<_> =
+        report.sessions.iter().filter(|session| session.most_stale > 0).collect();
+    if stale.is_empty() {
+        return Ok(());
+    }
+    stale.sort_by_key(|session| std::cmp::Reverse(session.most_stale));
+    let keys = stale.iter().map(|session| session.session.as_deref().unwrap_or("unknown"));
+    let width = keys.map(|key| key.chars().count()).max().unwrap_or(0).max(7);
+    let head = format!("{:<width$}  {:>7}  {:>9}  OLDEST", "SESSION", "UNUSED", "STILL SO");
+    writeln!(out, "{}", paint(&head, BOLD, color))?;
+    for session in stale {
+        writeln!(
+            out,
+            "{:<width$}  {:>7}  {:>9}  {}",
+            session.session.as_deref().unwrap_or("unknown"),
+            session.most_stale,
+            session.stale,
+            session.oldest_stale.map(|time| facts::time(time, zone)).unwrap_or_default(),
+        )?;
+    }
+    let total = report.total;
+    writeln!(
+        out,
+        "{:<width$}  {:>7}  {:>9}  holding {} ({} each)\n",
+        "total",
+        total.most_stale,
+        total.stale,
+        mib(total.most_stale_rss_kib),
+        mib(total.most_stale_rss_kib / total.most_stale.max(1)),
+    )
 }
 
 /// The verdict alone.

@@ -25,6 +25,19 @@ pub(super) struct Cases {
     by_id: BTreeMap<String, Followed>,
     kinds: BTreeMap<Key, BTreeSet<Kind>>,
     omitted: u64,
+    /// How many open findings show each worker to be unused.
+    marks: BTreeMap<Identity, u32>,
+    stale: BTreeMap<Key, BTreeSet<Identity>>,
+    most: BTreeMap<Key, Most>,
+    most_of_all: (u64, u64),
+}
+
+/// When most of a session's workers were stale.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Most {
+    pub(super) workers: u64,
+    /// Start of the oldest of them, ns of the boot clock.
+    pub(super) oldest_ns: u64,
 }
 
 #[derive(Debug)]
@@ -36,7 +49,7 @@ struct Followed {
 }
 
 impl Cases {
-    pub(super) fn take(&mut self, record: &Record, at_ms: u64, finding: &Finding) {
+    pub(super) fn take(&mut self, record: &Record, at_ms: u64, finding: &Finding, lives: &Lives) {
         let gateway = finding.gateway.as_ref();
         let gateway = gateway.map(|at| Identity { pid: at.pid, start_ns: at.start_ns });
         let key = Key { gateway, session: finding.session.clone() };
@@ -78,7 +91,8 @@ impl Cases {
         if finding.state == FindingState::Closed {
             case.open = false;
             case.closed_ms = Some(at_ms);
-            followed.unused.clear();
+            let before = std::mem::take(&mut followed.unused);
+            self.mark(&before, &BTreeSet::new(), lives);
             return;
         }
         case.open = true;
@@ -89,13 +103,62 @@ impl Cases {
             case.text = plain(&finding.text).into_owned();
             case.because = finding.because.iter().copied().take(BECAUSE_MAX).collect();
         }
-        followed.unused = unused;
         followed.forecast = finding.forecast.or(followed.forecast);
+        let before = std::mem::replace(&mut followed.unused, unused.clone());
+        self.mark(&before, &unused, lives);
+    }
+
+    /// Keeps the books of who is stale.
+    fn mark(&mut self, before: &BTreeSet<Identity>, after: &BTreeSet<Identity>, lives: &Lives) {
+        let mut more = BTreeSet::new();
+        for id in after.difference(before) {
+            let marks = self.marks.entry(*id).or_default();
+            *marks += 1;
+            if *marks == 1
+                && let Some(worker) = lives.worker(id)
+            {
+                self.stale.entry(worker.key.clone()).or_default().insert(*id);
+                more.insert(worker.key.clone());
+            }
+        }
+        for id in before.difference(after) {
+            let Some(marks) = self.marks.get_mut(id) else { continue };
+            *marks -= 1;
+            if *marks == 0 {
+                self.marks.remove(id);
+                for stale in self.stale.values_mut() {
+                    stale.remove(id);
+                }
+            }
+        }
+        for key in more {
+            let Some(stale) = self.stale.get(&key) else { continue };
+            let most = self.most.entry(key).or_default();
+            if stale.len() as u64 > most.workers {
+                let oldest = stale.iter().map(|id| id.start_ns).min();
+                *most = Most { workers: stale.len() as u64, oldest_ns: oldest.unwrap_or(0) };
+            }
+        }
+        let all = self.marks.len() as u64;
+        if all > self.most_of_all.0 {
+            let rss = self.marks.keys().filter_map(|id| lives.worker(id)?.rss_kib).sum();
+            self.most_of_all = (all, rss);
+        }
+    }
+
+    /// When most of a session's workers were stale.
+    pub(super) fn most(&self, key: &Key) -> Option<Most> {
+        self.most.get(key).copied()
+    }
+
+    /// Most workers that were stale at once, and their memory then, KiB.
+    pub(super) fn most_of_all(&self) -> (u64, u64) {
+        self.most_of_all
     }
 
     /// Workers that an open finding shows to be unused.
     pub(super) fn stale(&self) -> BTreeSet<Identity> {
-        self.by_id.values().flat_map(|followed| followed.unused.iter().copied()).collect()
+        self.marks.keys().copied().collect()
     }
 
     pub(super) fn kinds_of(&self, key: &Key) -> Vec<Kind> {

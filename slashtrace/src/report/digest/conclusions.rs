@@ -83,6 +83,16 @@ fn leak(leaks: &[&Case], sessions: &[Session], total: Total) -> String {
             count(left, "session"),
         );
     }
+    if total.most_stale > 0 {
+        let had = sessions.iter().filter(|session| session.most_stale > 0).count() as u64;
+        return format!(
+            "{} of {} had become unused, in {}, and held {}: {named}; none of them is left.",
+            total.most_stale,
+            count(total.spawned, "worker"),
+            count(had, "session"),
+            mib(total.most_stale_rss_kib),
+        );
+    }
     let surest = surest(leaks).unwrap_or(Confidence::Weak);
     let open = leaks.iter().filter(|case| case.open).count() as u64;
     let still = match open {

@@ -301,19 +301,20 @@ impl Lives {
         let oldest =
             |ids: &mut dyn Iterator<Item = &Identity>| ids.min_by_key(|id| id.start_ns).copied();
         let oldest_live = oldest(&mut live());
-        let oldest_stale = oldest(&mut live().filter(|id| stale.contains(id)));
+        let most = cases.most(key);
         let counted = of_live().all(|worker| worker.reads.is_some() && !worker.inherited);
         Session {
             gateway: key.gateway.and_then(|id| self.named(id)),
             session: key.session.as_deref().map(|key| plain(key).into_owned()),
             live: row.live,
             stale: live().filter(|id| stale.contains(id)).count() as u64,
+            most_stale: most.map_or(0, |most| most.workers),
             most_live: row.most_live,
             spawned: row.spawned,
             inherited: row.inherited,
             exited: row.exited,
             oldest: born(oldest_live),
-            oldest_stale: born(oldest_stale),
+            oldest_stale: most.and_then(|most| self.clock?.wall(most.oldest_ns)),
             rss_kib: of_live().filter_map(|worker| worker.rss_kib).sum(),
             calls: row.calls + of_live().filter_map(|worker| worker.reads).sum::<u64>(),
             calls_exact: counted && !row.inexact,
@@ -331,7 +332,12 @@ impl Lives {
         })
     }
 
-    pub(super) fn total(&self, sessions: &[Session], stale: &BTreeSet<Identity>) -> Total {
+    pub(super) fn total(
+        &self,
+        sessions: &[Session],
+        stale: &BTreeSet<Identity>,
+        (most_stale, most_stale_rss_kib): (u64, u64),
+    ) -> Total {
         let sum = |of: fn(&Session) -> u64| sessions.iter().map(of).sum();
         let stale = self.live.iter().filter(|id| stale.contains(id));
         Total {
@@ -343,6 +349,8 @@ impl Lives {
             exited: sum(|session| session.exited),
             most_live: self.most_live,
             rss_kib: sum(|session| session.rss_kib),
+            most_stale,
+            most_stale_rss_kib,
             stale_rss_kib: stale.filter_map(|id| self.workers.get(id)?.rss_kib).sum(),
         }
     }

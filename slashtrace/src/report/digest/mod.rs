@@ -90,7 +90,7 @@ impl Digest {
         self.timeline.take(record, at_ms, &self.lives);
         match &record.body {
             Body::Start(start) => self.start = Some((**start).clone()),
-            Body::Finding(finding) => self.cases.take(record, at_ms, finding),
+            Body::Finding(finding) => self.cases.take(record, at_ms, finding, &self.lives),
             Body::Gap(gap) => {
                 self.lost = self.lost.saturating_add(gap.lost);
                 if self.gaps.len() < GAPS_MAX {
@@ -126,7 +126,7 @@ impl Digest {
         let project = self.start.as_ref().and_then(|start| start.profile.project.as_ref());
         let stale = self.cases.stale();
         let sessions = self.lives.sessions(&stale, &self.cases);
-        let total = self.lives.total(&sessions, &stale);
+        let total = self.lives.total(&sessions, &stale, self.cases.most_of_all());
         let mut findings = self.cases.report(&self.lives, project);
         findings.sort_by(|a, b| {
             let key = |case: &Case| (case.open, case.confidence, case.workers.len());

@@ -132,6 +132,8 @@ pub struct Session {
     pub live: u64,
     /// Of these, workers that an open finding shows to be unused.
     pub stale: u64,
+    /// Most that were stale at once.
+    pub most_stale: u64,
     /// Most that lived at once.
     pub most_live: u64,
     /// Workers ever, those from before included.
@@ -142,7 +144,7 @@ pub struct Session {
     pub exited: u64,
     /// When the oldest live one was spawned.
     pub oldest: Option<Timestamp>,
-    /// When the oldest stale one was.
+    /// When the oldest was that was stale when most were.
     pub oldest_stale: Option<Timestamp>,
     /// Resident memory of the live ones, KiB, of those that were sampled.
     pub rss_kib: u64,
@@ -175,6 +177,10 @@ pub struct Total {
     pub rss_kib: u64,
     /// That of the stale ones, KiB.
     pub stale_rss_kib: u64,
+    /// Most that were stale at once.
+    pub most_stale: u64,
+    /// Resident memory of these then, KiB.
+    pub most_stale_rss_kib: u64,
 }
 
 /// Memory over the recording.

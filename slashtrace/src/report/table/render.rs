@@ -18,6 +18,8 @@ const NUMBERS: std::ops::Range<usize> = 2..8;
 const NARROWEST: u16 = 76;
 /// On a narrower terminal the columns stand closer.
 const ROOMY: u16 = 110;
+/// Sentences of findings of one kind that are shown.
+const SHOWN_OF_KIND: usize = 10;
 const UNKNOWN: &str = "–";
 const HEALTHY: &str = "healthy";
 
@@ -109,7 +111,16 @@ pub(super) fn render(table: &Table, out: &mut dyn Write, color: bool) -> io::Res
     writeln!(out, "\n{}", paint("Open findings", BOLD, color))?;
     let mut open: Vec<_> = table.open.values().map(|open| &open.finding).collect();
     open.sort_by(|a, b| (a.kind, &a.id).cmp(&(b.kind, &b.id)));
-    for finding in open {
+    let mut of_kind = 0;
+    for (at, finding) in open.iter().enumerate() {
+        of_kind = if at > 0 && open[at - 1].kind == finding.kind { of_kind + 1 } else { 1 };
+        if of_kind > SHOWN_OF_KIND {
+            let last = open.get(at + 1).is_none_or(|next| next.kind != finding.kind);
+            if last {
+                writeln!(out, "  … and {} more {}", of_kind - SHOWN_OF_KIND, finding.kind)?;
+            }
+            continue;
+        }
         let name = format!("{} ({})", finding.kind, finding.confidence);
         let name = paint(&name, colour_of(finding.confidence), color);
         writeln!(out, "  {name}: {}", plain(&finding.text))?;
