@@ -26,7 +26,7 @@ fn files(folder: &Path, written: &mut Written) {
         let name = path.file_name().expect("a name").to_string_lossy().into_owned();
         let bytes = fs::read(&path).expect("it can be read");
         written.push((name.clone(), bytes));
-        if name.ends_with(".gz") {
+        if path.extension().is_some_and(|extension| extension == "gz") {
             let unpack = Command::new("gzip").arg("-dc").arg(&path).output().expect("gzip runs");
             assert!(unpack.status.success(), "{name}");
             written.push((format!("{name}, unpacked"), unpack.stdout));
@@ -122,7 +122,8 @@ fn recorded(sensor: &str, sessions: &str) -> (BTreeMap<String, String>, Written)
     keep(&mut written, "replay", replay.arg("replay").arg(&rec).output().expect("it runs"));
 
     let records: Vec<_> = Reader::open(&rec).expect("evidence").map(Result::unwrap).collect();
-    let text: String = records.iter().map(|it| format!("{it:?}\n")).collect();
+    let lines: Vec<String> = records.iter().map(|it| format!("{it:?}")).collect();
+    let text = lines.join("\n");
     // It is worth something only if what had the secrets in it was seen.
     for seen in ["TerminalOrphan", "Program {", "Descendant", "Some(\"9.9.9\")", "session: Some("] {
         assert!(text.contains(seen), "{sensor}: no {seen} in\n{text}");
