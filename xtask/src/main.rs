@@ -2,6 +2,7 @@
 //! command; [`step`] runs and times their parts. Compiles without any other tool or crate of the
 //! workspace, because it is what installs them.
 
+mod apt;
 mod bench;
 mod build;
 mod checkout;

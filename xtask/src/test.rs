@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use crate::{
-    checkout, run, setup,
+    apt, checkout, run, setup,
     step::{self, Outcome, Step},
     vm,
 };
@@ -51,6 +51,7 @@ pub(crate) fn test(args: &Args) -> Result<ExitCode> {
         step::call_within(STEP_LIMIT, &mut checkout::cargo(&arguments))
     }));
 
+    steps.push(step::run("Chromium, which report.html is opened in", chromium));
     let skips = Skips::new()?;
     let (hermes, other) = end_to_end_files()?;
     steps.push(step::run("end-to-end tests", || end_to_end(&other, &skips)));
@@ -93,6 +94,17 @@ fn clippy_for_bpf() -> Result<Outcome> {
 fn docs() -> Result<Outcome> {
     let mut command = checkout::cargo(&["doc", "--workspace", "--no-deps"]);
     step::call_within(STEP_LIMIT, command.env("RUSTDOCFLAGS", "-D warnings"))
+}
+
+fn chromium() -> Result<Outcome> {
+    let names = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
+    if names.iter().any(|name| apt::find(name).is_some()) {
+        return Ok(Outcome::AlreadyThere);
+    }
+    Ok(match apt::provide(&[("chromium", "chromium")])? {
+        None => Outcome::Done,
+        Some(why) => Outcome::Skipped(why),
+    })
 }
 
 fn deny() -> Result<Outcome> {

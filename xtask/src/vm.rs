@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::{
-    checkout, run, setup,
+    apt, checkout, setup,
     step::{self, Outcome, Step},
 };
 
@@ -77,29 +77,7 @@ fn missing() -> Result<Option<String>> {
     if std::env::consts::ARCH != "x86_64" {
         return Ok(Some("the guests are x86_64".to_owned()));
     }
-    let absent = || NEEDED.into_iter().filter(|(program, _)| find(program).is_none());
-    let packages: Vec<&str> = absent().map(|(_, package)| package).collect();
-    if packages.is_empty() {
-        return Ok(None);
-    }
-    let by_hand = format!("missing: {0} (`apt-get install {0}`)", packages.join(" "));
-    if !run::is_root()? || find("apt-get").is_none() {
-        return Ok(Some(by_hand));
-    }
-    eprintln!("    installing {}", packages.join(" "));
-    let mut install = Command::new("apt-get");
-    install.args(["install", "--yes", "--quiet", "--no-install-recommends"]).args(&packages);
-    let installed = refresh_lists().and_then(|()| step::output(&mut install));
-    Ok(installed.err().map(|error| format!("{by_hand}; {error:#}")))
-}
-
-fn find(program: &str) -> Option<PathBuf> {
-    let paths = std::env::var_os("PATH")?;
-    std::env::split_paths(&paths).map(|folder| folder.join(program)).find(|file| file.is_file())
-}
-
-fn refresh_lists() -> Result<()> {
-    step::output(Command::new("apt-get").args(["update", "--quiet"])).map(drop)
+    apt::provide(&NEEDED)
 }
 
 /// The kernel image below `target/vm`, downloaded if it is not there.
@@ -112,7 +90,7 @@ fn image(kernel: &Kernel) -> Result<PathBuf> {
     let package = if let Some(package) = package(kernel)? {
         package
     } else {
-        refresh_lists()?;
+        apt::refresh_lists()?;
         package(kernel)?.context("no such package; are Debian's packages reached?")?
     };
     eprintln!("    downloading {package}");
@@ -162,7 +140,7 @@ fn initramfs(folder: &Path) -> Result<PathBuf> {
     let binaries = checkout::target().join(&target).join("release");
     let root = folder.join("root");
     fs::create_dir_all(root.join("bin"))?;
-    let busybox = find("busybox").context("no busybox")?;
+    let busybox = apt::find("busybox").context("no busybox")?;
     for (from, to) in [
         (busybox, "bin/busybox"),
         (binaries.join("slashtrace"), "slashtrace"),
