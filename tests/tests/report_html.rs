@@ -82,7 +82,8 @@ fn evidence(workers: u64) -> String {
         fields.insert("seq".to_owned(), json!(seq));
         fields.insert("boottime_ns".to_owned(), json!(at));
         fields.insert("time".to_owned(), json!("2026-11-25T08:00:00Z"));
-        text += &format!("{record}\n");
+        text.push_str(&record.to_string());
+        text.push('\n');
     }
     text
 }
