@@ -72,6 +72,14 @@ fields! {
     UpidNr = "upid"."nr",
     /// `si_code` of a signal.
     SiginfoCode = "kernel_siginfo"."si_code",
+    /// Name of a directory entry.
+    DentryName = "dentry"."d_name",
+    /// The file system it is on.
+    DentrySb = "dentry"."d_sb",
+    /// The text of a name.
+    QstrName = "qstr"."name",
+    /// Device number of a file system.
+    SuperBlockDev = "super_block"."s_dev",
     /// Open files, shared by the threads (to count calls).
     TaskFiles = "task_struct"."files",
     /// The table of descriptors in use.

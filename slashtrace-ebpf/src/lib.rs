@@ -13,11 +13,14 @@ pub use counter::Counter;
 pub use field::{FIELD_COUNT, Field, UNKNOWN_OFFSET};
 pub use record::{
     ARGV_MAX, CHAIN_MAX, ExecRecord, ExitRecord, ForkRecord, Header, NO_TERMINAL, ParentKnownBy,
-    RecordKind, SignalRecord, TaskInfo, WIRE_VERSION,
+    RecordKind, SignalRecord, TaskInfo, TerminalKey, TerminalRecord, WIRE_VERSION,
 };
 
 /// Processes that can be tracked at once (entries of `TRACKED`).
 pub const TRACKED_MAX: u32 = 16_384;
+
+/// Terminals that can be watched at once.
+pub const TERMINALS_MAX: u32 = 4_096;
 
 /// Slots of the fork cache; a power of two. A slot is overwritten by a fork whose child's pid has
 /// the same low bits, so a parent is forgotten only if that many forks happen between a worker's

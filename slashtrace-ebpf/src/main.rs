@@ -23,8 +23,11 @@ mod task;
 #[expect(clippy::needless_pass_by_value, reason = "the signature that the macro asks for")]
 mod programs {
     use aya_ebpf::{
-        macros::{btf_tracepoint, fexit, tracepoint},
-        programs::{BtfTracePointContext, FExitContext, TracePointContext},
+        cty::c_void,
+        macros::{btf_tracepoint, fentry, fexit, kprobe, tracepoint},
+        programs::{
+            BtfTracePointContext, FEntryContext, FExitContext, ProbeContext, TracePointContext,
+        },
     };
 
     use crate::hooks;
@@ -55,6 +58,22 @@ mod programs {
     #[btf_tracepoint(function = "signal_generate")]
     pub fn signal_generate(ctx: BtfTracePointContext) -> i32 {
         hooks::signal::handle(&ctx);
+        0
+    }
+
+    /// `void devpts_pty_kill(struct dentry *dentry)` (fs/devpts/inode.c)
+    #[fentry]
+    pub fn devpts_pty_kill(ctx: FEntryContext) -> i32 {
+        hooks::terminal::closed(ctx.arg::<*const c_void>(0));
+        0
+    }
+
+    /// The same where the kernel has no trampolines for functions.
+    #[kprobe]
+    pub fn devpts_pty_kill_probe(ctx: ProbeContext) -> u32 {
+        if let Some(dentry) = ctx.arg::<*const c_void>(0) {
+            hooks::terminal::closed(dentry);
+        }
         0
     }
 

@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use slashtrace_ebpf::{
     Counter, ExecRecord, FIELD_COUNT, FORK_SLOTS, Field, ForkSlot, RING_BYTES, RULE_TOKENS_MAX,
-    TRACKED_MAX, Tracked, WORD_FILTER_WORDS,
+    TERMINALS_MAX, TRACKED_MAX, TerminalKey, Tracked, WORD_FILTER_WORDS,
 };
 
 /// Records to userspace.
@@ -17,6 +17,10 @@ pub static EVENTS: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
 /// Tracked processes by thread group id.
 #[map]
 pub static TRACKED: HashMap<u32, Tracked> = HashMap::with_max_entries(TRACKED_MAX, 0);
+
+/// Terminals whose end is worth a record: those that a worker may belong to.
+#[map]
+pub static TERMINALS: HashMap<TerminalKey, u32> = HashMap::with_max_entries(TERMINALS_MAX, 0);
 
 /// Who forked whom lately, by the low bits of the child's pid.
 #[map]

@@ -22,6 +22,8 @@ pub enum RecordKind {
     Exit = 3,
     /// [`SignalRecord`].
     Signal = 4,
+    /// [`TerminalRecord`].
+    Terminal = 5,
 }
 
 /// How the kernel programs know a worker's parent.
@@ -168,4 +170,27 @@ pub struct SignalRecord {
     pub from_kernel: u32,
     /// Who was running: the sender.
     pub sender: TaskInfo,
+}
+
+/// The master of a watched PTY was closed for good.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct TerminalRecord {
+    /// Header.
+    pub header: Header,
+    /// Who closed it.
+    pub closer: TaskInfo,
+    /// Which.
+    pub terminal: TerminalKey,
+}
+
+/// A PTY: key of the map of watched terminals.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(C)]
+pub struct TerminalKey {
+    /// `super_block.s_dev` of its devpts: major number in the upper 12 bits, minor in the lower 20
+    /// (`MKDEV`, include/linux/kdev_t.h).
+    pub device: u32,
+    /// Its index there.
+    pub index: u32,
 }

@@ -39,6 +39,13 @@ impl Kernel {
         Self(self.read(field))
     }
 
+    /// Copies the memory that it points to through the helper.
+    #[inline(always)]
+    pub fn bytes<T>(self) -> Option<T> {
+        // SAFETY: the helper checks the address and fails instead of faulting.
+        unsafe { bpf_probe_read_kernel(self.0.cast()) }.ok()
+    }
+
     /// Copies memory behind a field through the helper, for what is not a scalar.
     #[inline(always)]
     pub fn copy<T>(self, field: Field, extra: usize) -> Option<T> {

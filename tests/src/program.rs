@@ -30,6 +30,9 @@ pub enum Step {
     Spawn(Program),
     /// The same, with a pipe to its stdin of which only this process has the other end.
     SpawnWithPipe(Program),
+    /// Opens a PTY, spawns a program of this argv as the leader of a session on it, which outlives
+    /// it and sleeps for a minute, and closes the PTY's master after so many milliseconds.
+    OnTerminal(Vec<String>, u64),
     /// Ignores SIGTERM from now on, also behind an exec.
     IgnoreTerm,
     /// Stops itself (SIGSTOP).

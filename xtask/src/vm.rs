@@ -225,13 +225,19 @@ fn check(said: &str, kernel: &Kernel) -> Result<()> {
     let fexit = format!("fexit of {}", kernel.pipe_function);
     ensure!(calls["detail"] == fexit.as_str(), "calls are not counted by {fexit}: {calls}");
 
+    let terminal =
+        hooks.iter().find(|hook| hook["name"] == "hook terminal").context("no terminal")?;
+    let fentry = "fentry of devpts_pty_kill";
+    ensure!(terminal["detail"] == fentry, "terminals are not told by {fentry}: {terminal}");
+
     part(said, "exit 0").context("the recording did not end with exit code 0")?;
-    let records: Vec<Value> = part(said, "evidence")?
-        .into_iter()
-        .map(|line| serde_json::from_str(line).with_context(|| format!("no record: {line}")))
-        .collect::<Result<_>>()?;
-    let stop = records.last().context("no evidence")?;
-    ensure!(stop["type"] == "stop" && stop["complete"] == true, "incomplete: {stop}");
+    let records = evidence(said, "evidence")?;
+    terminal_closed(said, "fentry", &records)?;
+    part(said, "exit-kprobe 0").context("the second recording did not end with exit code 0")?;
+    let by_kprobe = evidence(said, "kprobe-evidence")?;
+    let capabilities = by_kprobe[0]["capabilities"].to_string();
+    ensure!(capabilities.contains("kprobe on devpts_pty_kill"), "no kprobe: {capabilities}");
+    terminal_closed(said, "kprobe", &by_kprobe)?;
     for line in part(said, "calls")? {
         let (session, calls) = line.split_once(' ').with_context(|| format!("no count: {line}"))?;
         let worker = one(&records, session)?;
@@ -245,6 +251,36 @@ fn check(said: &str, kernel: &Kernel) -> Result<()> {
     let burst = spawns(&records, "burst").count();
     ensure!(burst == BURST, "{burst} of {BURST} workers of the burst were seen");
     Ok(())
+}
+
+/// The records of a recording that is complete.
+fn evidence(said: &str, name: &str) -> Result<Vec<Value>> {
+    let records: Vec<Value> = part(said, name)?
+        .into_iter()
+        .filter(|line| !line.is_empty())
+        .map(|line| serde_json::from_str(line).with_context(|| format!("no record: {line}")))
+        .collect::<Result<_>>()?;
+    let stop = records.last().context("no evidence")?;
+    ensure!(stop["type"] == "stop" && stop["complete"] == true, "incomplete: {stop}");
+    Ok(records)
+}
+
+/// The subject says on which terminal its worker was, and that it closed it: that is what the kernel
+/// program told, once.
+fn terminal_closed(said: &str, by: &str, records: &[Value]) -> Result<()> {
+    let lines = part(said, &format!("terminal {by}"))?;
+    let told = lines.iter().find_map(|line| line.strip_prefix("/dev/pts/")?.split_once(' '));
+    let (index, closer) = told.with_context(|| format!("no terminal: {lines:?}"))?;
+    let (index, closer): (u32, u32) = (index.parse()?, closer.trim().parse()?);
+    let closed: Vec<&Value> = records
+        .iter()
+        .filter(|record| record["type"] == "terminal" && record["state"] == "closed")
+        .collect();
+    let [closed] = closed[..] else { bail!("{by}: {} terminals were closed", closed.len()) };
+    ensure!(closed["source"] == "kernel", "{by}: not told by the kernel program: {closed}");
+    ensure!(closed["index"] == index, "{by}: not pts/{index}: {closed}");
+    ensure!(closed["closer"]["pid"] == closer, "{by}: not by {closer}: {closed}");
+    one(records, "terminal").map(drop)
 }
 
 fn spawns<'a>(records: &'a [Value], session: &'a str) -> impl Iterator<Item = &'a Value> {

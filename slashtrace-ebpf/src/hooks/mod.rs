@@ -6,3 +6,4 @@ pub mod exit;
 pub mod fork;
 pub mod read;
 pub mod signal;
+pub mod terminal;

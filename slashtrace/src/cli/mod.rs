@@ -33,7 +33,7 @@ use crate::{
     daemon::choose::Choice,
     evidence,
     profile::{Profile, Span},
-    sensor::Options,
+    sensor::{Options, TerminalChoice},
 };
 
 const LONG_ABOUT: &str = "\
@@ -94,6 +94,9 @@ struct Watching {
     /// How often tracked workers are sampled
     #[arg(long, value_name = "TIME", default_value = "2s")]
     sample_interval: Span,
+    /// What tells the end of a terminal (for trying each on a kernel)
+    #[arg(long, value_name = "HOOK", default_value = "auto", hide = true)]
+    terminal_hook: TerminalChoice,
     /// Print what the kernel programs log (for debugging them)
     #[arg(long, hide_short_help = true)]
     kernel_log: bool,
@@ -245,6 +248,7 @@ impl Watching {
             profile: profile.clone(),
             sample_interval,
             count_calls: self.count_calls,
+            terminal_hook: self.terminal_hook,
             kernel_log: self.kernel_log,
         })
     }

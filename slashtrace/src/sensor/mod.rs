@@ -30,8 +30,24 @@ pub struct Options {
     pub sample_interval: Duration,
     /// Count reads of workers' stdin in the kernel.
     pub count_calls: bool,
+    /// What the end of a terminal is told by.
+    pub terminal_hook: TerminalChoice,
     /// Let the kernel programs log through aya-log, to stderr.
     pub kernel_log: bool,
+}
+
+/// What the end of a terminal is to be told by.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
+pub enum TerminalChoice {
+    /// The first that the kernel offers, in the order below.
+    #[default]
+    Auto,
+    /// fentry of `devpts_pty_kill`.
+    Fentry,
+    /// A kprobe on it.
+    Kprobe,
+    /// inotify on devpts.
+    Inotify,
 }
 
 /// What a sensor set turned out to be able to do here.

@@ -33,6 +33,7 @@ fn run(steps: Vec<Step>) {
                 // Open until this process ends.
                 std::mem::forget(child);
             }
+            Step::OnTerminal(argv, ms) => on_terminal(&argv, ms),
             // SAFETY: ignoring a signal runs no code of ours.
             Step::IgnoreTerm => drop(unsafe { libc::signal(libc::SIGTERM, libc::SIG_IGN) }),
             // SAFETY: stops this process until somebody has it go on.
@@ -67,6 +68,37 @@ fn command(program: &Program) -> Command {
 
 fn spawn(program: &Program) -> Child {
     command(program).spawn().expect("a child starts")
+}
+
+fn on_terminal(argv: &[String], ms: u64) {
+    use rustix::pty::{OpenptFlags, openpt, ptsname, unlockpt};
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let master = openpt(flags).expect("a PTY");
+    unlockpt(&master).expect("it is ours");
+    let slave = ptsname(&master, Vec::new()).expect("it has a name");
+    let slave = slave.into_string().expect("of digits");
+    println!("{slave} {}", std::process::id());
+    let (first, rest) = argv.split_first().expect("an argv");
+    let program = rest.iter().fold(Program::new(first, vec![Step::Sleep(60_000)]), Program::arg);
+    let mut command = command(&program);
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    // SAFETY: only system calls.
+    unsafe {
+        command.pre_exec(move || {
+            rustix::process::setsid()?;
+            let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOCTTY;
+            let terminal = rustix::fs::open(slave.as_str(), flags, rustix::fs::Mode::empty())?;
+            rustix::process::ioctl_tiocsctty(&terminal)?;
+            libc::signal(libc::SIGHUP, libc::SIG_IGN);
+            Ok(())
+        });
+    }
+    let mut child = command.spawn().expect("a child starts");
+    thread::sleep(Duration::from_millis(ms));
+    drop(master);
+    thread::sleep(Duration::from_millis(500));
+    child.kill().expect("it sleeps");
+    child.wait().expect("a child can be waited for");
 }
 
 fn exec(program: &Program) {

@@ -21,7 +21,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use self::{
     loss::{Counts, Ledger},
-    object::Object,
+    object::{Object, TerminalHook},
     rule::Rule,
     translate::{Translator, wire_role},
 };
@@ -32,7 +32,7 @@ use super::{
     proc::{self, ProcFs},
     program::ProgramWatch,
     sampler::Sampler,
-    terminal::TerminalWatch,
+    terminal::{self, TerminalWatch},
 };
 use crate::{
     model::{
@@ -72,8 +72,12 @@ impl EbpfSensor {
     /// Without BTF, without the privilege, or if the kernel refuses a program.
     pub fn start(options: &Options) -> Result<Self> {
         check_pid_namespace()?;
-        let object =
-            Object::load(&Rule::new(&options.profile), options.count_calls, options.kernel_log)?;
+        let object = Object::load(
+            &Rule::new(&options.profile),
+            options.count_calls,
+            options.terminal_hook,
+            options.kernel_log,
+        )?;
         let proc = ProcFs::new("/proc");
         let mut interval = interval(options.sample_interval);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -107,7 +111,7 @@ impl EbpfSensor {
             kind: SensorKind::Ebpf,
             capabilities: hooks
                 .chain(calls)
-                .chain([self.clients.capability(), self.terminals.capability()])
+                .chain([self.clients.capability(), self.terminal_capability()])
                 .collect(),
             calls_counted: self.count_calls,
             limits: Limits {
@@ -116,6 +120,15 @@ impl EbpfSensor {
                 tracked_max: TRACKED_MAX,
                 sample_interval_ms: self.interval.period().as_millis() as u64,
             },
+        }
+    }
+
+    fn terminal_capability(&self) -> Capability {
+        let inotify = self.terminals.capability();
+        let hook = self.object.terminal_hook.describe();
+        match (&self.object.terminal_hook, inotify.ok) {
+            (TerminalHook::Inotify { .. }, _) | (_, false) => inotify,
+            _ => Capability { detail: format!("{hook}; {}", inotify.detail), ..inotify },
         }
     }
 
@@ -137,8 +150,13 @@ impl EbpfSensor {
                     self.take(records);
                 }
                 () = self.terminals.readable() => {
-                    let found = self.terminals.take();
+                    // The kernel program told of a close before its node was removed, and knows
+                    // who closed it.
+                    let told = self.terminals.read();
+                    self.drain();
+                    let found = self.terminals.apply(told);
                     self.pending.extend(found);
+                    self.hand_over_terminals();
                 }
                 _ = self.interval.tick() => self.round()?,
             }
@@ -162,6 +180,12 @@ impl EbpfSensor {
             let event = wire::decode(record);
             self.ledger.read(event.is_ok());
             let Ok(event) = event else { continue };
+            if let wire::What::Terminal { device, index, closer } = &event.what {
+                let closer = self.translator.describe(closer);
+                let place = (terminal::instance_of(*device), *index);
+                self.pending.extend(self.terminals.closed(place, event.boottime_ns, closer));
+                continue;
+            }
             let pid = match &event.what {
                 wire::What::Exec(exec) => exec.task.tgid,
                 _ => 0,
@@ -179,6 +203,7 @@ impl EbpfSensor {
         match &mut observation.body {
             Body::Spawn(spawn) => {
                 self.pending.extend(self.terminals.spawned(spawn, observation.boottime_ns));
+                self.hand_over_terminals();
                 self.pending.extend(self.programs.spawned(spawn, observation.boottime_ns));
                 let above = match spawn.role {
                     Role::Worker => spawn.parent.as_ref().map(|parent| parent.process.identity()),
@@ -190,6 +215,18 @@ impl EbpfSensor {
             _ => {}
         }
         self.pending.push(observation);
+    }
+
+    /// Tells the kernel programs whose ends are to be told.
+    fn hand_over_terminals(&mut self) {
+        for (watch, place) in self.terminals.take_changes() {
+            let terminal = terminal::key_of(place);
+            if watch {
+                self.object.watch_terminal(terminal);
+            } else {
+                self.object.forget_terminal(terminal);
+            }
+        }
     }
 
     fn drain(&mut self) {
@@ -215,6 +252,7 @@ impl EbpfSensor {
         self.pending.extend(round.observations);
         self.pending.extend(self.clients.round(boottime_ns()));
         self.pending.extend(self.terminals.round());
+        self.hand_over_terminals();
         // The kernel programs tell of every end: a worker that vanished is told of by a record
         // that is on its way, or was lost, which the next reconciliation shows.
         Ok(())

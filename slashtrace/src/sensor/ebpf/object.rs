@@ -9,18 +9,18 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use aya::{
     Ebpf, EbpfLoader, Pod,
     maps::{HashMap, MapData, PerCpuArray, RingBuf},
-    programs::{BtfTracePoint, FExit, ProgramError, TracePoint},
+    programs::{BtfTracePoint, FEntry, FExit, KProbe, ProgramError, TracePoint},
 };
 use aya_log::EbpfLogger;
 use bytes::Bytes;
-use slashtrace_ebpf::{Counter, FIELD_COUNT, Field, Tracked, UNKNOWN_OFFSET};
+use slashtrace_ebpf::{Counter, FIELD_COUNT, Field, TerminalKey, Tracked, UNKNOWN_OFFSET};
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{
     btf::{Btf, VMLINUX_BTF},
     rule::Rule,
 };
-use crate::model::Capability;
+use crate::{model::Capability, sensor::TerminalChoice};
 
 static PROBES: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/probes"));
 
@@ -38,6 +38,39 @@ const PIPE_PROGRAM: &str = "pipe_read";
 /// What it is attached to, the kernel's newer name first (fs/pipe.c: since 6.15 pipes without a name
 /// have a function of their own).
 const PIPE_FUNCTIONS: [&str; 2] = ["anon_pipe_read", "pipe_read"];
+
+/// The function that ends a PTY, and the programs on it.
+const TERMINAL_FUNCTION: &str = "devpts_pty_kill";
+const TERMINAL_FENTRY: &str = "devpts_pty_kill";
+const TERMINAL_KPROBE: &str = "devpts_pty_kill_probe";
+
+/// What the end of a terminal is told by: the first of them that the kernel offers.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum TerminalHook {
+    /// fentry of `devpts_pty_kill`.
+    Fentry,
+    /// A kprobe on it.
+    Kprobe {
+        /// Why not the one before.
+        why: String,
+    },
+    /// inotify alone, which does not tell who closed it.
+    Inotify {
+        /// Why not the ones before.
+        why: String,
+    },
+}
+
+impl TerminalHook {
+    /// In words.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Fentry => format!("fentry of {TERMINAL_FUNCTION}"),
+            Self::Kprobe { why } => format!("kprobe on {TERMINAL_FUNCTION} (no fentry: {why})"),
+            Self::Inotify { why } => format!("inotify alone ({why})"),
+        }
+    }
+}
 
 /// What calls are counted by: the cheapest of them that the kernel offers.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -82,6 +115,14 @@ pub struct TrackedValue(pub Tracked);
 // SAFETY: `Tracked` is `repr(C)`, of integers, and without padding.
 unsafe impl Pod for TrackedValue {}
 
+/// A map key that may be written as bytes.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct TerminalPlace(TerminalKey);
+
+// SAFETY: `TerminalKey` is `repr(C)`, of integers, and without padding.
+unsafe impl Pod for TerminalPlace {}
+
 /// The loaded and attached programs. Dropping it detaches them.
 pub struct Object {
     /// Keeps programs and links alive.
@@ -91,7 +132,10 @@ pub struct Object {
     /// Log lines from the programs, if asked for.
     pub log: Option<EbpfLogger<StderrLog>>,
     tracked: HashMap<MapData, u32, TrackedValue>,
+    terminals: HashMap<MapData, TerminalPlace, u32>,
     counters: PerCpuArray<MapData, [u64; Counter::ALL.len()]>,
+    /// What the end of a terminal is told by.
+    pub terminal_hook: TerminalHook,
     /// What calls are counted by, if they are.
     pub call_hook: Option<CallHook>,
     /// Descriptors of the programs, for the kernel's own count of skipped runs.
@@ -111,7 +155,12 @@ impl Object {
     /// # Errors
     /// If BTF is missing, a field is unknown, or the kernel refuses something. What the verifier
     /// says goes to a file that the error names.
-    pub fn load(rule: &Rule, count_calls: bool, log: bool) -> Result<Self> {
+    pub fn load(
+        rule: &Rule,
+        count_calls: bool,
+        terminal: TerminalChoice,
+        log: bool,
+    ) -> Result<Self> {
         let mut ebpf = create(rule, log, &kernel_layout()?)?;
         let btf = aya::Btf::from_sys_fs().context("cannot parse the kernel's BTF")?;
         for hook in HOOKS {
@@ -130,6 +179,8 @@ impl Object {
             call_hook = Some(hook);
             programs.push(program);
         }
+        let (terminal_hook, program) = attach_terminal_hook(&mut ebpf, &btf, terminal)?;
+        programs.extend(program);
         drop(btf);
         let events = RingBuf::try_from(take(&mut ebpf, "EVENTS")?)?;
         // SAFETY: the ring buffer owns its descriptor, always returns the same one, and keeps it
@@ -140,7 +191,9 @@ impl Object {
             events,
             log,
             tracked: HashMap::try_from(take(&mut ebpf, "TRACKED")?)?,
+            terminals: HashMap::try_from(take(&mut ebpf, "TERMINALS")?)?,
             counters: PerCpuArray::try_from(take(&mut ebpf, "COUNTERS")?)?,
+            terminal_hook,
             call_hook,
             programs,
             _ebpf: ebpf,
@@ -178,6 +231,20 @@ impl Object {
     pub fn untrack(&mut self, pid: u32) {
         // It may have ended and been forgotten already, which is what is wanted.
         drop(self.tracked.remove(&pid));
+    }
+
+    /// Has the kernel tell of the end of a terminal. Where its map is full, inotify does all the
+    /// same.
+    pub fn watch_terminal(&mut self, terminal: TerminalKey) {
+        if !matches!(self.terminal_hook, TerminalHook::Inotify { .. }) {
+            drop(self.terminals.insert(TerminalPlace(terminal), 0, 0));
+        }
+    }
+
+    /// Has the kernel forget a terminal.
+    pub fn forget_terminal(&mut self, terminal: TerminalKey) {
+        // It may have been forgotten at its end.
+        drop(self.terminals.remove(&TerminalPlace(terminal)));
     }
 
     /// The counters, summed over the CPUs.
@@ -319,6 +386,54 @@ fn attach_pipe_hook(ebpf: &mut Ebpf, btf: &aya::Btf) -> Result<(&'static str, Ow
     bail!("this kernel has no {}", PIPE_FUNCTIONS.join(" and no "))
 }
 
+/// Loads and attaches what tells the end of a terminal. With a choice other than `Auto` that one or
+/// none.
+fn attach_terminal_hook(
+    ebpf: &mut Ebpf,
+    btf: &aya::Btf,
+    choice: TerminalChoice,
+) -> Result<(TerminalHook, Option<OwnedFd>)> {
+    let mut why = Vec::new();
+    if matches!(choice, TerminalChoice::Auto | TerminalChoice::Fentry) {
+        match attach_terminal_fentry(ebpf, btf) {
+            Ok(program) => return Ok((TerminalHook::Fentry, Some(program))),
+            Err(error) if choice == TerminalChoice::Fentry => return Err(error),
+            Err(error) => why.push(error.root_cause().to_string()),
+        }
+    }
+    if matches!(choice, TerminalChoice::Auto | TerminalChoice::Kprobe) {
+        match attach_terminal_kprobe(ebpf) {
+            Ok(program) => {
+                let why = why.pop().unwrap_or_else(|| "not wanted".to_owned());
+                return Ok((TerminalHook::Kprobe { why }, Some(program)));
+            }
+            Err(error) if choice == TerminalChoice::Kprobe => return Err(error),
+            Err(error) => why.push(error.root_cause().to_string()),
+        }
+    }
+    let why = match why.as_slice() {
+        [fentry, kprobe] => format!("no fentry: {fentry}; no kprobe: {kprobe}"),
+        _ => "nothing else is wanted".to_owned(),
+    };
+    Ok((TerminalHook::Inotify { why }, None))
+}
+
+fn attach_terminal_fentry(ebpf: &mut Ebpf, btf: &aya::Btf) -> Result<OwnedFd> {
+    let program = ebpf.program_mut(TERMINAL_FENTRY).context("the object has no such fentry")?;
+    let program: &mut FEntry = program.try_into()?;
+    program.load(TERMINAL_FUNCTION, btf).map_err(|error| explain(TERMINAL_FENTRY, error))?;
+    program.attach()?;
+    Ok(program.fd()?.as_fd().try_clone_to_owned()?)
+}
+
+fn attach_terminal_kprobe(ebpf: &mut Ebpf) -> Result<OwnedFd> {
+    let program = ebpf.program_mut(TERMINAL_KPROBE).context("the object has no such kprobe")?;
+    let program: &mut KProbe = program.try_into()?;
+    program.load().map_err(|error| explain(TERMINAL_KPROBE, error))?;
+    program.attach(TERMINAL_FUNCTION, 0)?;
+    Ok(program.fd()?.as_fd().try_clone_to_owned()?)
+}
+
 /// Puts what the verifier said into a file; it is too long for a terminal.
 fn explain(hook: &str, error: ProgramError) -> anyhow::Error {
     let ProgramError::LoadError { io_error, verifier_log } = error else {
@@ -352,6 +467,8 @@ fn take(ebpf: &mut Ebpf, name: &str) -> Result<aya::maps::Map> {
     ebpf.take_map(name).with_context(|| format!("the object has no map {name}"))
 }
 
+/// Name of the capability to tell of terminals.
+pub const TERMINAL: &str = "terminal";
 /// Name of the capability to count calls.
 pub const COUNT_CALLS: &str = "count-calls";
 
@@ -371,13 +488,18 @@ pub fn probe_hooks(rule: &Rule) -> Vec<Capability> {
         let (mut ebpf, btf) = prepare()?;
         attach_call_hook(&mut ebpf, &btf).map(|(hook, _)| hook.describe())
     };
+    let terminal = || -> Result<String> {
+        let (mut ebpf, btf) = prepare()?;
+        attach_terminal_hook(&mut ebpf, &btf, TerminalChoice::Auto).map(|(hook, _)| hook.describe())
+    };
     let capability = |name: &str, probed: Result<String>| Capability {
         name: name.to_owned(),
         ok: probed.is_ok(),
         detail: probed.unwrap_or_else(|error| format!("{error:#}")),
     };
     let hooks = HOOKS.into_iter().map(|hook| capability(hook, probe(hook)));
-    hooks.chain([capability(COUNT_CALLS, count_calls())]).collect()
+    let optional = [capability(COUNT_CALLS, count_calls()), capability(TERMINAL, terminal())];
+    hooks.chain(optional).collect()
 }
 
 /// Where log lines of the kernel programs go.

@@ -42,6 +42,8 @@ impl Translator {
     /// collision of hashes.
     pub fn translate(&mut self, event: Event) -> Option<Observation> {
         let body = match event.what {
+            // Which terminal that was is known to those that watch them.
+            What::Terminal { .. } => return None,
             What::Exec(exec) => self.exec(&exec)?,
             What::Fork { child, parent, worker } => self.fork(&child, parent, worker),
             What::Exit { tgid, start_ns, role, status, reads } => {
@@ -170,7 +172,8 @@ impl Translator {
     }
 
     /// Describes a process above a worker: once, when it is first seen.
-    fn describe(&mut self, task: &Task) -> Process {
+    /// A process as it may be shown.
+    pub fn describe(&mut self, task: &Task) -> Process {
         let identity = self.book.kernel(task.tgid, task.start_ns);
         if let Some(described) = self.described.get(&identity) {
             return described.clone();

@@ -58,6 +58,12 @@ pub enum What {
         result: u32,
         sender: Option<Task>,
     },
+    Terminal {
+        /// `super_block.s_dev` of its devpts.
+        device: u32,
+        index: u32,
+        closer: Task,
+    },
 }
 
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -129,6 +135,11 @@ pub fn decode(mut record: Bytes) -> Result<Event, DecodeError> {
                 result,
                 sender: (from_kernel == 0).then_some(sender),
             }
+        }
+        k if k == RecordKind::Terminal as u8 => {
+            expect(&record, TASK + 8)?;
+            let closer = task(&mut record);
+            What::Terminal { device: record.get_u32_ne(), index: record.get_u32_ne(), closer }
         }
         _ => return Err(DecodeError::Unknown),
     };

@@ -135,6 +135,8 @@ impl PollSensor {
         found.extend(self.terminals.take());
         found.extend(self.clients.round(now));
         found.extend(self.terminals.round());
+        // There is no kernel program to be told.
+        drop(self.terminals.take_changes());
         Ok(found)
     }
 }

@@ -226,7 +226,13 @@ fn capabilities_say_what_cannot_be_seen() {
 }
 
 fn options(sample_interval: Duration) -> Options {
-    Options { profile: Profile::hermes(), sample_interval, count_calls: false, kernel_log: false }
+    Options {
+        profile: Profile::hermes(),
+        sample_interval,
+        count_calls: false,
+        terminal_hook: crate::sensor::TerminalChoice::Auto,
+        kernel_log: false,
+    }
 }
 
 /// The interpreter itself: `python3` may be a script that finds it.

@@ -17,6 +17,7 @@ use std::{
 };
 
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
+use slashtrace_ebpf::TerminalKey;
 use tokio::io::unix::AsyncFd;
 
 use super::{clock::boottime_ns, proc::ProcFs};
@@ -34,8 +35,23 @@ const DEVPTS_MAGIC: u64 = 0x1cd1;
 /// larger; `kernel.pty.max` is 4096), in all instances together.
 const OPEN_MAX: usize = 16_384;
 
-/// An instance and an index on it.
-type Place = (u64, u32);
+/// An instance (`st_dev` of its mount) and an index on it.
+pub(super) type Place = (u64, u32);
+
+/// The instance that the kernel's own number of a device stands for (`MKDEV`, which has 20 bits for
+/// the minor number; `st_dev` of stat(2) has them in two parts).
+pub(super) fn instance_of(device: u32) -> u64 {
+    rustix::fs::makedev(device >> 20, device & 0xf_ffff)
+}
+
+/// A place as the kernel programs name it.
+pub(super) fn key_of((instance, index): Place) -> TerminalKey {
+    let (major, minor) = (rustix::fs::major(instance), rustix::fs::minor(instance));
+    TerminalKey { device: major << 20 | minor, index }
+}
+
+/// What inotify told: watch, what happened, index.
+pub(super) type Told = (i32, ReadFlags, Option<u32>);
 
 /// An open terminal.
 #[derive(Debug)]
@@ -62,6 +78,8 @@ pub(super) struct TerminalWatch {
     rule: Option<TerminalRule>,
     watches: BTreeMap<i32, Watch>,
     open: BTreeMap<Place, Open>,
+    /// Which terminals are told of by now, and which no more, since that was asked for.
+    changes: Vec<(bool, Place)>,
     /// Processes that opened terminals for workers.
     gateways: BTreeMap<u32, Process>,
 }
@@ -76,6 +94,7 @@ impl TerminalWatch {
             rule,
             watches: BTreeMap::new(),
             open: BTreeMap::new(),
+            changes: Vec::new(),
             gateways: BTreeMap::new(),
         };
         let started = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)
@@ -120,7 +139,31 @@ impl TerminalWatch {
 
     /// Takes what the kernel told.
     pub(super) fn take(&mut self) -> Vec<Observation> {
-        let mut told: Vec<(i32, ReadFlags, Option<u32>)> = Vec::new();
+        let told = self.read();
+        self.apply(told)
+    }
+
+    /// The terminals that are told of since the last time, and those that are no more.
+    pub(super) fn take_changes(&mut self) -> Vec<(bool, Place)> {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// A kernel program saw the master of a terminal closed, and by whom.
+    pub(super) fn closed(&mut self, place: Place, at: u64, closer: Process) -> Vec<Observation> {
+        let mut found = Vec::new();
+        // An index that was opened again behind that is another terminal.
+        if self.open.get(&place).is_some_and(|open| open.opened_ns <= at) {
+            if let Some(told) = self.open.get_mut(&place).and_then(|open| open.told.as_mut()) {
+                told.closer = Some(closer);
+            }
+            self.close(place, at, Source::Kernel, &mut found);
+        }
+        found
+    }
+
+    /// Takes what inotify told, for [`Self::apply`].
+    pub(super) fn read(&mut self) -> Vec<Told> {
+        let mut told: Vec<Told> = Vec::new();
         if let Some(fd) = &self.inotify {
             // Taken before the reading, so that what comes behind it makes it ready again.
             let mut context = Context::from_waker(Waker::noop());
@@ -135,6 +178,11 @@ impl TerminalWatch {
                 ready.clear_ready();
             }
         }
+        told
+    }
+
+    /// Makes observations of what inotify told.
+    pub(super) fn apply(&mut self, told: Vec<Told>) -> Vec<Observation> {
         let now = boottime_ns();
         let mut found = Vec::new();
         for (wd, flags, index) in told {
@@ -260,7 +308,9 @@ impl TerminalWatch {
                 let body = Body::Terminal(Box::new(event.clone()));
                 found.push(Observation { boottime_ns: boottime_ns(), body });
             }
-            open.told = Some(event);
+            if open.told.replace(event).is_none() {
+                self.changes.push((true, place));
+            }
         }
     }
 
@@ -272,6 +322,7 @@ impl TerminalWatch {
 
     fn close(&mut self, place: Place, now: u64, source: Source, found: &mut Vec<Observation>) {
         let Some(mut event) = self.open.remove(&place).and_then(|open| open.told) else { return };
+        self.changes.push((false, place));
         event.state = TerminalState::Closed;
         event.source = source;
         found.push(Observation { boottime_ns: now, body: Body::Terminal(Box::new(event)) });
