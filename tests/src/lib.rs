@@ -12,6 +12,8 @@ pub mod hermes;
 pub mod host;
 /// Programs to run, and the orders for `subject`.
 pub mod program;
+/// What the tests of the reaper share.
+pub mod reaping;
 /// What was recorded, and questions about it.
 pub mod recorded;
 /// Runs slashtrace.

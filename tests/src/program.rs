@@ -51,6 +51,12 @@ pub enum Step {
     LeaderEnds(u64, u8),
     /// Reaps every child.
     Reap,
+    /// Becomes this user and group, without a way back.
+    User(u32),
+    /// Adopts what its descendants leave behind (`PR_SET_CHILD_SUBREAPER`).
+    Subreaper,
+    /// Waits for SIGTERM, which is blocked from then on, also behind an exec.
+    AwaitTerm,
 }
 
 /// An argv, and what the process is to do.
@@ -94,9 +100,7 @@ impl Program {
     /// # Panics
     /// If it cannot be started.
     pub fn start(&self) -> Subject {
-        let mut command = self.command();
-        command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        Subject { child: command.spawn().expect("subject runs: cargo builds it with the tests") }
+        Subject::of(&mut self.command())
     }
 
     /// Starts it and waits for its end; returns its pid.
@@ -120,6 +124,15 @@ pub struct Subject {
 }
 
 impl Subject {
+    /// A command that runs one, with pipes on stdin and stdout.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn of(command: &mut Command) -> Self {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        Self { child: command.spawn().expect("subject runs: cargo builds it with the tests") }
+    }
+
     /// Thread group id.
     pub fn pid(&self) -> u32 {
         self.child.id()

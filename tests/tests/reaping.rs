@@ -3,47 +3,12 @@
 
 use std::{fs, process::Command, thread, time::Duration};
 
-use slashtrace::model::{Action, Body, Identity, Kind, Outcome, Phase, Record, Step as ReaperStep};
+use slashtrace::model::{Body, Identity, Kind, Outcome, Phase, Step as ReaperStep};
 use slashtrace_tests::{
     Program, Setup, Step, host,
+    reaping::{LONG, PATIENCE, actions, gone_gateway, is_there, of, reaper},
     recorded::{finding, workers},
 };
-
-const PATIENCE: Duration = Duration::from_secs(40);
-/// What a worker does that nobody ends.
-const LONG: u64 = 120_000;
-
-fn reaper(mode: &str) -> Setup {
-    Setup::ebpf()
-        .flag("--sample-interval=500ms")
-        .flag(&format!("--policy={mode}"))
-        .flag("--min-age=1ms")
-}
-
-fn actions(records: &[Record]) -> Vec<&Action> {
-    let actions = records.iter().filter_map(|record| match &record.body {
-        Body::Action(action) => Some(&**action),
-        _ => None,
-    });
-    actions.collect()
-}
-
-fn of(records: &[Record], worker: Identity) -> Vec<(ReaperStep, Phase, Option<Outcome>)> {
-    let actions = actions(records).into_iter().filter(|action| action.worker == Some(worker));
-    actions.map(|action| (action.step, action.phase, action.outcome)).collect()
-}
-
-/// Whether it runs; one that waits to be reaped does not.
-fn is_there(pid: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
-}
-
-/// A gateway that spawns these workers and is gone.
-fn gone_gateway(workers: impl IntoIterator<Item = Program>) {
-    let steps = workers.into_iter().map(Step::Spawn).chain([Step::Sleep(500)]).collect();
-    Program::new("gateway", steps).run();
-}
 
 #[test]
 fn an_orphan_is_ended_and_a_worker_in_use_is_not() {

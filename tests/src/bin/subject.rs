@@ -53,6 +53,10 @@ fn run(steps: Vec<Step>) {
                 }
             }
             Step::LeaderEnds(ms, code) => leader_ends(ms, code),
+            Step::User(id) => become_user(id),
+            // SAFETY: sets a flag of this process.
+            Step::Subreaper => drop(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) }),
+            Step::AwaitTerm => await_term(),
             // SAFETY: a null status is allowed.
             Step::Reap => while unsafe { libc::wait(ptr::null_mut()) } > 0 {},
         }
@@ -114,6 +118,27 @@ fn fork(steps: Vec<Step>) {
             unsafe { libc::_exit(0) }
         }
         pid => assert!(pid > 0, "fork failed: {}", std::io::Error::last_os_error()),
+    }
+}
+
+fn become_user(id: u32) {
+    // SAFETY: no other thread is running when a test orders this.
+    let changed = unsafe {
+        libc::setgroups(0, ptr::null()) == 0
+            && libc::setresgid(id, id, id) == 0
+            && libc::setresuid(id, id, id) == 0
+    };
+    assert!(changed, "setresuid failed: {}", std::io::Error::last_os_error());
+}
+
+fn await_term() {
+    // SAFETY: the set and the number are valid for writing, and the set is made before it is used.
+    unsafe {
+        let mut set = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, libc::SIGTERM);
+        libc::sigprocmask(libc::SIG_BLOCK, &raw const set, ptr::null_mut());
+        libc::sigwait(&raw const set, &mut 0);
     }
 }
 

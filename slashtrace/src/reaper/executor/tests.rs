@@ -3,6 +3,7 @@ use std::{
     fs,
     io::{Write as _, pipe},
     os::unix::process::CommandExt as _,
+    path::Path,
     process::{Command, Stdio, id},
     time::Duration,
 };
@@ -122,6 +123,42 @@ fn a_pid_that_was_reused_is_another_process() {
     let reason = refused(&executor(), decision);
     assert!(reason.contains("is another process by now"), "{reason}");
     assert!(subject.runs());
+}
+
+/// The real thing: between decision and signal the worker ends, and the kernel gives its pid to a
+/// worker of the very same arguments that is in use.
+#[test]
+fn a_worker_that_got_the_pid_of_the_one_that_was_judged_gets_no_signal() {
+    let last = Path::new("/proc/sys/kernel/ns_last_pid");
+    for _ in 0..50 {
+        let mut first = Subject::worker(&looping());
+        let executor = executor();
+        let decision = first.decision();
+        let pid = decision.worker.pid;
+        let ready = ready(&executor, decision.clone());
+        first.end();
+        // Start times in /proc are whole ticks.
+        std::thread::sleep(Duration::from_millis(30));
+        if fs::write(last, (pid - 1).to_string()).is_err() {
+            eprintln!("SKIPPED: the last pid cannot be set without privilege");
+            return;
+        }
+        let mut second = Subject::worker(&looping());
+        if second.id().pid != pid {
+            // Another process was faster.
+            continue;
+        }
+        assert_ne!(second.id(), decision.worker);
+        assert!(refused(&executor, decision).contains("is another process by now"));
+        let Terminated::Said(action) = ready.terminate(&executor, YES, boottime_ns()) else {
+            panic!("it was signalled");
+        };
+        assert_eq!(action.step, Step::Refuse, "{}", action.detail);
+        std::thread::sleep(Duration::from_millis(100));
+        assert!(second.runs());
+        return;
+    }
+    panic!("other processes took 50 pids");
 }
 
 #[test]

@@ -1,0 +1,226 @@
+//! `slashtrace run --policy enforce` and terminals: what is shown again, what a gateway was started
+//! from, and what somebody else shows.
+
+use std::{
+    io::{BufRead as _, BufReader, Lines, Write as _},
+    os::unix::process::CommandExt as _,
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+use slashtrace::model::{Body, Kind, Outcome, Record, TerminalState};
+use slashtrace_tests::{
+    Recording, Setup, host,
+    reaping::{PATIENCE, actions, every_trigger, is_there, of, reaper, worker_of},
+    recorded::finding,
+};
+
+/// A gateway that is told, line by line, what to do, and says `done`. `open KEY` opens a terminal
+/// whose session leader names a session, `close` closes the last one, `spawn KEY` spawns a worker that
+/// is no part of any terminal, `call` has the last one answer.
+const GATEWAY: &str = r#"
+import fcntl, os, pty, signal, subprocess, sys, tempfile, termios
+token, workers, terminals = sys.argv[1], [], []
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+WORKER = "import os\nwhile os.read(0, 64): os.write(1, b'answer\\n')"
+def open_terminal(key):
+    master, slave = pty.openpty()
+    file = tempfile.NamedTemporaryFile("w")
+    os.chmod(file.name, 0o644)
+    file.write('{"session_id": "%s"}' % key), file.flush()
+    def lead():
+        os.setsid()
+        fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    leader = subprocess.Popen(["sleep", "120"], preexec_fn=lead,
+        env={**os.environ, "SLASHTRACE_TEST_FILE": file.name})
+    os.close(slave)
+    terminals.append((master, leader, file))
+def close_terminal():
+    master, leader, file = terminals.pop()
+    os.close(master), leader.wait(), file.close()
+def spawn(key):
+    workers.append(subprocess.Popen(
+        [sys.executable, "-c", WORKER, "-m", token, "--session-key", key],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True))
+def call():
+    workers[-1].stdin.write(b"call\n"), workers[-1].stdin.flush()
+    assert workers[-1].stdout.readline() == b"answer\n"
+orders = {"open": open_terminal, "close": close_terminal, "spawn": spawn, "call": call}
+for line in sys.stdin:
+    order, *key = line.split()
+    orders[order](*key)
+    print("done", flush=True)
+for worker in workers: worker.kill()
+for _, leader, _ in terminals: leader.kill()
+"#;
+
+/// A shell on a terminal that starts a program which outlives it, and closes the terminal at the
+/// first line; what else is said goes to the program and back.
+const SHELL: &str = r#"
+import fcntl, os, pty, signal, subprocess, sys, termios
+master, slave = pty.openpty()
+def lead():
+    os.setsid()
+    fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+os.set_inheritable(master, False)
+child = subprocess.Popen([sys.executable, "-c", *sys.argv[1:]], stdin=subprocess.PIPE,
+    preexec_fn=lead)
+os.close(slave)
+for line in sys.stdin:
+    if line == "log-out\n":
+        os.close(master)
+        print("done", flush=True)
+    else:
+        child.stdin.write(line.encode()), child.stdin.flush()
+child.stdin.close()
+child.wait()
+"#;
+
+struct Gateway {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Gateway {
+    fn start(command: &mut Command) -> Self {
+        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        let mut child = child.expect("python3 runs");
+        let stdin = child.stdin.take();
+        let lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+        Self { child, stdin, lines }
+    }
+
+    fn own(token: &str) -> Self {
+        Self::start(Command::new("python3").args(["-c", GATEWAY, token]))
+    }
+
+    fn order(&mut self, order: &str) {
+        let stdin = self.stdin.as_mut().expect("it is open");
+        writeln!(stdin, "{order}").expect("it reads");
+        let answer = self.lines.next().expect("an answer").expect("that can be read");
+        assert_eq!(answer, "done", "{order}");
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        // It ends what it started at the end of its stdin.
+        drop(self.stdin.take());
+        drop(self.child.wait());
+    }
+}
+
+/// With a terminal rule and a grace of this many seconds.
+fn with_terminals(setup: Setup, grace: u32) -> Setup {
+    let profile = setup.own_profile();
+    let graces = format!("[graces]\nterminal = \"{grace}s\"\nclient = \"2s\"\n");
+    let rule = "[terminal]\nsession_file_env = \"SLASHTRACE_TEST_FILE\"\n\
+                session_key = \"session_id\"\n";
+    setup.profile(profile.replace("[graces]\n", &graces) + rule)
+}
+
+fn of_terminals(records: &[Record]) -> usize {
+    let found = records.iter().filter_map(finding);
+    found.filter(|finding| finding.kind == Kind::TerminalOrphan).count()
+}
+
+/// Waits until so many terminals that show this session were told of in this state.
+fn wait_for_terminals(recording: &Recording, key: &str, state: TerminalState, count: usize) {
+    recording.wait_for("a terminal", PATIENCE, |records| {
+        let told = records.iter().filter(|record| match &record.body {
+            Body::Terminal(event) => event.state == state && event.session.as_deref() == Some(key),
+            _ => false,
+        });
+        told.count() >= count
+    });
+}
+
+#[test]
+fn a_session_that_is_shown_again_within_the_grace_keeps_its_worker() {
+    if !host::may_load_kernel_programs() {
+        return;
+    }
+    let recording = with_terminals(reaper("enforce"), 5).start();
+    let mut gateway = Gateway::own(recording.token());
+    gateway.order("open again");
+    gateway.order("spawn again");
+    let worker = worker_of(&recording, "again").identity();
+    wait_for_terminals(&recording, "again", TerminalState::Opened, 1);
+    gateway.order("close");
+    wait_for_terminals(&recording, "again", TerminalState::Closed, 1);
+    thread::sleep(Duration::from_secs(2));
+    gateway.order("open again");
+    wait_for_terminals(&recording, "again", TerminalState::Opened, 2);
+    thread::sleep(Duration::from_secs(6));
+    assert_eq!(of_terminals(&recording.so_far()), 0, "it is shown");
+    gateway.order("call");
+    thread::sleep(Duration::from_secs(1));
+    // And it is ended when that is closed, too.
+    gateway.order("close");
+    recording.wait_for("the result", PATIENCE, |records| {
+        of(records, worker).iter().any(|(.., outcome)| *outcome == Some(Outcome::Exited))
+    });
+    let recorded = recording.stop();
+    let closed = recorded.records.iter().rfind(|record| {
+        matches!(&record.body, Body::Terminal(event) if event.state == TerminalState::Closed)
+    });
+    let first = recorded.record_of(|body| matches!(body, Body::Action(_)));
+    assert!(first.boottime_ns > closed.expect("two").boottime_ns, "{recorded}");
+}
+
+/// `nohup` and a log-out: the controlling terminal of a gateway is the shell's that it was started
+/// from, and its sessions go on without it.
+#[test]
+fn a_gateway_outlives_the_terminal_that_it_was_started_from() {
+    if !host::may_load_kernel_programs() {
+        return;
+    }
+    let recording = with_terminals(reaper("enforce"), 2).start();
+    let mut command = Command::new("python3");
+    command.args(["-c", SHELL, GATEWAY, recording.token()]);
+    let mut gateway = Gateway::start(&mut command);
+    gateway.order("spawn served");
+    let worker = worker_of(&recording, "served");
+    assert!(worker.terminal.is_some(), "its gateway's is taken for its own");
+    thread::sleep(Duration::from_secs(2));
+    gateway.order("log-out");
+    recording.wait_for("the finding", PATIENCE, |records| of_terminals(records) > 0);
+    thread::sleep(Duration::from_secs(3));
+    assert!(is_there(worker.pid));
+    gateway.order("call");
+    let recorded = recording.stop();
+    assert!(actions(&recorded.records).is_empty(), "{recorded}");
+}
+
+/// A foreigner has a worker and a terminal of his own show the session of somebody else, and closes
+/// it.
+#[test]
+fn a_session_that_a_foreigner_shows_is_not_closed_by_him() {
+    if !host::may_load_kernel_programs() {
+        return;
+    }
+    let recording = with_terminals(every_trigger(reaper("enforce")), 2).start();
+    let mut victim = Gateway::own(recording.token());
+    victim.order("spawn wanted");
+    let worker = worker_of(&recording, "wanted");
+    let mut command = Command::new("python3");
+    command.args(["-c", GATEWAY, recording.token()]).uid(65_534).gid(65_534).current_dir("/");
+    let mut foreigner = Gateway::start(&mut command);
+    foreigner.order("open wanted");
+    foreigner.order("spawn wanted");
+    wait_for_terminals(&recording, "wanted", TerminalState::Opened, 1);
+    foreigner.order("close");
+    recording.wait_for("his own worker's end", PATIENCE, |records| {
+        actions(records).iter().any(|action| action.outcome == Some(Outcome::Exited))
+    });
+    thread::sleep(Duration::from_secs(4));
+    assert!(is_there(worker.pid));
+    victim.order("call");
+    let recorded = recording.stop();
+    assert!(of(&recorded.records, worker.identity()).is_empty(), "{recorded}");
+    assert!(recorded.signals_of(worker.identity()).is_empty(), "{recorded}");
+}
