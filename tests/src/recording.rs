@@ -102,6 +102,7 @@ impl Setup {
         let profile = folder.path().join("profile.toml");
         let text = self.profile.unwrap_or_else(|| own_profile(&self.token));
         fs::write(&profile, &text).expect("the profile can be written");
+        let own = text.contains(&self.token);
 
         let mut binary = host::slashtrace().to_owned();
         if let Some(uid) = self.uid {
@@ -131,7 +132,7 @@ impl Setup {
         }
         let child = command.spawn().expect("slashtrace runs");
         let mut recording =
-            Recording { child, token: self.token, file, stderr, folder: Some(folder) };
+            Recording { child, token: self.token, file, stderr, folder: Some(folder), own };
         recording.wait_until_it_watches();
         recording
     }
@@ -175,6 +176,9 @@ pub struct Recording {
     file: PathBuf,
     stderr: PathBuf,
     folder: Option<TempDir>,
+    /// Whether it knows only workers of its own test. With another profile it sees those of others,
+    /// too, which are not its to end.
+    own: bool,
 }
 
 impl Recording {
@@ -269,7 +273,7 @@ impl Recording {
         kill_process(Pid::from_child(&self.child), Signal::INT).expect("slashtrace is running");
         let status = self.wait();
         assert_eq!(status.code(), Some(code), "slashtrace ended with {status}\n{}", self.told());
-        end_leftovers(&self.so_far());
+        self.end_leftovers();
         (self.file.clone(), self.folder.take().expect("only this takes it"))
     }
 
@@ -295,6 +299,12 @@ impl Recording {
         }
     }
 
+    fn end_leftovers(&self) {
+        if self.own {
+            end_leftovers(&self.so_far());
+        }
+    }
+
     fn told(&self) -> String {
         fs::read_to_string(&self.stderr).unwrap_or_default()
     }
@@ -306,7 +316,7 @@ impl Drop for Recording {
             // A test failed before it stopped the recording.
             drop(self.child.kill());
             drop(self.child.wait());
-            end_leftovers(&self.so_far());
+            self.end_leftovers();
         }
     }
 }
