@@ -315,6 +315,7 @@ impl Table {
         } else {
             self.clientless.remove(&id);
         }
+        self.clients_told(record, id, clients);
         self.touch(Subject::Gateway(id));
     }
 
@@ -433,6 +434,8 @@ fn new_worker(record: &Record, spawn: &Spawn) -> Worker {
         activity: Activity::default(),
         unheld: None,
         witness: None,
+        client: None,
+        client_judged: false,
         kept_until: 0,
     }
 }

@@ -9,6 +9,7 @@
 mod activity;
 mod apply;
 mod attribution;
+mod client;
 mod detect;
 mod growth;
 mod ledger;

@@ -9,9 +9,9 @@ use jiff::{SignedDuration, Timestamp};
 use super::Engine;
 use crate::{
     model::{
-        Body, Clients, Exec, Exit, FORMAT_VERSION, Finding, FindingState, Identity, Kind, Memory,
-        Parent, ParentSource, Process, Record, Role, Sample, Source, Spawn, StdinPeer, StdinState,
-        TerminalEvent, TerminalState, Tick,
+        Body, Clients, Connection, Exec, Exit, FORMAT_VERSION, Finding, FindingState, Identity,
+        Kind, Memory, Parent, ParentSource, Process, Record, Role, Sample, Source, Spawn,
+        StdinPeer, StdinState, TerminalEvent, TerminalState, Tick,
     },
     profile::Profile,
 };
@@ -144,6 +144,11 @@ impl History {
     pub(super) fn starting_at(mut self, now: u64) -> Self {
         self.now = now;
         self
+    }
+
+    /// The moment that it is, ns of the boot clock.
+    pub(super) fn now(&self) -> u64 {
+        self.now
     }
 
     /// Time passes.
@@ -322,9 +327,28 @@ impl History {
         connected: u32,
         complete: bool,
     ) -> &mut Self {
-        let start_ns = self.start_of(pid);
-        let source = Source::Proc;
-        self.tell(Body::Clients(Clients { pid, start_ns, listening, connected, complete, source }))
+        self.clients_are(pid, listening, (0..u64::from(connected)).map(|id| (id, None)), complete)
+    }
+
+    /// The same, with when each connection was heard from.
+    pub(super) fn clients_are(
+        &mut self,
+        pid: u32,
+        listening: u32,
+        connections: impl IntoIterator<Item = (u64, Option<u64>)>,
+        complete: bool,
+    ) -> &mut Self {
+        let connections: Vec<Connection> =
+            connections.into_iter().map(|(id, heard_ns)| Connection { id, heard_ns }).collect();
+        self.tell(Body::Clients(Clients {
+            pid,
+            start_ns: self.start_of(pid),
+            listening,
+            connected: connections.len() as u32,
+            connections,
+            complete,
+            source: Source::Proc,
+        }))
     }
 
     /// A gateway opens a terminal, whose process names a session.

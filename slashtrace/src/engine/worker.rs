@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use super::{
     activity::{Activity, Rise, Served},
     attribution::GroupKey,
+    client::Client,
     rules::Rules,
 };
 use crate::model::{
@@ -78,6 +79,10 @@ pub(super) struct Worker {
     /// First look at which nobody held the write end of its stdin.
     pub(super) unheld: Option<Moment>,
     pub(super) witness: Option<Witness>,
+    /// The client that it is for.
+    pub(super) client: Option<Client>,
+    /// A look at its gateway's connections has said who that is, or that it cannot be known.
+    pub(super) client_judged: bool,
     /// Once it has ended: until when it is kept.
     pub(super) kept_until: u64,
 }

@@ -74,7 +74,15 @@ fn sample(id: Identity, change: impl FnOnce(&mut Sample)) -> Body {
 fn clients(id: Identity, listening: u32, connected: u32, complete: bool) -> Body {
     let source = Source::Proc;
     let Identity { pid, start_ns } = id;
-    Body::Clients(Clients { pid, start_ns, listening, connected, complete, source })
+    Body::Clients(Clients {
+        pid,
+        start_ns,
+        listening,
+        connected,
+        connections: Vec::new(),
+        complete,
+        source,
+    })
 }
 
 /// One thing that happens in a made-up world.

@@ -6,11 +6,11 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     model::{
-        Action, Body, Capability, Clients, Confidence, Exec, Exit, FORMAT_VERSION, Finding,
-        FindingState, FindingWorker, Forecast, Gap, GapReason, GatewayRef, Host, Identity, Install,
-        Kind, Limits, Memory, Mode, Outcome, Parent, ParentSource, Phase, Process, Program,
-        Reaping, Record, Role, Sample, Sender, SensorKind, Signal, Source, Spawn, Start, StdinPeer,
-        StdinState, Step, Stop, Terminal, TerminalEvent, TerminalState, Tick,
+        Action, Body, Capability, Clients, Confidence, Connection, Exec, Exit, FORMAT_VERSION,
+        Finding, FindingState, FindingWorker, Forecast, Gap, GapReason, GatewayRef, Host, Identity,
+        Install, Kind, Limits, Memory, Mode, Outcome, Parent, ParentSource, Phase, Process,
+        Program, Reaping, Record, Role, Sample, Sender, SensorKind, Signal, Source, Spawn, Start,
+        StdinPeer, StdinState, Step, Stop, Terminal, TerminalEvent, TerminalState, Tick,
     },
     profile::Profile,
 };
@@ -248,7 +248,8 @@ pub(crate) fn all() -> Vec<Record> {
             pid: GATEWAY.pid,
             start_ns: GATEWAY.start_ns,
             listening: 1,
-            connected: 0,
+            connected: 1,
+            connections: vec![Connection { id: 4711, heard_ns: Some(61_000_000_000) }],
             complete: true,
             source: Source::Proc,
         }),

@@ -20,4 +20,4 @@ pub use observation::{
 };
 pub use program::{Install, Program};
 pub use record::{Body, FORMAT_VERSION, Observation, Record};
-pub use terminal::{Clients, TerminalEvent, TerminalState};
+pub use terminal::{Clients, Connection, TerminalEvent, TerminalState};

@@ -67,10 +67,24 @@ pub struct Clients {
     pub listening: u32,
     /// Established connections that were accepted on them.
     pub connected: u32,
+    /// These connections, as far as they are told apart: at most 256, by socket.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub connections: Vec<Connection>,
     /// Whether every socket could be looked at.
     pub complete: bool,
     /// How this was observed.
     pub source: Source,
+}
+
+/// A connection to a gateway.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub struct Connection {
+    /// Inode of the gateway's socket: the same as long as it is connected.
+    pub id: u64,
+    /// When the gateway last received something on it, ns of the boot clock, to the millisecond
+    /// (`tcpi_last_data_recv`); absent where that is not known. Not told anew when it moved alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heard_ns: Option<u64>,
 }
 
 impl Clients {

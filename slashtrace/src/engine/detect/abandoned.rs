@@ -2,7 +2,11 @@
 //!
 //! Holds for live workers of a gateway that listens and has had no client connection for the
 //! client grace, as far as the samples show without interruption, where the worker has done
-//! nothing for as long either. One finding for each gateway names all its abandoned workers.
+//! nothing for as long either. It also holds, weakly, for a worker whose own client (the one
+//! connection that spoke right before its spawn) has been gone for as long while others are
+//! connected: one of these may have taken its session over, which shows only when it is asked
+//! something; from then on it is somebody's again. One finding for each gateway names all its
+//! abandoned workers.
 //! A gateway that does not listen is spoken to in another way and is never judged; a look that
 //! could not see every socket starts the time anew. An idle session with a client connected is not
 //! abandoned, and a client that comes back withdraws the finding.
@@ -11,7 +15,10 @@
 
 use super::{Judgement, Verdict, count, ids, time};
 use crate::{
-    engine::{table::Table, worker::Worker},
+    engine::{
+        table::Table,
+        worker::{Moment, Worker},
+    },
     model::{Confidence, Identity},
 };
 
@@ -19,33 +26,61 @@ pub(super) fn judge(table: &Table, id: Identity) -> Judgement {
     let Some(gateway) = table.gateways.get(&id).filter(|gateway| gateway.exit.is_none()) else {
         return Judgement::default();
     };
-    let Some(alone) = table.clientless.get(&id) else { return Judgement::default() };
-    let due = |worker: &Worker| {
-        let worked = worker.activity.newest_rise().map_or(0, |rise| rise.to);
-        alone.at.max(worker.birth.at).max(worked).saturating_add(table.rules.client)
+    let alone = table.clientless.get(&id).copied();
+    let worked = |worker: &Worker| worker.activity.newest_rise().map_or(0, |rise| rise.to);
+    let due = |worker: &Worker, since: Moment| {
+        since.at.max(worker.birth.at).max(worked(worker)).saturating_add(table.rules.client)
     };
 
     let live = gateway.workers.iter().filter_map(|id| table.workers.get(id));
     let live = live.filter(|worker| worker.is_live());
-    let (mut abandoned, waiting): (Vec<&Worker>, Vec<&Worker>) =
-        live.partition(|worker| due(worker) <= table.now);
-    let deadline = waiting.into_iter().map(due).min();
+    let judged: Vec<(&Worker, Moment)> = live
+        .filter_map(|worker| {
+            let since = alone.or_else(|| {
+                let left = worker.client?.left?;
+                // What was asked of it after that was asked by somebody else.
+                let asked = worker.activity.newest_rise().is_some_and(|rise| rise.from >= left.at);
+                (!asked).then_some(left)
+            })?;
+            Some((worker, since))
+        })
+        .collect();
+    let (mut abandoned, waiting): (Vec<_>, Vec<_>) =
+        judged.into_iter().partition(|&(worker, since)| due(worker, since) <= table.now);
+    let deadline = waiting.into_iter().map(|(worker, since)| due(worker, since)).min();
     if abandoned.is_empty() {
         return Judgement::new(None, deadline);
     }
-    abandoned.sort_by_key(|worker| (worker.birth.at, worker.id));
-    let name = abandoned[0].link.as_ref().map_or("", |link| link.gateway.comm.as_str());
-    let text = format!(
-        "gateway {name}({}) listens and has had no client for {} or longer; {} of it did nothing \
-         in that time: {}",
-        id.pid,
-        time(table.rules.client),
-        count(abandoned.len(), "worker"),
-        ids(&abandoned),
-    );
-    let verdict =
-        Verdict::about(&abandoned, text).at_most(Confidence::Strong).because([alone.seq]).unused();
-    Judgement::new(Some(verdict), deadline)
+    abandoned.sort_by_key(|(worker, _)| (worker.birth.at, worker.id));
+    let workers: Vec<&Worker> = abandoned.iter().map(|&(worker, _)| worker).collect();
+    let name = workers[0].link.as_ref().map_or("", |link| link.gateway.comm.as_str());
+    let (grace, who) = (time(table.rules.client), ids(&workers));
+    let verdict = if let Some(alone) = alone {
+        let text = format!(
+            "gateway {name}({}) listens and has had no client for {grace} or longer; {} of it did \
+             nothing in that time: {who}",
+            id.pid,
+            count(workers.len(), "worker"),
+        );
+        Verdict::about(&workers, text).at_most(Confidence::Strong).because([alone.seq])
+    } else {
+        let text = format!(
+            "the client that spoke to gateway {name}({}) right before the spawn of {} has been gone \
+             for {grace} or longer, and the worker did nothing in that time, while other clients \
+             are connected: {who}",
+            id.pid,
+            if workers.len() == 1 {
+                "this worker".to_owned()
+            } else {
+                format!("each of {}", count(workers.len(), "worker"))
+            },
+        );
+        let seqs = abandoned.iter().flat_map(|(worker, left)| {
+            worker.client.iter().map(|client| client.seq).chain([left.seq])
+        });
+        Verdict::about(&workers, text).at_most(Confidence::Weak).because(seqs)
+    };
+    Judgement::new(Some(verdict.unused()), deadline)
 }
 
 #[cfg(test)]
@@ -136,5 +171,95 @@ mod tests {
         let mut history = History::new();
         history.spawn(101, 100, K).clients(100, 1, 0, true).exit_gateway(100).after(2 * GRACE);
         assert!(!history.ever(Kind::Abandoned));
+    }
+
+    /// Tabs that open one after the other, each with a worker of its own; connection n of worker n.
+    fn tabs(history: &mut History, n: u32) {
+        for tab in 1..=n {
+            let now = history.now();
+            history.spawn(100 + tab, 100, &format!("key-{tab}"));
+            // The earlier ones answer pings meanwhile.
+            let heard = (1..=tab).map(|tab| (u64::from(tab), Some(now - S / 2)));
+            history.clients_are(100, 1, heard, true).after(10 * S);
+        }
+    }
+
+    fn connected(history: &mut History, tabs: &[u64]) {
+        history.clients_are(100, 1, tabs.iter().map(|&tab| (tab, None)), true);
+    }
+
+    #[test]
+    fn tabs_that_dropped_beside_one_that_is_connected_are_weak() {
+        let mut history = History::new();
+        tabs(&mut history, 4);
+        connected(&mut history, &[4]);
+        history.after(GRACE - 1);
+        assert!(history.silent());
+        history.after(1);
+        let finding = history.found(Kind::Abandoned);
+        assert_eq!((pids(finding), finding.confidence), (vec![101, 102, 103], Confidence::Weak));
+        assert!(finding.workers.iter().all(|worker| worker.unused));
+        assert_eq!(
+            finding.text,
+            "the client that spoke to gateway python(100) right before the spawn of each of 3 \
+             workers has been gone for 30 min or longer, and the worker did nothing in that time, \
+             while other clients are connected: 101, 102 and 103"
+        );
+        // The last one goes, too: now it is about all of them, and surer.
+        connected(&mut history, &[]);
+        history.after(GRACE);
+        let finding = history.open(Kind::Abandoned).expect("all are");
+        assert_eq!(
+            (pids(finding), finding.confidence),
+            (vec![101, 102, 103, 104], Confidence::Strong)
+        );
+    }
+
+    #[test]
+    fn a_worker_that_another_client_uses_is_somebodys() {
+        let mut history = History::new();
+        tabs(&mut history, 2);
+        history.reads(101, 0);
+        connected(&mut history, &[2]);
+        history.after(60 * S).reads(101, 0).after(S).reads(101, 1).after(3 * GRACE);
+        assert!(history.silent(), "the session was resumed from the other tab");
+    }
+
+    #[test]
+    fn a_client_that_cannot_be_told_is_none() {
+        let mut history = History::new();
+        // Two spoke, and neither is another worker's.
+        let now = history.now();
+        history.spawn(101, 100, K);
+        history.clients_are(100, 1, [(1, Some(now)), (2, Some(now))], true).after(S);
+        connected(&mut history, &[3]);
+        history.after(2 * GRACE);
+        assert!(history.silent());
+        // Nobody spoke in the moments before.
+        let now = history.now();
+        history.spawn(102, 100, "other").clients_are(100, 1, [(3, Some(now - 60 * S))], true);
+        connected(&mut history, &[4]);
+        history.after(2 * GRACE);
+        assert!(history.silent());
+        // The first look came too late to tell.
+        history.spawn(103, 100, "late").after(10 * S);
+        let now = history.now();
+        history.clients_are(100, 1, [(5, Some(now))], true).after(S);
+        connected(&mut history, &[4]);
+        history.after(2 * GRACE);
+        assert!(history.silent());
+    }
+
+    #[test]
+    fn a_client_that_was_overlooked_once_is_not_gone() {
+        let mut history = History::new();
+        tabs(&mut history, 2);
+        connected(&mut history, &[2]);
+        history.after(GRACE / 2);
+        connected(&mut history, &[1, 2]);
+        history.after(2 * GRACE);
+        assert!(history.silent());
+        history.clients_are(100, 1, [(2, None)], false).after(2 * GRACE);
+        assert!(history.silent(), "not everything was seen");
     }
 }

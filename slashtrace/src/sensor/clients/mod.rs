@@ -1,9 +1,12 @@
-//! How many clients are connected to each tracked gateway. `sockets` reads the kernel's tables.
-//! May touch: /proc of gateways through `proc`, `model`. Never the clock: it is told the time.
+//! Which clients are connected to each tracked gateway. `diag` asks the kernel for sockets of our own
+//! network namespace; `sockets` reads the tables of others.
+//! May touch: /proc of gateways through `proc`, sock_diag(7), `model`. Never the clock: it is told
+//! the time.
 //!
-//! The tables are those of the gateway's own network namespace (/proc/PID/net, proc_pid_net(5)),
-//! and are read only for a gateway that holds a socket, once a round for gateways of one namespace.
+//! Tables are those of the gateway's own network namespace (/proc/PID/net, proc_pid_net(5)), and are
+//! read only for a gateway that holds a socket, once a round for gateways of one namespace.
 
+mod diag;
 mod sockets;
 
 use std::{
@@ -12,10 +15,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use self::diag::Diag;
 use crate::{
-    model::{Body, Capability, Clients, Identity, Observation, Role, Source},
+    model::{Body, Capability, Clients, Connection, Identity, Observation, Role, Source, Spawn},
     sensor::proc::ProcFs,
 };
+
+/// Connections of one gateway that are told apart.
+const CONNECTIONS_MAX: usize = 256;
 
 /// The tables of one network namespace; `None` where one could not be read.
 #[derive(Debug)]
@@ -28,6 +35,8 @@ struct Tables {
 #[derive(Debug)]
 pub struct ClientsWatch {
     proc: ProcFs,
+    /// For our own network namespace, and its name.
+    diag: Option<(Diag, PathBuf)>,
     /// What was said last of each.
     gateways: BTreeMap<Identity, Option<Clients>>,
 }
@@ -35,7 +44,9 @@ pub struct ClientsWatch {
 impl ClientsWatch {
     /// A watch that tracks nothing yet.
     pub fn new(proc: ProcFs) -> Self {
-        Self { proc, gateways: BTreeMap::new() }
+        let namespace = fs::read_link(proc.root().join("self/ns/net"));
+        let diag = Diag::open().and_then(|diag| Ok((diag, namespace?))).ok();
+        Self { proc, diag, gateways: BTreeMap::new() }
     }
 
     /// Whether the tables can be read here.
@@ -45,6 +56,11 @@ impl ClientsWatch {
             name: "clients".to_owned(),
             ok: found.is_ok(),
             detail: match found {
+                Ok(_) if self.diag.is_some() => {
+                    "connections to gateways, by sock_diag; in other network namespaces from \
+                     their /proc/PID/net"
+                        .to_owned()
+                }
                 Ok(_) => "connections to gateways, from their /proc/PID/net".to_owned(),
                 Err(error) => format!("cannot read /proc/self/net/tcp: {error}"),
             },
@@ -69,19 +85,36 @@ impl ClientsWatch {
         }
     }
 
+    /// Looks at the gateway of a worker that was spawned just now: whoever spoke to it a moment ago is
+    /// whom the worker is for. Says nothing where that is not known of any connection.
+    pub fn spawned(&mut self, spawn: &Spawn, now_ns: u64) -> Option<Observation> {
+        let parent = spawn.parent.as_ref().filter(|parent| !parent.gone && !parent.reaper)?;
+        let id = parent.process.identity();
+        if spawn.role != Role::Worker || spawn.inherited {
+            return None;
+        }
+        let diag = self.diag.as_ref();
+        let clients = look(self.proc.root(), id, diag, &mut HashMap::new(), now_ns);
+        if clients.connections.iter().all(|connection| connection.heard_ns.is_none()) {
+            return None;
+        }
+        self.gateways.insert(id, Some(clients.clone()));
+        Some(Observation { boottime_ns: now_ns, body: Body::Clients(clients) })
+    }
+
     /// Looks at every tracked gateway once; says what changed. `now_ns` is the boot clock.
     pub fn round(&mut self, now_ns: u64) -> Vec<Observation> {
         let mut tables = HashMap::new();
         let mut observations = Vec::new();
-        let proc = &self.proc;
+        let (proc, diag) = (&self.proc, self.diag.as_ref());
         self.gateways.retain(|&identity, said| {
             match proc.stat(identity.pid) {
                 Ok(Some(stat)) if proc.is_same(identity, &stat) && !stat.ended() => {}
                 Ok(_) => return false,
                 Err(_) => return true,
             }
-            let clients = look(proc.root(), identity, &mut tables);
-            if said.as_ref() != Some(&clients) {
+            let clients = look(proc.root(), identity, diag, &mut tables, now_ns);
+            if !said.as_ref().is_some_and(|said| same(said, &clients)) {
                 *said = Some(clients.clone());
                 let body = Body::Clients(clients);
                 observations.push(Observation { boottime_ns: now_ns, body });
@@ -92,15 +125,31 @@ impl ClientsWatch {
     }
 }
 
+/// Whether nobody came or went.
+fn same(a: &Clients, b: &Clients) -> bool {
+    let ids = |clients: &Clients| -> Vec<u64> {
+        clients.connections.iter().map(|connection| connection.id).collect()
+    };
+    (a.listening, a.connected, a.complete) == (b.listening, b.connected, b.complete)
+        && ids(a) == ids(b)
+}
+
 /// Looks at one gateway. Which sockets are its own is read before the tables: one that is accepted
 /// in between is seen in the next round.
-fn look(root: &Path, id: Identity, tables: &mut HashMap<PathBuf, Tables>) -> Clients {
+fn look(
+    root: &Path,
+    id: Identity,
+    diag: Option<&(Diag, PathBuf)>,
+    tables: &mut HashMap<PathBuf, Tables>,
+    now_ns: u64,
+) -> Clients {
     let folder = root.join(id.pid.to_string());
     let mut clients = Clients {
         pid: id.pid,
         start_ns: id.start_ns,
         listening: 0,
         connected: 0,
+        connections: Vec::new(),
         complete: false,
         source: Source::Proc,
     };
@@ -110,28 +159,48 @@ fn look(root: &Path, id: Identity, tables: &mut HashMap<PathBuf, Tables>) -> Cli
         return clients;
     }
     let Ok(namespace) = fs::read_link(folder.join("ns/net")) else { return clients };
+    let diag = diag.filter(|(_, ours)| *ours == namespace).map(|(diag, _)| diag);
     let tables = match tables.entry(namespace) {
         Entry::Occupied(known) => known.into_mut(),
-        Entry::Vacant(wanted) => match Tables::read(&folder, wanted.key()) {
+        Entry::Vacant(wanted) => match Tables::read(&folder, wanted.key(), diag.is_none()) {
             Some(tables) => wanted.insert(tables),
             None => return clients,
         },
     };
-    let tcp = tables.tcp.as_ref().map(|texts| sockets::tcp(texts, &own));
+    let tcp = match diag {
+        Some(diag) => diag.tcp(&own).ok(),
+        None => tables.tcp.as_ref().map(|texts| sockets::tcp(texts, &own)),
+    };
     let unix = tables.unix.as_ref().map(|text| sockets::unix(text, &own));
     clients.complete = tcp.is_some() && unix.is_some();
-    for count in [tcp, unix].into_iter().flatten() {
-        clients.listening += count.listening;
-        clients.connected += count.connected;
+    for found in [tcp, unix].into_iter().flatten() {
+        clients.listening += found.listening;
+        clients.connected += found.connections.len() as u32;
+        clients.connections.extend(found.connections.into_iter().map(|it| {
+            Connection {
+                id: it.id,
+                heard_ns: it
+                    .heard_ms_ago
+                    .map(|ms| now_ns.saturating_sub(u64::from(ms).saturating_mul(1_000_000))),
+            }
+        }));
     }
+    clients.connections.sort_by_key(|connection| connection.id);
+    clients.connections.truncate(CONNECTIONS_MAX);
     clients
 }
 
 impl Tables {
     /// The tables of `namespace`. A process that leaves it meanwhile (unshare(2), which anybody may)
     /// shows the tables of another one, in which the other gateways of this one have no clients.
-    fn read(folder: &Path, namespace: &Path) -> Option<Self> {
-        let tcp = read(&folder.join("net/tcp")).and_then(|four| {
+    /// Without `with_tcp` that one is not read: it may be long.
+    fn read(folder: &Path, namespace: &Path, with_tcp: bool) -> Option<Self> {
+        let tcp = if with_tcp {
+            read(&folder.join("net/tcp"))
+        } else {
+            Err(io::Error::from(io::ErrorKind::Unsupported))
+        };
+        let tcp = tcp.and_then(|four| {
             match read(&folder.join("net/tcp6")) {
                 Ok(six) => Ok(vec![four, six]),
                 // A kernel without IPv6.
@@ -176,7 +245,7 @@ mod tests {
         let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("listens");
         let (_served, _) = listener.accept().expect("it connected");
         let id = Identity { pid: std::process::id(), start_ns: 1 };
-        let clients = look(Path::new("/proc"), id, &mut HashMap::new());
+        let clients = look(Path::new("/proc"), id, None, &mut HashMap::new(), 0);
         assert!(clients.complete && clients.listening >= 1, "{clients:?}");
         assert_eq!(clients.connected, 0, "both ends are ours");
         drop(client);
@@ -186,13 +255,13 @@ mod tests {
     fn one_that_left_its_namespace_shows_nothing_of_it() {
         let folder = Path::new("/proc/self");
         let namespace = fs::read_link(folder.join("ns/net")).expect("it is in one");
-        assert!(Tables::read(folder, &namespace).is_some());
-        assert!(Tables::read(folder, Path::new("net:[1]")).is_none());
+        assert!(Tables::read(folder, &namespace, true).is_some());
+        assert!(Tables::read(folder, Path::new("net:[1]"), true).is_none());
     }
 
     #[test]
     fn what_cannot_be_read_is_not_complete() {
         let id = Identity { pid: u32::MAX, start_ns: 1 };
-        assert!(!look(Path::new("/proc"), id, &mut HashMap::new()).complete);
+        assert!(!look(Path::new("/proc"), id, None, &mut HashMap::new(), 0).complete);
     }
 }

@@ -11,21 +11,36 @@ const CONNECTED: &str = "03";
 
 type Address = (IpAddr, u16);
 
-/// What is counted of one process's sockets.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(super) struct Count {
+/// What is found of one process's sockets.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(super) struct Found {
     pub(super) listening: u32,
-    pub(super) connected: u32,
+    pub(super) connections: Vec<Connection>,
+}
+
+/// A connection that was accepted.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Connection {
+    /// Inode of its socket.
+    pub(super) id: u64,
+    /// When it last received something, where that is known.
+    pub(super) heard_ms_ago: Option<u32>,
+}
+
+impl Connection {
+    fn of(id: u64) -> Self {
+        Self { id, heard_ms_ago: None }
+    }
 }
 
 /// Counts TCP sockets in the text of /proc/PID/net/tcp and tcp6 together, because a listener of
 /// one family may serve the other. A connection counts if it is established (`CLOSE_WAIT`: the
 /// peer went away), and its local port is one on which the process listens. Its other end must
 /// not belong to the process, too.
-pub(super) fn tcp(texts: &[String], own: &HashSet<u64>) -> Count {
+pub(super) fn tcp(texts: &[String], own: &HashSet<u64>) -> Found {
     let mut ports = HashSet::new();
     let mut established = Vec::new();
-    let mut count = Count::default();
+    let mut count = Found::default();
     for line in texts.iter().flat_map(|text| text.lines().skip(1)) {
         let mut fields = line.split_ascii_whitespace();
         let (Some(local), Some(remote), Some(state)) =
@@ -37,48 +52,46 @@ pub(super) fn tcp(texts: &[String], own: &HashSet<u64>) -> Count {
             continue;
         }
         let inode = fields.nth(5).and_then(|inode| inode.parse::<u64>().ok());
-        if !inode.is_some_and(|inode| own.contains(&inode)) {
-            continue;
-        }
+        let Some(inode) = inode.filter(|inode| own.contains(inode)) else { continue };
         let (Some(local), Some(remote)) = (address(local), address(remote)) else { continue };
         if state == LISTEN {
             count.listening += 1;
             ports.insert(local.1);
         } else {
-            established.push((local, remote));
+            established.push((local, remote, inode));
         }
     }
-    let ends: HashSet<(Address, Address)> = established.iter().copied().collect();
-    let clients = established
-        .iter()
-        .filter(|&&(local, remote)| ports.contains(&local.1) && !ends.contains(&(remote, local)));
-    count.connected = clients.count() as u32;
+    let ends: HashSet<(Address, Address)> =
+        established.iter().map(|&(local, remote, _)| (local, remote)).collect();
+    let clients = established.iter().filter(|&&(local, remote, _)| {
+        ports.contains(&local.1) && !ends.contains(&(remote, local))
+    });
+    count.connections = clients.map(|&(.., inode)| Connection::of(inode)).collect();
     count
 }
 
 /// Counts Unix sockets in the text of /proc/PID/net/unix: an accepted one has the name of the
 /// listener. The kernel does not show there that the peer closed its end, so such a connection
 /// counts until the process closes it.
-pub(super) fn unix(text: &str, own: &HashSet<u64>) -> Count {
+pub(super) fn unix(text: &str, own: &HashSet<u64>) -> Found {
     let mut names = HashSet::new();
     let mut connected = Vec::new();
-    let mut count = Count::default();
+    let mut count = Found::default();
     for line in text.lines().skip(1) {
         let mut fields = line.split_ascii_whitespace();
         let (Some(flags), Some(state)) = (fields.nth(3), fields.nth(1)) else { continue };
         let inode = fields.next().and_then(|inode| inode.parse::<u64>().ok());
         let Some(name) = fields.next() else { continue };
-        if !inode.is_some_and(|inode| own.contains(&inode)) {
-            continue;
-        }
+        let Some(inode) = inode.filter(|inode| own.contains(inode)) else { continue };
         if u32::from_str_radix(flags, 16).is_ok_and(|flags| flags & ACCEPTS != 0) {
             count.listening += 1;
             names.insert(name);
         } else if state == CONNECTED {
-            connected.push(name);
+            connected.push((name, inode));
         }
     }
-    count.connected = connected.iter().filter(|name| names.contains(*name)).count() as u32;
+    let clients = connected.iter().filter(|(name, _)| names.contains(name));
+    count.connections = clients.map(|&(_, inode)| Connection::of(inode)).collect();
     count
 }
 
@@ -108,6 +121,10 @@ fn address(text: &str) -> Option<Address> {
 mod tests {
     use super::*;
 
+    fn counted(found: &Found) -> (u32, Vec<u64>) {
+        (found.listening, found.connections.iter().map(|it| it.id).collect())
+    }
+
     const HEAD: &str = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when\n";
 
     fn line(local: &str, remote: &str, state: &str, inode: u64) -> String {
@@ -131,8 +148,8 @@ mod tests {
             line("0100007F:2000", any, "0A", 91), // another process's
         ];
         let own = HashSet::from([1, 2, 3, 4, 5, 6]);
-        assert_eq!(tcp(&[text.concat()], &own), Count { listening: 1, connected: 1 });
-        assert_eq!(tcp(&[text.concat()], &HashSet::new()), Count::default());
+        assert_eq!(counted(&tcp(&[text.concat()], &own)), (1, vec![2]));
+        assert_eq!(tcp(&[text.concat()], &HashSet::new()), Found::default());
     }
 
     #[test]
@@ -147,7 +164,7 @@ mod tests {
         let four = [HEAD.to_owned(), line("0100007F:A002", "0100007F:1F90", "01", 4)];
         let own = HashSet::from([1, 2, 3, 4]);
         let count = tcp(&[four.concat(), six.concat()], &own);
-        assert_eq!(count, Count { listening: 1, connected: 1 });
+        assert_eq!(counted(&count), (1, vec![2]));
     }
 
     #[test]
@@ -158,6 +175,6 @@ mod tests {
             0: 00000003 00000000 00000000 0001 03 3\n\
             0: 00000003 00000000 00000000 0001 03 4 /run/bus\n";
         let own = HashSet::from([1, 2, 3, 4]);
-        assert_eq!(unix(text, &own), Count { listening: 1, connected: 1 });
+        assert_eq!(counted(&unix(text, &own)), (1, vec![2]));
     }
 }

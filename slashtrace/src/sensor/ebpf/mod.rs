@@ -200,10 +200,12 @@ impl EbpfSensor {
 
     fn keep(&mut self, mut observation: Observation) {
         self.clients.see(&observation.body);
+        let mut clients = None;
         match &mut observation.body {
             Body::Spawn(spawn) => {
                 self.pending.extend(self.terminals.spawned(spawn, observation.boottime_ns));
                 self.hand_over_terminals();
+                clients = self.clients.spawned(spawn, boottime_ns());
                 self.pending.extend(self.programs.spawned(spawn, observation.boottime_ns));
                 let above = match spawn.role {
                     Role::Worker => spawn.parent.as_ref().map(|parent| parent.process.identity()),
@@ -215,6 +217,7 @@ impl EbpfSensor {
             _ => {}
         }
         self.pending.push(observation);
+        self.pending.extend(clients);
     }
 
     /// Tells the kernel programs whose ends are to be told.

@@ -129,9 +129,14 @@ impl PollSensor {
         let now = clock::boottime_ns();
         let found = self.table.round(now).context("cannot read /proc any more")?;
         let mut found = complete(&mut self.terminals, &mut self.programs, found);
+        let mut clients = Vec::new();
         for observation in &found {
             self.clients.see(&observation.body);
+            if let Body::Spawn(spawn) = &observation.body {
+                clients.extend(self.clients.spawned(spawn, now));
+            }
         }
+        found.extend(clients);
         found.extend(self.terminals.take());
         found.extend(self.clients.round(now));
         found.extend(self.terminals.round());
