@@ -21,6 +21,8 @@ mod worker;
 #[cfg(test)]
 mod histories;
 #[cfg(test)]
+mod oracle;
+#[cfg(test)]
 mod properties;
 #[cfg(test)]
 mod scenario;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use proptest::{collection::vec, prelude::*};
 
 use super::{
@@ -12,9 +12,11 @@ use super::{
 };
 use crate::{
     model::{
-        Body, FORMAT_VERSION, Finding, FindingState, FindingWorker, Identity, Kind, Record, Tick,
+        Body, FORMAT_VERSION, Finding, FindingState, FindingWorker, Identity, Kind, Mode, Record,
+        Tick,
     },
     profile::Profile,
+    reaper::{Decision, Judge, Policy},
 };
 
 /// A day: every grace and window is over by then.
@@ -44,6 +46,18 @@ fn open(driver: &Driver) -> BTreeMap<String, (Vec<Identity>, Vec<Identity>)> {
 fn judge_again(records: &[Record]) -> Vec<Finding> {
     let mut engine = Engine::new(Profile::hermes());
     records.iter().flat_map(|record| engine.observe(record)).collect()
+}
+
+/// Whom the reaper would choose, and when.
+fn chosen(records: &[Record]) -> Vec<(u64, Decision)> {
+    let mut judge = Judge::new(Policy { mode: Mode::Enforce, ..Policy::default() });
+    let mut chosen = Vec::new();
+    for record in records {
+        judge.observe(record);
+        let now = record.boottime_ns;
+        chosen.extend(judge.decide(now).into_iter().map(|decision| (now, decision)));
+    }
+    chosen
 }
 
 const OF_GROUPS: [Kind; 4] =
@@ -106,6 +120,29 @@ proptest! {
             other.pass(later, 10_000);
             prop_assert_eq!(open(&one), open(&other));
         }
+    }
+
+    #[test]
+    fn setting_the_wall_clock_changes_nothing(
+        records in recordings(),
+        at in any::<prop::sample::Index>(),
+        hours in -1_000_i64..1_000,
+    ) {
+        let at = at.index(records.len());
+        let mut set = records.clone();
+        for record in &mut set[at..] {
+            record.time = record.time.checked_add(SignedDuration::from_hours(hours)).unwrap();
+        }
+        // That a person is told when a worker was spawned is what the wall clock is for.
+        let timeless = |mut finding: Finding| {
+            finding.workers.iter_mut().for_each(|worker| worker.spawned_at = Timestamp::UNIX_EPOCH);
+            finding
+        };
+        let found = |records: &[Record]| -> Vec<Finding> {
+            judge_again(records).into_iter().map(timeless).collect()
+        };
+        prop_assert_eq!(found(&records), found(&set));
+        prop_assert_eq!(chosen(&records), chosen(&set));
     }
 
     #[test]

@@ -81,6 +81,11 @@ impl Driver {
         }
     }
 
+    /// When the engine wants to be told the time.
+    pub(super) fn next_deadline(&self) -> Option<u64> {
+        self.engine.next_deadline()
+    }
+
     /// How many entries of each sort the engine holds.
     pub(super) fn sizes(&self) -> Vec<usize> {
         let table = &self.engine.table;

@@ -11,11 +11,11 @@ use crate::model::{
     Role, Sample, Source, Spawn, StdinPeer, StdinState, TerminalEvent, TerminalState, Tick,
 };
 
-fn process(id: Identity) -> Process {
+pub(super) fn process(id: Identity) -> Process {
     Process { pid: id.pid, start_ns: id.start_ns, comm: "python".to_owned(), argv0: None }
 }
 
-fn spawn(id: Identity, role: Role, parent: Identity, session: Option<&str>) -> Spawn {
+pub(super) fn spawn(id: Identity, role: Role, parent: Identity, session: Option<&str>) -> Spawn {
     Spawn {
         role,
         pid: id.pid,
@@ -43,7 +43,7 @@ fn spawn(id: Identity, role: Role, parent: Identity, session: Option<&str>) -> S
     }
 }
 
-fn exit(id: Identity, role: Role) -> Body {
+pub(super) fn exit(id: Identity, role: Role) -> Body {
     Body::Exit(Exit {
         pid: id.pid,
         start_ns: id.start_ns,
@@ -55,7 +55,7 @@ fn exit(id: Identity, role: Role) -> Body {
     })
 }
 
-fn sample(id: Identity, change: impl FnOnce(&mut Sample)) -> Body {
+pub(super) fn sample(id: Identity, change: impl FnOnce(&mut Sample)) -> Body {
     let mut sample = Sample {
         pid: id.pid,
         start_ns: id.start_ns,
@@ -71,7 +71,7 @@ fn sample(id: Identity, change: impl FnOnce(&mut Sample)) -> Body {
     Body::Sample(sample)
 }
 
-fn clients(id: Identity, listening: u32, connected: u32, complete: bool) -> Body {
+pub(super) fn clients(id: Identity, listening: u32, connected: u32, complete: bool) -> Body {
     let source = Source::Proc;
     let Identity { pid, start_ns } = id;
     Body::Clients(Clients {

@@ -47,7 +47,7 @@ impl Decision {
     }
 
     /// The same for a step that was done, with what came of it.
-    pub(super) fn done(&self, step: Step, outcome: Outcome, detail: impl Into<String>) -> Action {
+    pub(crate) fn done(&self, step: Step, outcome: Outcome, detail: impl Into<String>) -> Action {
         Action { outcome: Some(outcome), ..self.action(step, Phase::After, detail) }
     }
 }
