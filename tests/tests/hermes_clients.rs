@@ -61,7 +61,10 @@ fn dropped(triggers: &[&str]) -> Option<(BTreeSet<u32>, u32, Recorded)> {
     let named: BTreeSet<u32> = abandoned.iter().flat_map(|finding| pids(finding)).collect();
     assert_eq!(named, dropped, "{recorded}");
     // The fourth tab may have resumed one of their sessions, for all that is known.
-    assert!(abandoned.iter().all(|finding| finding.confidence == Confidence::Weak), "{abandoned:?}");
+    assert!(
+        abandoned.iter().all(|finding| finding.confidence == Confidence::Weak),
+        "{abandoned:?}"
+    );
     Some((dropped, second[0], recorded))
 }
 

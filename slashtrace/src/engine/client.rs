@@ -14,14 +14,43 @@ const WINDOW: u64 = 5_000_000_000;
 const PROMPT: u64 = 3_000_000_000;
 
 /// The client that a worker is for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Client {
     /// Inode of the gateway's socket.
     id: u64,
     /// The record that shows it.
     pub(super) seq: u64,
-    /// Since it is gone.
-    pub(super) left: Option<Moment>,
+    /// Since it is gone, and nobody is there who may be it, come back.
+    left: Option<Moment>,
+    /// Who else was there when it left: none of these is it.
+    others: BTreeSet<u64>,
+    /// Somebody is there who may be it, come back.
+    doubt: bool,
+}
+
+impl Client {
+    /// Since when it is gone, for all that can be told.
+    pub(super) fn gone(&self) -> Option<Moment> {
+        self.left.filter(|_| !self.doubt)
+    }
+
+    fn told(&mut self, here: &BTreeSet<u64>, claimed: &BTreeSet<u64>, now: Moment) {
+        if here.contains(&self.id) {
+            self.left = None;
+            return;
+        }
+        if self.left.is_none() {
+            self.left = Some(now);
+            self.others.clone_from(here);
+        }
+        // A page that is loaded again comes back on another connection. One that spoke right before
+        // the spawn of another worker is that one's.
+        let before = self.doubt;
+        self.doubt = here.iter().any(|id| !self.others.contains(id) && !claimed.contains(id));
+        if self.doubt || before {
+            self.left = Some(now);
+        }
+    }
 }
 
 impl Table {
@@ -33,30 +62,31 @@ impl Table {
         };
         let here: BTreeSet<u64> = clients.connections.iter().map(|it| it.id).collect();
         let now = Moment { at: record.boottime_ns, seq: record.seq, source: clients.source };
-        for id in &workers {
-            let Some(worker) = self.workers.get_mut(id).filter(|worker| worker.is_live()) else {
-                continue;
-            };
-            // The list is cut at some length: who is missing in a full one may be there.
-            let whole = clients.complete && here.len() == clients.connected as usize;
-            if let Some(client) = worker.client.as_mut().filter(|_| whole) {
-                client.left =
-                    if here.contains(&client.id) { None } else { client.left.or(Some(now)) };
-            }
-        }
-        let claimed: BTreeSet<u64> = workers
+        let mut claimed: BTreeSet<u64> = workers
             .iter()
-            .filter_map(|id| self.workers.get(id).filter(|it| it.is_live())?.client)
+            .filter_map(|id| self.workers.get(id).filter(|it| it.is_live())?.client.as_ref())
             .map(|client| client.id)
             .collect();
-        for id in workers {
-            let Some(worker) = self.workers.get_mut(&id) else { continue };
+        for id in &workers {
+            let Some(worker) = self.workers.get_mut(id) else { continue };
             if worker.client_judged || !worker.is_live() {
                 continue;
             }
             // Only the first look behind the spawn tells who had spoken right before it.
             worker.client_judged = true;
             worker.client = who_spoke(worker, clients, &claimed, now);
+            claimed.extend(worker.client.iter().map(|client| client.id));
+        }
+        // The list is cut at some length: who is missing in a full one may be there.
+        if !clients.complete || here.len() != clients.connected as usize {
+            return;
+        }
+        for id in workers {
+            if let Some(worker) = self.workers.get_mut(&id).filter(|worker| worker.is_live())
+                && let Some(client) = &mut worker.client
+            {
+                client.told(&here, &claimed, now);
+            }
         }
     }
 }
@@ -78,5 +108,11 @@ fn who_spoke(
             && connection.heard_ns.is_some_and(|heard| window.contains(&heard))
     });
     let client = spoke.next()?;
-    spoke.next().is_none().then_some(Client { id: client.id, seq: now.seq, left: None })
+    spoke.next().is_none().then(|| Client {
+        id: client.id,
+        seq: now.seq,
+        left: None,
+        others: BTreeSet::new(),
+        doubt: false,
+    })
 }

@@ -5,7 +5,8 @@
 //! nothing for as long either. It also holds, weakly, for a worker whose own client (the one
 //! connection that spoke right before its spawn) has been gone for as long while others are
 //! connected: one of these may have taken its session over, which shows only when it is asked
-//! something; from then on it is somebody's again. One finding for each gateway names all its
+//! something; from then on it is somebody's again. A client that came later and is no other
+//! worker's may be its own, come back: as long as it is there, nothing is said. One finding for each gateway names all its
 //! abandoned workers.
 //! A gateway that does not listen is spoken to in another way and is never judged; a look that
 //! could not see every socket starts the time anew. An idle session with a client connected is not
@@ -37,7 +38,7 @@ pub(super) fn judge(table: &Table, id: Identity) -> Judgement {
     let judged: Vec<(&Worker, Moment)> = live
         .filter_map(|worker| {
             let since = alone.or_else(|| {
-                let left = worker.client?.left?;
+                let left = worker.client.as_ref()?.gone()?;
                 // What was asked of it after that was asked by somebody else.
                 let asked = worker.activity.newest_rise().is_some_and(|rise| rise.from >= left.at);
                 (!asked).then_some(left)
@@ -223,6 +224,26 @@ mod tests {
         connected(&mut history, &[2]);
         history.after(60 * S).reads(101, 0).after(S).reads(101, 1).after(3 * GRACE);
         assert!(history.silent(), "the session was resumed from the other tab");
+    }
+
+    #[test]
+    fn a_page_that_is_loaded_again_is_not_gone() {
+        let mut history = History::new();
+        tabs(&mut history, 2);
+        connected(&mut history, &[2]);
+        history.after(S);
+        connected(&mut history, &[2, 7]);
+        history.after(3 * GRACE);
+        assert!(history.silent(), "7 may be 1, come back");
+        // A further tab, with a worker of its own, is nobody who came back.
+        let now = history.now();
+        history.spawn(103, 100, "key-3");
+        history.clients_are(100, 1, [(2, None), (7, None), (8, Some(now))], true).after(S);
+        connected(&mut history, &[2, 8]);
+        history.after(GRACE - 1);
+        assert!(history.silent());
+        history.after(1);
+        assert_eq!(pids(history.found(Kind::Abandoned)), [101]);
     }
 
     #[test]

@@ -21,6 +21,8 @@ use crate::{
     sensor::proc::ProcFs,
 };
 
+/// Looks at one gateway for its spawns are this far apart, ns.
+const LOOK_APART: u64 = 100_000_000;
 /// Connections of one gateway that are told apart.
 const CONNECTIONS_MAX: usize = 256;
 
@@ -39,6 +41,8 @@ pub struct ClientsWatch {
     diag: Option<(Diag, PathBuf)>,
     /// What was said last of each.
     gateways: BTreeMap<Identity, Option<Clients>>,
+    /// When it was last looked at one for a spawn, ns of the boot clock.
+    looked: Option<(Identity, u64)>,
 }
 
 impl ClientsWatch {
@@ -46,7 +50,7 @@ impl ClientsWatch {
     pub fn new(proc: ProcFs) -> Self {
         let namespace = fs::read_link(proc.root().join("self/ns/net"));
         let diag = Diag::open().and_then(|diag| Ok((diag, namespace?))).ok();
-        Self { proc, diag, gateways: BTreeMap::new() }
+        Self { proc, diag, gateways: BTreeMap::new(), looked: None }
     }
 
     /// Whether the tables can be read here.
@@ -93,6 +97,12 @@ impl ClientsWatch {
         if spawn.role != Role::Worker || spawn.inherited {
             return None;
         }
+        // In a storm of spawns nobody can tell whom each is for, and a look takes its time.
+        let lately = |&(other, at): &(Identity, u64)| other == id && now_ns < at + LOOK_APART;
+        if self.looked.as_ref().is_some_and(lately) {
+            return None;
+        }
+        self.looked = Some((id, now_ns));
         let diag = self.diag.as_ref();
         let clients = look(self.proc.root(), id, diag, &mut HashMap::new(), now_ns);
         if clients.connections.iter().all(|connection| connection.heard_ns.is_none()) {
