@@ -52,6 +52,9 @@ pub(crate) fn test(args: &Args) -> Result<ExitCode> {
     }));
 
     steps.push(step::run("Chromium, which report.html is opened in", chromium));
+    steps.push(step::run("jq, for the recipes of docs/EVIDENCE.md", || {
+        packaged(&["jq"], ("jq", "jq"))
+    }));
     let skips = Skips::new()?;
     let (hermes, other) = end_to_end_files()?;
     steps.push(step::run("end-to-end tests", || end_to_end(&other, &skips)));
@@ -98,10 +101,15 @@ fn docs() -> Result<Outcome> {
 
 fn chromium() -> Result<Outcome> {
     let names = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
+    packaged(&names, ("chromium", "chromium"))
+}
+
+/// A program by one of these names, or else from a package.
+fn packaged(names: &[&str], package: (&str, &str)) -> Result<Outcome> {
     if names.iter().any(|name| apt::find(name).is_some()) {
         return Ok(Outcome::AlreadyThere);
     }
-    Ok(match apt::provide(&[("chromium", "chromium")])? {
+    Ok(match apt::provide(&[package])? {
         None => Outcome::Done,
         Some(why) => Outcome::Skipped(why),
     })

@@ -233,6 +233,11 @@ fn check(said: &str, kernel: &Kernel) -> Result<()> {
     part(said, "exit 0").context("the recording did not end with exit code 0")?;
     let records = evidence(said, "evidence")?;
     terminal_closed(said, "fentry", &records)?;
+    let backwards = records.windows(2).any(|pair| {
+        pair[0]["time"].as_str().zip(pair[1]["time"].as_str()).is_some_and(|(a, b)| a > b)
+    });
+    ensure!(backwards, "the clock was not set back");
+    part(said, "replay 0").context("with the clock set back, a replay found something else")?;
     part(said, "exit-kprobe 0").context("the second recording did not end with exit code 0")?;
     let by_kprobe = evidence(said, "kprobe-evidence")?;
     let capabilities = by_kprobe[0]["capabilities"].to_string();

@@ -9,7 +9,7 @@ use super::{
 use crate::model::{Clients, Identity, Record};
 
 /// A session's first request and the spawn of its worker are this far apart at most, ns.
-const WINDOW: u64 = 5_000_000_000;
+const WINDOW: u64 = 10_000_000_000;
 /// A look at the connections that comes later than this behind a spawn says nothing of it, ns.
 const PROMPT: u64 = 3_000_000_000;
 

@@ -152,10 +152,10 @@ impl EbpfSensor {
                 () = self.terminals.readable() => {
                     // The kernel program told of a close before its node was removed, and knows
                     // who closed it.
-                    let told = self.terminals.read();
+                    self.terminals.read();
                     self.drain();
-                    let found = self.terminals.apply(told);
-                    self.pending.extend(found);
+                    let found = self.terminals.apply();
+                    self.tell(found);
                     self.hand_over_terminals();
                 }
                 _ = self.interval.tick() => self.round()?,
@@ -166,7 +166,8 @@ impl EbpfSensor {
     /// Detaches, and hands over what is left.
     pub fn finish(mut self) -> Result<Last> {
         self.reconcile()?;
-        self.pending.extend(self.terminals.take());
+        let found = self.terminals.take();
+        self.tell(found);
         Ok(Last {
             observations: mem::take(&mut self.pending),
             counters: self.ledger.by_name(),
@@ -183,7 +184,8 @@ impl EbpfSensor {
             if let wire::What::Terminal { device, index, closer } = &event.what {
                 let closer = self.translator.describe(closer);
                 let place = (terminal::instance_of(*device), *index);
-                self.pending.extend(self.terminals.closed(place, event.boottime_ns, closer));
+                let found = self.terminals.closed(place, event.boottime_ns, closer);
+                self.tell(found);
                 continue;
             }
             let pid = match &event.what {
@@ -203,7 +205,8 @@ impl EbpfSensor {
         let mut clients = None;
         match &mut observation.body {
             Body::Spawn(spawn) => {
-                self.pending.extend(self.terminals.spawned(spawn, observation.boottime_ns));
+                let found = self.terminals.spawned(spawn, observation.boottime_ns);
+                self.tell(found);
                 self.hand_over_terminals();
                 clients = self.clients.spawned(spawn, boottime_ns());
                 self.pending.extend(self.programs.spawned(spawn, observation.boottime_ns));
@@ -218,6 +221,22 @@ impl EbpfSensor {
         }
         self.pending.push(observation);
         self.pending.extend(clients);
+    }
+
+    /// Keeps what is told of terminals, with the processes by the identities that they have in this
+    /// recording: /proc rounds their starts.
+    fn tell(&mut self, mut found: Vec<Observation>) {
+        let book = &mut self.translator.book;
+        for observation in &mut found {
+            let Body::Terminal(event) = &mut observation.body else { continue };
+            for process in [&mut event.master, &mut event.leader].into_iter().flatten() {
+                process.start_ns = book.proc(process.pid, process.start_ns).start_ns;
+            }
+            for id in &mut event.processes {
+                *id = book.proc(id.pid, id.start_ns);
+            }
+        }
+        self.pending.extend(found);
     }
 
     /// Tells the kernel programs whose ends are to be told.
@@ -254,7 +273,8 @@ impl EbpfSensor {
         let round = self.sampler.sample(boottime_ns(), &mut self.translator.book, &reads);
         self.pending.extend(round.observations);
         self.pending.extend(self.clients.round(boottime_ns()));
-        self.pending.extend(self.terminals.round());
+        let found = self.terminals.round();
+        self.tell(found);
         self.hand_over_terminals();
         // The kernel programs tell of every end: a worker that vanished is told of by a record
         // that is on its way, or was lost, which the next reconciliation shows.

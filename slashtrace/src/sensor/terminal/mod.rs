@@ -78,6 +78,8 @@ pub(super) struct TerminalWatch {
     rule: Option<TerminalRule>,
     watches: BTreeMap<i32, Watch>,
     open: BTreeMap<Place, Open>,
+    /// What inotify told and was not applied yet.
+    held: Vec<Told>,
     /// Which terminals are told of by now, and which no more, since that was asked for.
     changes: Vec<(bool, Place)>,
     /// Processes that opened terminals for workers.
@@ -94,6 +96,7 @@ impl TerminalWatch {
             rule,
             watches: BTreeMap::new(),
             open: BTreeMap::new(),
+            held: Vec::new(),
             changes: Vec::new(),
             gateways: BTreeMap::new(),
         };
@@ -139,8 +142,8 @@ impl TerminalWatch {
 
     /// Takes what the kernel told.
     pub(super) fn take(&mut self) -> Vec<Observation> {
-        let told = self.read();
-        self.apply(told)
+        self.read();
+        self.apply()
     }
 
     /// The terminals that are told of since the last time, and those that are no more.
@@ -161,9 +164,9 @@ impl TerminalWatch {
         found
     }
 
-    /// Takes what inotify told, for [`Self::apply`].
-    pub(super) fn read(&mut self) -> Vec<Told> {
-        let mut told: Vec<Told> = Vec::new();
+    /// Takes what inotify told, and holds it for [`Self::apply`].
+    pub(super) fn read(&mut self) {
+        let told = &mut self.held;
         if let Some(fd) = &self.inotify {
             // Taken before the reading, so that what comes behind it makes it ready again.
             let mut context = Context::from_waker(Waker::noop());
@@ -178,11 +181,11 @@ impl TerminalWatch {
                 ready.clear_ready();
             }
         }
-        told
     }
 
     /// Makes observations of what inotify told.
-    pub(super) fn apply(&mut self, told: Vec<Told>) -> Vec<Observation> {
+    pub(super) fn apply(&mut self) -> Vec<Observation> {
+        let told = std::mem::take(&mut self.held);
         let now = boottime_ns();
         let mut found = Vec::new();
         for (wd, flags, index) in told {
@@ -364,5 +367,45 @@ impl TerminalWatch {
             self.insert((instance, index), now, Source::Proc);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::pty::{OpenptFlags, openpt, ptsname, unlockpt};
+
+    use super::*;
+    use crate::{evidence::samples, model::Terminal};
+
+    /// The making of a terminal was read before a spawn on it is told: it is no later than that.
+    #[tokio::test]
+    async fn a_terminal_is_told_no_later_than_the_worker_that_was_born_on_it() {
+        let mut watch = TerminalWatch::start(ProcFs::new("/proc"), None);
+        if !watch.capability().ok {
+            eprintln!("SKIPPED: {}", watch.capability().detail);
+            return;
+        }
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        unlockpt(&master).unwrap();
+        let slave = ptsname(&master, Vec::new()).unwrap().into_string().unwrap();
+        let index: u32 = slave.rsplit('/').next().unwrap().parse().unwrap();
+        let at = boottime_ns();
+        watch.read();
+        let mut spawn = samples::spawn();
+        spawn.pid = std::process::id();
+        spawn.terminal = Some(Terminal { instance: None, index });
+        let told = watch.spawned(&mut spawn, at);
+        let opened = told.iter().find_map(|observation| match &observation.body {
+            Body::Terminal(event) if event.index == index => Some(event.opened_ns),
+            _ => None,
+        });
+        assert!(opened.expect("it is told") <= at);
+        drop(master);
+        watch.read();
+        let closed = watch.apply();
+        assert!(
+            closed.iter().any(|observation| matches!(&observation.body,
+            Body::Terminal(event) if event.index == index && event.state == TerminalState::Closed))
+        );
     }
 }
