@@ -59,6 +59,30 @@ mod tests {
     }
 
     #[test]
+    fn the_document_has_a_valid_example_of_every_type() {
+        let schema = serde_json::from_str(&json().unwrap()).unwrap();
+        let validator = jsonschema::validator_for(&schema).unwrap();
+        let document = std::fs::read_to_string(DOCUMENT).unwrap();
+        let (_, examples) = document.split_once("## Examples").expect("there are some");
+        let (examples, _) = examples.split_once("## Recipes").expect("and then recipes");
+        let mut shown = std::collections::BTreeSet::new();
+        for example in examples.lines().filter(|line| line.starts_with('{')) {
+            let value: serde_json::Value = serde_json::from_str(example).unwrap();
+            let errors: Vec<String> =
+                validator.iter_errors(&value).map(|error| error.to_string()).collect();
+            assert_eq!(errors, Vec::<String>::new(), "{value}");
+            // As it is written today, whole.
+            let record: Record = serde_json::from_str(example).unwrap();
+            assert_eq!(line(&record).unwrap(), example);
+            shown.insert(value["type"].as_str().unwrap().to_owned());
+        }
+        for record in samples::all() {
+            let value = serde_json::to_value(&record).unwrap();
+            assert!(shown.contains(value["type"].as_str().unwrap()), "no example of {value}");
+        }
+    }
+
+    #[test]
     fn records_of_every_type_are_valid() {
         let schema = serde_json::from_str(&json().unwrap()).unwrap();
         let validator = jsonschema::validator_for(&schema).unwrap();
