@@ -3,7 +3,7 @@
 //! May touch: the environment of workers and of the processes above them, for that one variable.
 
 use std::{
-    collections::{HashSet, hash_map::RandomState},
+    collections::{HashSet, VecDeque, hash_map::RandomState},
     ffi::OsString,
     fs::File,
     hash::{BuildHasher as _, Hasher as _},
@@ -17,6 +17,8 @@ use crate::model::{Body, Identity, Observation, Process, Role, Spawn};
 const VARIABLE: &str = "SLASHTRACE_RECORDING";
 /// Bytes of an environment that are searched: the kernel allows no more (execve(2), `_STK_LIM`).
 const ENVIRON_BYTES_MAX: u64 = 6 << 20;
+/// Ended workers that are remembered.
+const ENDED_MAX: usize = 4_096;
 /// Processes of a scope that are remembered.
 const KNOWN_MAX: usize = 65_536;
 
@@ -27,6 +29,8 @@ pub struct Scope {
     proc: PathBuf,
     /// Workers, what is below them, gateways and what is above those.
     known: HashSet<Identity>,
+    /// Workers that ended, of which something may still be told.
+    ended: VecDeque<Identity>,
 }
 
 impl Scope {
@@ -34,7 +38,8 @@ impl Scope {
     pub fn new() -> Self {
         let random = RandomState::new().build_hasher().finish();
         let mark = format!("{}-{random:016x}", std::process::id());
-        Self { mark, proc: PathBuf::from("/proc"), known: HashSet::new() }
+        let proc = PathBuf::from("/proc");
+        Self { mark, proc, known: HashSet::new(), ended: VecDeque::new() }
     }
 
     /// The variable, and its value for the command.
@@ -63,7 +68,7 @@ impl Scope {
             }
             // The end of a worker is told again when it was reaped.
             Body::Exit(exit) => match exit.role {
-                Role::Worker => self.known.contains(&exit.identity()),
+                Role::Worker => self.worker_ended(exit.identity()),
                 _ => self.known.remove(&exit.identity()),
             },
             Body::Start(_)
@@ -73,6 +78,19 @@ impl Scope {
             | Body::Finding(_)
             | Body::Stop(_) => true,
         }
+    }
+
+    fn worker_ended(&mut self, id: Identity) -> bool {
+        let known = self.known.contains(&id);
+        if known {
+            self.ended.push_back(id);
+        }
+        if self.ended.len() > ENDED_MAX
+            && let Some(oldest) = self.ended.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+        known
     }
 
     fn spawned(&mut self, spawn: &Spawn) -> bool {
@@ -190,6 +208,27 @@ mod tests {
         // Its gateway has ended; another worker of it is known by that gateway.
         within.pid = 4_000_000_004;
         assert!(scope.admits(&told(&within)));
+    }
+
+    #[test]
+    fn those_that_ended_are_forgotten_in_time() {
+        let mut scope = Scope::new();
+        let exit = |pid| crate::model::Exit {
+            pid,
+            start_ns: 1,
+            role: Role::Worker,
+            code: Some(0),
+            signal: None,
+            reads: None,
+            source: crate::model::Source::Kernel,
+        };
+        for pid in 1..=20_000 {
+            scope.known.insert(Identity { pid, start_ns: 1 });
+            let ended = Observation { boottime_ns: 1, body: Body::Exit(exit(pid)) };
+            assert!(scope.admits(&ended));
+            assert!(scope.admits(&ended), "it may be told again");
+        }
+        assert!(scope.known.len() <= ENDED_MAX + 1, "{}", scope.known.len());
     }
 
     #[test]
