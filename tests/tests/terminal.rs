@@ -52,11 +52,20 @@ fn closes(records: &[Record]) -> Vec<&TerminalEvent> {
     terminals(records).into_iter().filter(|one| one.state == TerminalState::Closed).collect()
 }
 
-fn watch(setup: Setup) {
+/// A container: a mount namespace with a devpts of its own.
+const CONTAINER: &str =
+    "mount -t devpts -o newinstance,ptmxmode=0666 devpts /dev/pts && exec \"$@\"";
+
+/// Watches what happens on terminals; returns the instances of devpts that they were on.
+fn watch(setup: Setup, in_container: bool) -> Vec<u64> {
     let setup = setup.flag("--sample-interval=500ms");
     let token = setup.token().to_owned();
     let recording = setup.start();
-    let mut holder = Command::new("python3")
+    let mut holder = Command::new(if in_container { "unshare" } else { "python3" });
+    if in_container {
+        holder.args(["-m", "sh", "-c", CONTAINER, "sh", "python3"]);
+    }
+    let mut holder = holder
         .args(["-c", SCRIPT, &token])
         .env("PYTHONPATH", modules(&token).path())
         .stdin(Stdio::piped())
@@ -90,6 +99,7 @@ fn watch(setup: Setup) {
     let recorded = recording.stop();
     let closed: Vec<u32> = closes(&recorded.records).iter().map(|one| one.index).collect();
     assert_eq!(closed, [first, second]);
+    closes(&recorded.records).iter().map(|one| one.instance).collect()
 }
 
 /// A folder with the bundled worker under the name of this recording.
@@ -106,14 +116,23 @@ fn modules(token: &str) -> &'static TempDir {
 #[test]
 fn a_close_is_seen_at_once_and_a_reused_index_is_another_terminal() {
     if host::may_load_kernel_programs() {
-        watch(Setup::ebpf());
+        watch(Setup::ebpf(), false);
+    }
+}
+
+#[test]
+fn terminals_of_a_container_are_seen_too() {
+    if host::may_load_kernel_programs() {
+        let ours = rustix::fs::stat("/dev/pts").expect("a devpts").st_dev;
+        let theirs = watch(Setup::ebpf(), true);
+        assert!(theirs.iter().all(|&instance| instance != ours), "{theirs:?}, ours {ours}");
     }
 }
 
 #[test]
 fn the_poll_sensor_sees_the_same() {
     if rustix::process::geteuid().is_root() {
-        watch(Setup::poll_as(0));
+        watch(Setup::poll_as(0), false);
     } else {
         host::skip("not root: /proc/PID/root of the workers cannot be looked at");
     }

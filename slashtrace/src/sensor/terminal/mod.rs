@@ -408,4 +408,34 @@ mod tests {
             Body::Terminal(event) if event.index == index && event.state == TerminalState::Closed))
         );
     }
+
+    /// More happened than the queue holds: that is a gap, and what is there is read again.
+    #[tokio::test]
+    async fn an_overflow_is_a_gap_and_resyncs() {
+        const LENGTH: &str = "/proc/sys/fs/inotify/max_queued_events";
+        let Ok(before) = std::fs::read_to_string(LENGTH) else { return };
+        // It is copied by each watch that begins (inotify(7)), so only this one gets it.
+        if std::fs::write(LENGTH, "4").is_err() {
+            eprintln!("SKIPPED: not root: the queue cannot be made short");
+            return;
+        }
+        let mut watch = TerminalWatch::start(ProcFs::new("/proc"), None);
+        std::fs::write(LENGTH, before.trim()).unwrap();
+        if !watch.capability().ok {
+            return;
+        }
+        let open = || openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        let masters: Vec<_> = (0..8).map(|_| open()).collect();
+        let found = watch.take();
+        let gaps = found.iter().filter(|observation| {
+            matches!(&observation.body, Body::Gap(gap) if gap.reason == GapReason::QueueFull && gap.resynced)
+        });
+        assert_eq!(gaps.count(), 1, "{found:?}");
+        for master in &masters {
+            let slave = ptsname(master, Vec::new()).unwrap().into_string().unwrap();
+            let index: u32 = slave.rsplit('/').next().unwrap().parse().unwrap();
+            assert!(watch.open.keys().any(|place| place.1 == index), "{slave}");
+        }
+        drop(masters);
+    }
 }
