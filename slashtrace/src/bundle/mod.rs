@@ -11,7 +11,7 @@ mod environment;
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, BufReader, BufWriter, Read, Write},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, fchown},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, fchown},
     path::{Path, PathBuf},
 };
 
@@ -145,6 +145,10 @@ impl Folder {
             .with_context(|| format!("cannot rename {}", self.part().display()))?;
         let written = self.write_all(report, zone, &whole);
         let kept = if whole.exists() { whole } else { self.path.join(EVIDENCE) };
+        if written.is_err() {
+            // It may be all that there is.
+            let _ = self.give(&kept);
+        }
         written.with_context(|| {
             format!(
                 "the recording is whole, its report is not\nnext step: make room, then `slashtrace \
@@ -155,10 +159,9 @@ impl Folder {
     }
 
     fn write_all(&self, report: &Report, zone: &TimeZone, whole: &Path) -> Result<Bundle> {
-        self.give(whole)?;
         let evidence = self.write(EVIDENCE, |out| {
             let mut gz = GzEncoder::new(out, Compression::default());
-            let mut input = BufReader::new(File::open(whole)?);
+            let mut input = BufReader::new(own(whole)?);
             io::copy(&mut input, &mut gz)?;
             gz.finish()?;
             Ok(())
@@ -258,13 +261,25 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     })
 }
 
+/// A file that this program wrote, and nobody put in its place: what is packed into a bundle is given
+/// away.
+fn own(path: &Path) -> Result<File> {
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(path)?;
+    let metadata = file.metadata()?;
+    let ours = metadata.is_file() && metadata.uid() == rustix::process::geteuid().as_raw();
+    if !ours {
+        bail!("{} is not what was recorded: somebody put it there", path.display());
+    }
+    Ok(file)
+}
+
 /// A compressed tar of files, in a folder of its own, with nobody's name in it.
 fn archive(out: &mut dyn Write, files: &[&Path], report: &Report) -> Result<()> {
     let mut tar = tar::Builder::new(GzEncoder::new(out, Compression::default()));
     let mtime = report.recording.ended.map_or(0, Timestamp::as_second);
     for path in files {
         let name = path.file_name().context("a file has a name")?;
-        let file = File::open(path)?;
+        let file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(path)?;
         let size = file.metadata()?.len();
         let mut header = tar::Header::new_gnu();
         header.set_size(size);

@@ -75,3 +75,16 @@ fn a_recording_that_never_began_leaves_nothing() {
     recorded(&folder);
     assert_eq!(folder.abandon(), Some(folder.part()));
 }
+
+#[test]
+fn what_somebody_put_in_the_place_of_the_evidence_is_not_packed() {
+    let parent = tempfile::tempdir().unwrap();
+    let folder = Folder::prepare(parent.path()).unwrap();
+    let report = recorded(&folder);
+    let secret = parent.path().join("secret");
+    fs::write(&secret, "not theirs").unwrap();
+    fs::remove_file(folder.part()).unwrap();
+    std::os::unix::fs::symlink(&secret, folder.part()).unwrap();
+    assert!(folder.finish(&report, &TimeZone::UTC).is_err());
+    assert!(!parent.path().join(EVIDENCE).exists());
+}

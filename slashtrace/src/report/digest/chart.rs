@@ -4,7 +4,7 @@ use crate::model::{Body, Forecast, Memory, Record, Role};
 /// Points of a series: when there are more, every other one is dropped.
 const POINTS_MAX: usize = 2_000;
 /// A recording shorter than this says nothing of growth by the hour, ms.
-const GROWTH_LEAST_MS: u64 = 60_000;
+const GROWTH_LEAST_MS: u64 = 600_000;
 
 /// Live workers and memory over time.
 #[derive(Debug, Default)]
