@@ -12,7 +12,8 @@ use crate::{
     daemon::{
         Sink,
         choose::{Chosen, choose},
-        session::{CommandEnded, Ended, Feed, Note, Plan, Reason, Scoped, record},
+        feed::{Feed, Scoped},
+        session::{CommandEnded, Ended, Note, Plan, Reason, record},
     },
     evidence::EvidenceWriter,
     profile::{Profile, Span},

@@ -1,17 +1,11 @@
-use std::{
-    collections::BTreeMap,
-    ffi::OsString,
-    fmt,
-    future::{Future, pending},
-    io,
-    time::Duration,
-};
+use std::{collections::BTreeMap, ffi::OsString, fmt, future::pending, io, time::Duration};
 
 use anyhow::{Context as _, Result};
 use tokio::time::{Instant, sleep_until};
 
 use super::{
-    Sink, command::Command, pipeline::Pipeline, signals::Signals, start::start_record, tally::Tally,
+    Sink, command::Command, feed::Feed, pipeline::Pipeline, signals::Signals, start::start_record,
+    tally::Tally,
 };
 use crate::{
     model::{Body, Observation, SensorKind, Stop},
@@ -19,9 +13,8 @@ use crate::{
     reaper::{Policy, Reaper},
     redact::Redaction,
     sensor::{
-        Description, Last, Sensor,
+        Description,
         clock::{boottime_ns, wall_time},
-        scope::Scope,
     },
 };
 
@@ -37,63 +30,6 @@ const POLL: Duration = Duration::from_secs(1);
 const UNDER_WAY: Duration = Duration::from_millis(100);
 /// How long a deadline is slept for at a time.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
-
-/// What observes: the sensors, or a script in tests.
-pub trait Feed {
-    /// What it can do here.
-    fn describe(&self) -> Description;
-    /// The next observations. Cancel-safe.
-    fn next(&mut self) -> impl Future<Output = Result<Vec<Observation>>>;
-    /// Stops it.
-    fn finish(self) -> Result<Last>;
-}
-
-impl Feed for Sensor {
-    fn describe(&self) -> Description {
-        Self::describe(self)
-    }
-
-    async fn next(&mut self) -> Result<Vec<Observation>> {
-        Self::next(self).await
-    }
-
-    fn finish(self) -> Result<Last> {
-        Self::finish(self)
-    }
-}
-
-/// Of a feed what is about processes of one command.
-#[derive(Debug)]
-pub struct Scoped<F> {
-    feed: F,
-    scope: Scope,
-}
-
-impl<F: Feed> Scoped<F> {
-    /// Keeps back what is about others.
-    pub fn new(feed: F, scope: Scope) -> Self {
-        Self { feed, scope }
-    }
-}
-
-impl<F: Feed> Feed for Scoped<F> {
-    fn describe(&self) -> Description {
-        self.feed.describe()
-    }
-
-    async fn next(&mut self) -> Result<Vec<Observation>> {
-        let mut batch = self.feed.next().await?;
-        batch.retain(|observation| self.scope.admits(observation));
-        Ok(batch)
-    }
-
-    fn finish(self) -> Result<Last> {
-        let Self { feed, mut scope } = self;
-        let mut last = feed.finish()?;
-        last.observations.retain(|observation| scope.admits(observation));
-        Ok(last)
-    }
-}
 
 /// When to end, and what to run meanwhile.
 #[derive(Clone, Debug, Default)]

@@ -7,6 +7,7 @@ use crate::{
     daemon::replay::replay,
     evidence::{Reader, line, samples},
     model::{FindingState, Kind, Limits, Record},
+    sensor::Last,
 };
 
 /// A sensor that tells what it was told to, then waits for ever, or fails.

@@ -1,13 +1,14 @@
 //! The eBPF sensor set: kernel programs that see workers born, signalled and gone; the /proc
 //! snapshot at the start; samples of what is tracked.
 //!
-//! `btf` finds kernel fields, `object` loads and attaches the programs, `rule` turns a profile into
-//! the kernel's filter, `wire` decodes records, `translate` makes observations of them, `loss`
-//! reconciles counters.
+//! `btf` finds kernel fields, `object` loads and attaches the programs, `optional` the hooks that a
+//! kernel may not offer, `rule` turns a profile into the kernel's filter, `wire` decodes records,
+//! `translate` makes observations of them, `loss` reconciles counters.
 
 mod btf;
 mod loss;
 mod object;
+mod optional;
 mod rule;
 mod translate;
 mod wire;
@@ -21,7 +22,8 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use self::{
     loss::{Counts, Ledger},
-    object::{Object, TerminalHook},
+    object::Object,
+    optional::TerminalHook,
     rule::Rule,
     translate::{Translator, wire_role},
 };
@@ -106,7 +108,7 @@ impl EbpfSensor {
             |name: &str, detail: String| Capability { name: name.to_owned(), ok: true, detail };
         let hooks = object::hooks().map(|hook| capability(hook, "BTF tracepoint".to_owned()));
         let calls = self.object.call_hook.iter();
-        let calls = calls.map(|hook| capability(object::COUNT_CALLS, hook.describe()));
+        let calls = calls.map(|hook| capability(optional::COUNT_CALLS, hook.describe()));
         Description {
             kind: SensorKind::Ebpf,
             capabilities: hooks
