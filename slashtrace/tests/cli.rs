@@ -391,6 +391,38 @@ fn sessions_are_hashed_where_that_is_wanted() {
 }
 
 #[test]
+fn without_root_the_same_bundle_is_made_and_says_what_it_could_not_see() {
+    let folder = tempfile::Builder::new().prefix("st").tempdir_in("/tmp").unwrap();
+    let copy = folder.path().join("slashtrace");
+    fs::copy(env!("CARGO_BIN_EXE_slashtrace"), &copy).unwrap();
+    let work = folder.path().join("work");
+    fs::create_dir(&work).unwrap();
+    let mut command = Command::new(&copy);
+    // SAFETY: geteuid(2) takes nothing and cannot fail.
+    if unsafe { libc::geteuid() } == 0 {
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        std::os::unix::fs::chown(&work, Some(65534), Some(65534)).unwrap();
+        command.uid(65534).gid(65534);
+    }
+    let script = format!("(sleep 1.5 | {WORKER} mine) & sleep 0.8");
+    command.args(["record", "-o", "rec", "--sample-interval", "100ms", "--linger", "2s"]);
+    let output = command
+        .args(["--", "sh", "-c", &script])
+        .current_dir(&work)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let told = stderr(&output);
+    assert_eq!(output.status.code(), Some(0), "{told}");
+    assert!(told.contains("sensor: poll (no kernel programs: "), "{told}");
+    for name in BUNDLE {
+        assert!(work.join("rec").join(name).exists(), "{name}: {told}");
+    }
+    let report = fs::read_to_string(work.join("rec/report.md")).unwrap();
+    assert!(report.contains("`mine`") && report.contains("only /proc was read"), "{report}");
+}
+
+#[test]
 fn github_is_told_in_its_own_words() {
     let folder = Folder::new();
     let summary = folder.write("summary.md", "before\n");
