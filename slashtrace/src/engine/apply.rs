@@ -87,6 +87,7 @@ impl Table {
         if let Some(launcher) = launcher.and_then(|launcher| self.workers.get(&launcher)) {
             worker.link.clone_from(&launcher.link);
             worker.surety = worker.surety.min(launcher.surety);
+            worker.launched_by(launcher);
         } else if let Some(link) = &worker.link {
             let gone = spawn.parent.as_ref().filter(|parent| parent.gone);
             self.ensure_gateway(
@@ -151,6 +152,7 @@ impl Table {
         let Some(parent) = self.workers.get(&launcher) else { return };
         let link = parent.link.clone();
         let surety = parent.surety;
+        let client = (parent.client.clone(), parent.client_judged);
         let children: Vec<Identity> = below
             .workers
             .iter()
@@ -164,6 +166,7 @@ impl Table {
             if let Some(child) = self.workers.get_mut(&child) {
                 child.link.clone_from(&link);
                 child.surety = child.surety.min(surety);
+                (child.client, child.client_judged) = client.clone();
             }
             self.enlist(child);
         }
@@ -336,6 +339,7 @@ impl Table {
         let key = worker.key().filter(|_| active);
         let gateway = worker.link.as_ref().map(|link| link.gateway.identity()).filter(|_| active);
 
+        let left = worker.client.as_ref().is_some_and(|client| client.gone().is_some());
         let seen = moment(record, Source::Proc);
         let unheld = worker.unheld;
         match sample.stdin.map(|stdin| stdin.state) {
@@ -364,7 +368,7 @@ impl Table {
         if let Some(key) = key {
             self.touch(Subject::Group(key));
         }
-        if let Some(gateway) = gateway.filter(|id| self.clientless.contains_key(id)) {
+        if let Some(gateway) = gateway.filter(|id| left || self.clientless.contains_key(id)) {
             self.touch(Subject::Gateway(gateway));
         }
         if life {

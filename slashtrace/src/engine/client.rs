@@ -1,6 +1,8 @@
-//! Which client a worker is for: the one connection of its gateway that spoke right before its spawn.
+//! Which client a worker is for: the one connection of its gateway that spoke right before its spawn,
+//! or, where the kernel does not tell who spoke (Unix sockets, other network namespaces), the one
+//! that had just connected.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
     table::Table,
@@ -10,8 +12,20 @@ use crate::model::{Clients, Identity, Record};
 
 /// A session's first request and the spawn of its worker are this far apart at most, ns.
 const WINDOW: u64 = 10_000_000_000;
+/// What is heard so shortly behind a birth was heard before it, as far as clocks tell: the kernel
+/// counts in jiffies of up to 10 ms.
+const BLUR: u64 = 10_000_000;
+/// Who connects and asks for a worker does so within this time, ns.
+const OPENED: u64 = 5_000_000_000;
 /// A look at the connections that comes later than this behind a spawn says nothing of it, ns.
 const PROMPT: u64 = 3_000_000_000;
+
+/// By what a connection is taken for the client that a worker is for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum How {
+    Spoke,
+    Connected,
+}
 
 /// The client that a worker is for.
 #[derive(Clone, Debug)]
@@ -20,6 +34,7 @@ pub(super) struct Client {
     id: u64,
     /// The record that shows it.
     pub(super) seq: u64,
+    pub(super) how: How,
     /// Since it is gone, and nobody is there who may be it, come back.
     left: Option<Moment>,
     /// Who else was there when it left: none of these is it.
@@ -53,6 +68,20 @@ impl Client {
     }
 }
 
+/// That a connection is the client of a worker of a session.
+#[derive(Debug)]
+struct Claim {
+    id: u64,
+    session: Option<Arc<str>>,
+}
+
+impl Claim {
+    /// Whether a worker of this session is not for that connection, because another session's is.
+    fn excludes(&self, id: u64, session: Option<&Arc<str>>) -> bool {
+        self.id == id && (session.is_none() || self.session.as_ref() != session)
+    }
+}
+
 impl Table {
     /// Takes who is connected to a gateway: attributes workers that were spawned a moment ago, and
     /// sees who left.
@@ -62,55 +91,108 @@ impl Table {
         };
         let here: BTreeSet<u64> = clients.connections.iter().map(|it| it.id).collect();
         let now = Moment { at: record.boottime_ns, seq: record.seq, source: clients.source };
-        let mut claimed: BTreeSet<u64> = workers
-            .iter()
-            .filter_map(|id| self.workers.get(id).filter(|it| it.is_live())?.client.as_ref())
-            .map(|client| client.id)
-            .collect();
-        for id in &workers {
-            let Some(worker) = self.workers.get_mut(id) else { continue };
-            if worker.client_judged || !worker.is_live() {
-                continue;
-            }
-            // Only the first look behind the spawn tells who had spoken right before it.
-            worker.client_judged = true;
-            worker.client = who_spoke(worker, clients, &claimed, now);
-            claimed.extend(worker.client.iter().map(|client| client.id));
-        }
+        self.ask_for_clients(&workers, clients, now);
+        let all = workers.iter().filter_map(|id| self.workers.get(id)).filter(|it| it.is_live());
+        let claimed: BTreeSet<u64> =
+            all.filter_map(|worker| worker.client.as_ref()).map(|client| client.id).collect();
         // The list is cut at some length: who is missing in a full one may be there.
         if !clients.complete || here.len() != clients.connected as usize {
             return;
         }
         for id in workers {
-            if let Some(worker) = self.workers.get_mut(&id).filter(|worker| worker.is_live())
-                && let Some(client) = &mut worker.client
-            {
+            let Some(worker) = self.workers.get_mut(&id).filter(|worker| worker.is_live()) else {
+                continue;
+            };
+            // Once somebody else has used it, it is not told any more whose it is.
+            let used = worker.used_by_another();
+            worker.client = worker.client.take().filter(|_| !used);
+            if let Some(client) = &mut worker.client {
                 client.told(&here, &claimed, now);
+            }
+        }
+    }
+
+    /// Attributes the workers that no look was behind yet: only the first one tells who had spoken
+    /// right before the spawn.
+    fn ask_for_clients(&mut self, workers: &BTreeSet<Identity>, clients: &Clients, now: Moment) {
+        let all = || workers.iter().filter_map(|id| self.workers.get(id)).filter(|it| it.is_live());
+        let claim = |worker: &Worker, client: &Client| Claim {
+            id: client.id,
+            session: worker.session.clone(),
+        };
+        let claims: Vec<Claim> =
+            all().filter_map(|it| it.client.as_ref().map(|client| claim(it, client))).collect();
+        let due = all().filter(|worker| !worker.client_judged && worker.birth.at <= now.at);
+        let found: Vec<(&Worker, Option<Client>)> =
+            due.map(|worker| (worker, who_spoke(worker, clients, &claims, now))).collect();
+        let new: Vec<Claim> = found
+            .iter()
+            .filter_map(|(worker, client)| client.as_ref().map(|client| claim(worker, client)))
+            .collect();
+        // One that may have asked for workers of two sessions asked for neither, for all that can
+        // be told.
+        let sole = |worker: &Worker, client: &Client| {
+            let session = worker.session.as_ref();
+            let own = new.iter().filter(|claim| claim.id == client.id);
+            own.clone().count() == 1 || !own.clone().any(|it| it.excludes(client.id, session))
+        };
+        let judged: Vec<(Identity, Option<Client>)> = found
+            .iter()
+            .map(|(worker, client)| {
+                (worker.id, client.clone().filter(|client| sole(worker, client)))
+            })
+            .collect();
+        for (id, client) in judged {
+            if let Some(worker) = self.workers.get_mut(&id) {
+                worker.client_judged = true;
+                worker.client = client;
             }
         }
     }
 }
 
-/// The one connection that nobody else claims and that spoke in the moments before a spawn.
-fn who_spoke(
-    worker: &Worker,
-    clients: &Clients,
-    claimed: &BTreeSet<u64>,
-    now: Moment,
-) -> Option<Client> {
+impl Worker {
+    /// Whether it was asked something since its own client is gone: by somebody else, then.
+    pub(super) fn used_by_another(&self) -> bool {
+        let gone = self.client.as_ref().and_then(Client::gone);
+        let rise = self.activity.newest_rise();
+        gone.is_some_and(|gone| rise.is_some_and(|rise| rise.from >= gone.at))
+    }
+
+    /// It is for whom its launcher was spawned for.
+    pub(super) fn launched_by(&mut self, launcher: &Self) {
+        self.client.clone_from(&launcher.client);
+        self.client_judged = launcher.client_judged;
+    }
+}
+
+/// The one connection that no other session claims and that spoke in the moments before a spawn.
+fn who_spoke(worker: &Worker, clients: &Clients, claims: &[Claim], now: Moment) -> Option<Client> {
     let birth = worker.birth.at;
-    if worker.birth.inherited || now.at > birth.saturating_add(PROMPT) || !clients.complete {
+    // One that is missing in a list that was cut may be it.
+    let whole = clients.complete && clients.connections.len() == clients.connected as usize;
+    if worker.birth.inherited || now.at > birth.saturating_add(PROMPT) || !whole {
         return None;
     }
-    let window = birth.saturating_sub(WINDOW)..=birth.saturating_add(PROMPT);
-    let mut spoke = clients.connections.iter().filter(|connection| {
-        !claimed.contains(&connection.id)
-            && connection.heard_ns.is_some_and(|heard| window.contains(&heard))
+    let all = &clients.connections;
+    let how = if all.iter().any(|it| it.heard_ns.is_some()) { How::Spoke } else { How::Connected };
+    let spoke = birth.saturating_sub(WINDOW)..=birth.saturating_add(PROMPT);
+    let opened = birth.saturating_sub(OPENED)..=birth.saturating_add(PROMPT);
+    let mut found = all.iter().filter(|it| {
+        let asked = match how {
+            How::Spoke => it.heard_ns.is_some_and(|heard| spoke.contains(&heard)),
+            How::Connected => it.since_ns.is_some_and(|since| opened.contains(&since)),
+        };
+        let session = worker.session.as_ref();
+        asked && !claims.iter().any(|claim| claim.excludes(it.id, session))
     });
-    let client = spoke.next()?;
-    spoke.next().is_none().then(|| Client {
+    let client = found.next()?;
+    // One that was heard from since may have spoken only then.
+    let before = client.heard_ns.is_none_or(|heard| heard <= birth.saturating_add(BLUR));
+    (before && found.next().is_none()).then(|| Client {
         id: client.id,
         seq: now.seq,
+        how,
         left: None,
         others: BTreeSet::new(),
         doubt: false,

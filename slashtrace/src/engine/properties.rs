@@ -12,8 +12,8 @@ use super::{
 };
 use crate::{
     model::{
-        Body, FORMAT_VERSION, Finding, FindingState, FindingWorker, Identity, Kind, Mode, Record,
-        Tick,
+        Body, Confidence, FORMAT_VERSION, Finding, FindingState, FindingWorker, Identity, Kind,
+        Mode, Record, Tick,
     },
     profile::Profile,
     reaper::{Decision, Judge, Policy},
@@ -94,6 +94,29 @@ proptest! {
         }
         restless.pass(end, 10_000);
         prop_assert_eq!(&restless.said, &live.said);
+    }
+
+    #[test]
+    fn while_a_client_is_connected_abandoned_is_weak(steps in vec(step(), 0..120)) {
+        let mut driver = drive(&World::play(&steps, false));
+        driver.pass(DAY, 10_000);
+        let mut connected = BTreeMap::new();
+        for record in &driver.records {
+            match &record.body {
+                Body::Clients(clients) => {
+                    connected.insert(clients.identity(), clients.connected);
+                }
+                Body::Finding(finding)
+                    if finding.kind == Kind::Abandoned && finding.state != FindingState::Closed =>
+                {
+                    let gateway = finding.gateway.as_ref().expect("it is about one");
+                    let id = Identity { pid: gateway.pid, start_ns: gateway.start_ns };
+                    let weak = finding.confidence == Confidence::Weak;
+                    prop_assert!(connected[&id] == 0 || weak, "{:?}", finding);
+                }
+                _ => {}
+            }
+        }
     }
 
     #[test]

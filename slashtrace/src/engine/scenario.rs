@@ -343,17 +343,38 @@ impl History {
         connections: impl IntoIterator<Item = (u64, Option<u64>)>,
         complete: bool,
     ) -> &mut Self {
-        let connections: Vec<Connection> =
-            connections.into_iter().map(|(id, heard_ns)| Connection { id, heard_ns }).collect();
-        self.tell(Body::Clients(Clients {
+        let connections: Vec<Connection> = connections
+            .into_iter()
+            .map(|(id, heard_ns)| Connection { id, since_ns: None, heard_ns })
+            .collect();
+        let connected = connections.len() as u32;
+        self.look(pid, |look| {
+            *look = Clients { listening, connected, connections, complete, ..look.clone() };
+        })
+    }
+
+    /// The same, with when each connection was first seen: the kernel does not tell who spoke.
+    pub(super) fn clients_since(&mut self, pid: u32, connections: &[(u64, u64)]) -> &mut Self {
+        let since = |&(id, since)| Connection { id, since_ns: Some(since), heard_ns: None };
+        self.look(pid, |look| {
+            look.connections = connections.iter().map(since).collect();
+            look.connected = connections.len() as u32;
+        })
+    }
+
+    /// A look at a gateway that listens.
+    pub(super) fn look(&mut self, pid: u32, change: impl FnOnce(&mut Clients)) -> &mut Self {
+        let mut clients = Clients {
             pid,
             start_ns: self.start_of(pid),
-            listening,
-            connected: connections.len() as u32,
-            connections,
-            complete,
+            listening: 1,
+            connected: 0,
+            connections: Vec::new(),
+            complete: true,
             source: Source::Proc,
-        }))
+        };
+        change(&mut clients);
+        self.tell(Body::Clients(clients))
     }
 
     /// A gateway opens a terminal, whose process names a session.

@@ -3,12 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use proptest::{option, prelude::*, sample::select};
+use proptest::{collection::vec, option, prelude::*, sample::select};
 
 use super::scenario::S;
 use crate::model::{
-    Body, Clients, Exec, Exit, Gap, GapReason, Identity, Memory, Parent, ParentSource, Process,
-    Role, Sample, Source, Spawn, StdinPeer, StdinState, TerminalEvent, TerminalState, Tick,
+    Body, Clients, Connection, Exec, Exit, Gap, GapReason, Identity, Memory, Parent, ParentSource,
+    Process, Role, Sample, Source, Spawn, StdinPeer, StdinState, TerminalEvent, TerminalState,
+    Tick,
 };
 
 pub(super) fn process(id: Identity) -> Process {
@@ -119,11 +120,27 @@ pub(super) enum Step {
     },
     /// The nth open terminal is closed.
     CloseTerminal(usize),
-    /// A look at a gateway's sockets.
+    /// A look at a gateway's sockets that only counts clients.
     Clients {
         gateway: u32,
         connected: u32,
     },
+    /// A client connects to a gateway; the kernel may not tell when it is heard from.
+    Connect {
+        gateway: u32,
+        told: bool,
+    },
+    /// The nth client of a gateway speaks.
+    Speak {
+        gateway: u32,
+        client: usize,
+    },
+    Disconnect {
+        gateway: u32,
+        client: usize,
+    },
+    /// A look at each connection of a gateway.
+    Look(u32),
 }
 
 pub(super) fn step() -> impl Strategy<Value = Step> {
@@ -148,6 +165,13 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
         1 => any::<usize>().prop_map(Step::CloseTerminal),
         1 => (100_u32..103, 0_u32..2)
             .prop_map(|(gateway, connected)| Step::Clients { gateway, connected }),
+        2 => (100_u32..103, prop::bool::weighted(0.9))
+            .prop_map(|(gateway, told)| Step::Connect { gateway, told }),
+        2 => (100_u32..103, any::<usize>())
+            .prop_map(|(gateway, client)| Step::Speak { gateway, client }),
+        2 => (100_u32..103, any::<usize>())
+            .prop_map(|(gateway, client)| Step::Disconnect { gateway, client }),
+        4 => (100_u32..103).prop_map(Step::Look),
     ]
 }
 
@@ -167,6 +191,8 @@ pub(super) struct World {
     next_index: u32,
     /// Open terminals, and of which gateway's workers each is the controlling one.
     terminals: Vec<(TerminalEvent, Option<u32>)>,
+    /// Clients of each gateway.
+    clients: BTreeMap<u32, Vec<Connection>>,
 }
 
 impl World {
@@ -321,11 +347,40 @@ impl World {
             Step::GatewayExit(pid) => {
                 let id = self.gateway(*pid);
                 *self.generation.entry(*pid).or_default() += 1;
+                self.clients.remove(pid);
                 self.tell(id, exit(id, Role::Gateway));
             }
             Step::Clients { gateway, connected } => {
                 let id = self.gateway(*gateway);
                 self.tell(id, clients(id, 1, *connected, true));
+            }
+            Step::Connect { gateway, told } => {
+                let id = u64::from(self.fresh().pid);
+                let heard_ns = told.then_some(self.now);
+                let client = Connection { id, since_ns: Some(self.now), heard_ns };
+                self.clients.entry(*gateway).or_default().push(client);
+            }
+            Step::Speak { gateway, client } => {
+                let all = self.clients.entry(*gateway).or_default();
+                let Some(at) = nth(*client, all.len()) else { return };
+                all[at].heard_ns = all[at].heard_ns.map(|_| self.now);
+            }
+            Step::Disconnect { gateway, client } => {
+                let all = self.clients.entry(*gateway).or_default();
+                let Some(at) = nth(*client, all.len()) else { return };
+                all.remove(at);
+            }
+            Step::Look(gateway) => {
+                let id = self.gateway(*gateway);
+                let all = self.clients.get(gateway).cloned().unwrap_or_default();
+                let mut body = clients(id, 1, all.len() as u32, true);
+                if let Body::Clients(look) = &mut body {
+                    look.connections = all;
+                }
+                // The sensor looks behind the spawns that it told of.
+                self.now += 20_000_000;
+                self.tell(id, body);
+                self.now += 20_000_000;
             }
         }
     }
@@ -418,8 +473,17 @@ pub(super) fn any_body() -> impl Strategy<Value = Body> {
         });
         Body::Tick(Tick { memory })
     });
-    let any_clients = (identity(), 0_u32..2, 0_u32..2, any::<bool>()).prop_map(
-        |(id, listening, connected, complete)| clients(id, listening, connected, complete),
+    let any_connection = (0_u64..3, number(), number())
+        .prop_map(|(id, since_ns, heard_ns)| Connection { id, since_ns, heard_ns });
+    let any_connections = vec(any_connection, 0..3);
+    let any_clients = (identity(), 0_u32..2, 0_u32..3, any::<bool>(), any_connections).prop_map(
+        |(id, listening, connected, complete, connections)| {
+            let mut body = clients(id, listening, connected, complete);
+            if let Body::Clients(look) = &mut body {
+                look.connections = connections;
+            }
+            body
+        },
     );
     let gap = Just(Body::Gap(Gap { reason: GapReason::RingFull, lost: u64::MAX, resynced: true }));
     prop_oneof![4 => any_spawn(), 3 => any_sample, 3 => any_exit, 1 => any_exec, 2 => any_tick,

@@ -249,7 +249,11 @@ pub(crate) fn all() -> Vec<Record> {
             start_ns: GATEWAY.start_ns,
             listening: 1,
             connected: 1,
-            connections: vec![Connection { id: 4711, heard_ns: Some(61_000_000_000) }],
+            connections: vec![Connection {
+                id: 4711,
+                since_ns: Some(60_000_000_000),
+                heard_ns: Some(61_000_000_000),
+            }],
             complete: true,
             source: Source::Proc,
         }),

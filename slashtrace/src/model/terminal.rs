@@ -55,7 +55,7 @@ impl TerminalEvent {
     }
 }
 
-/// How many clients are connected to a gateway. Written when it changed.
+/// Which clients are connected to a gateway. Written when they changed, and at a worker's spawn.
 #[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 pub struct Clients {
     /// Thread group id of the gateway.
@@ -81,7 +81,10 @@ pub struct Clients {
 pub struct Connection {
     /// Inode of the gateway's socket: the same as long as it is connected.
     pub id: u64,
-    /// When the gateway last received something on it, ns of the boot clock, to the millisecond
+    /// When it was first seen, ns of the boot clock: up to a round of samples after it was opened.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since_ns: Option<u64>,
+    /// When the gateway last received something on it, or else when it was opened, ns of the boot clock, to the millisecond
     /// (`tcpi_last_data_recv`); absent where that is not known. Not told anew when it moved alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub heard_ns: Option<u64>,

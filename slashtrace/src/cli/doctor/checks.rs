@@ -177,13 +177,24 @@ fn time_namespace(facts: &Facts) -> Check {
     check("time namespace", Level::Required, found)
 }
 
-/// proc_pid_net(5): the sockets of a network namespace.
+/// sock_diag(7), or else proc_pid_net(5): the sockets of a network namespace.
 fn clients(facts: &Facts) -> Check {
-    let found = match &facts.tcp {
-        Ok(_) => Ok("/proc/PID/net shows the connections to gateways".to_owned()),
-        Err(error) => Err((
-            format!("/proc/self/net/tcp: {error}: `abandoned` cannot be judged"),
-            "mount /proc without subset=pid".to_owned(),
+    let found = match (&facts.sock_diag, &facts.tcp) {
+        (Ok(()), _) => {
+            Ok("sock_diag shows the connections to gateways, and who spoke last".to_owned())
+        }
+        (Err(refused), Ok(_)) => Err((
+            format!(
+                "sock_diag: {refused}: /proc/PID/net shows the connections to gateways, but not who \
+                 spoke last: of one session, `abandoned` is judged only by who connected last"
+            ),
+            "modprobe tcp_diag unix_diag".to_owned(),
+        )),
+        (Err(refused), Err(error)) => Err((
+            format!(
+                "sock_diag: {refused}; /proc/self/net/tcp: {error}: `abandoned` cannot be judged"
+            ),
+            "modprobe tcp_diag unix_diag, or mount /proc without subset=pid".to_owned(),
         )),
     };
     check("clients", Level::Optional, found)
@@ -247,6 +258,7 @@ mod tests {
             lockdown: text("none [integrity] confidentiality\n"),
             unprivileged_bpf: text("2\n"),
             tcp: text("  sl  local_address\n"),
+            sock_diag: Ok(()),
             pid_namespace: text(INITIAL_PID_NAMESPACE),
             user_namespace: text(INITIAL_USER_NAMESPACE),
             time_offsets: Some("monotonic 0 0\nboottime 0 0\n".to_owned()),
@@ -290,6 +302,9 @@ mod tests {
         assert_eq!(name, "time namespace");
         let (name, _) = only(|facts| facts.user_namespace = Ok("user:[4026532000]".to_owned()));
         assert_eq!(name, "capabilities");
+        let (name, next) = only(|facts| facts.sock_diag = Err("No such file".to_owned()));
+        assert!(name == "clients" && next == "modprobe tcp_diag unix_diag");
+        assert_eq!(failed(|facts| facts.tcp = Err("No such file".to_owned())), []);
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::{fs, io};
 
+use crate::sensor::clients;
+
 /// `CAP_SYS_PTRACE` (linux/capability.h).
 pub(super) const CAP_SYS_PTRACE: u32 = 19;
 /// `CAP_SYS_ADMIN`.
@@ -28,6 +30,8 @@ pub(super) struct Facts {
     pub(super) unprivileged_bpf: Result<String, String>,
     /// /proc/self/net/tcp.
     pub(super) tcp: Result<String, String>,
+    /// Whether the kernel tells of sockets by sock_diag.
+    pub(super) sock_diag: Result<(), String>,
     /// /proc/self/ns/pid.
     pub(super) pid_namespace: Result<String, String>,
     /// /proc/self/ns/user.
@@ -48,6 +52,7 @@ impl Facts {
             lockdown: read("/sys/kernel/security/lockdown"),
             unprivileged_bpf: read("/proc/sys/kernel/unprivileged_bpf_disabled"),
             tcp: read("/proc/self/net/tcp"),
+            sock_diag: clients::ask_sock_diag().map_err(|error| error.to_string()),
             pid_namespace: link("/proc/self/ns/pid"),
             user_namespace: link("/proc/self/ns/user"),
             time_offsets: fs::read_to_string("/proc/self/timens_offsets").ok(),

@@ -17,6 +17,7 @@
 use super::{Judgement, Verdict, count, ids, time};
 use crate::{
     engine::{
+        client::How,
         table::Table,
         worker::{Moment, Worker},
     },
@@ -39,9 +40,7 @@ pub(super) fn judge(table: &Table, id: Identity) -> Judgement {
         .filter_map(|worker| {
             let since = alone.or_else(|| {
                 let left = worker.client.as_ref()?.gone()?;
-                // What was asked of it after that was asked by somebody else.
-                let asked = worker.activity.newest_rise().is_some_and(|rise| rise.from >= left.at);
-                (!asked).then_some(left)
+                (!worker.used_by_another()).then_some(left)
             })?;
             Some((worker, since))
         })
@@ -65,8 +64,12 @@ pub(super) fn judge(table: &Table, id: Identity) -> Judgement {
         );
         Verdict::about(&workers, text).at_most(Confidence::Strong).because([alone.seq])
     } else {
+        let spoke = |(worker, _): &(&Worker, Moment)| {
+            worker.client.as_ref().is_some_and(|client| client.how == How::Spoke)
+        };
+        let how = if abandoned.iter().all(spoke) { "spoke" } else { "connected" };
         let text = format!(
-            "the client that spoke to gateway {name}({}) right before the spawn of {} has been gone \
+            "the client that {how} to gateway {name}({}) right before the spawn of {} has been gone \
              for {grace} or longer, and the worker did nothing in that time, while other clients \
              are connected: {who}",
             id.pid,
@@ -87,7 +90,7 @@ pub(super) fn judge(table: &Table, id: Identity) -> Judgement {
 #[cfg(test)]
 mod tests {
     use super::super::super::scenario::{History, K, S, pids};
-    use crate::model::{Confidence, Kind};
+    use crate::model::{Confidence, Connection, Kind};
 
     const GRACE: u64 = 1_800 * S;
 
@@ -227,6 +230,20 @@ mod tests {
     }
 
     #[test]
+    fn a_call_from_another_client_withdraws_it() {
+        let mut history = History::new();
+        tabs(&mut history, 2);
+        history.reads(101, 0);
+        connected(&mut history, &[2]);
+        history.after(GRACE);
+        assert_eq!(pids(history.found(Kind::Abandoned)), [101]);
+        history.reads(101, 1);
+        assert!(history.open(Kind::Abandoned).is_none());
+        history.after(3 * GRACE);
+        assert!(history.open(Kind::Abandoned).is_none(), "from now on it is somebody's");
+    }
+
+    #[test]
     fn a_page_that_is_loaded_again_is_not_gone() {
         let mut history = History::new();
         tabs(&mut history, 2);
@@ -282,5 +299,89 @@ mod tests {
         assert!(history.silent());
         history.clients_are(100, 1, [(2, None)], false).after(2 * GRACE);
         assert!(history.silent(), "not everything was seen");
+    }
+
+    #[test]
+    fn once_another_client_used_it_nothing_is_told_any_more() {
+        let mut history = History::new();
+        tabs(&mut history, 2);
+        history.reads(101, 0);
+        connected(&mut history, &[2]);
+        history.after(S).reads(101, 0).after(S).reads(101, 1).after(60 * S);
+        // Somebody else comes and goes.
+        connected(&mut history, &[2, 7]);
+        history.after(S);
+        connected(&mut history, &[2]);
+        history.after(3 * GRACE);
+        assert!(history.silent(), "2 uses it");
+    }
+
+    #[test]
+    fn where_nobody_is_heard_it_is_the_one_that_had_just_connected() {
+        let mut history = History::new().starting_at(100 * S);
+        let now = history.now();
+        history.spawn(101, 100, K).clients_since(100, &[(1, now - 60 * S), (2, now - 4 * S)]);
+        history.after(S).clients_since(100, &[(1, now - 60 * S)]).after(GRACE);
+        let finding = history.found(Kind::Abandoned);
+        assert_eq!((pids(finding), finding.confidence), (vec![101], Confidence::Weak));
+        assert!(finding.text.starts_with("the client that connected to gateway python(100)"));
+
+        for ages in [[4 * S, 4 * S], [60 * S, 60 * S]] {
+            let mut history = History::new().starting_at(100 * S);
+            let [one, two] = ages.map(|age| history.now() - age);
+            history.spawn(101, 100, K).clients_since(100, &[(1, one), (2, two)]).after(S);
+            history.clients_since(100, &[(1, one)]).after(2 * GRACE);
+            assert!(history.silent(), "{ages:?}");
+        }
+    }
+
+    #[test]
+    fn one_that_is_missing_in_a_list_that_was_cut_may_have_asked() {
+        let mut history = History::new().starting_at(100 * S);
+        let now = history.now();
+        history.spawn(101, 100, K).look(100, |look| {
+            look.connections = vec![Connection { id: 1, since_ns: None, heard_ns: Some(now) }];
+            look.connected = 2;
+        });
+        history.after(S);
+        connected(&mut history, &[3]);
+        history.after(2 * GRACE);
+        assert!(history.silent());
+    }
+
+    #[test]
+    fn a_launched_worker_is_for_whom_its_launcher_was_spawned() {
+        let mut history = History::new().starting_at(100 * S);
+        let now = history.now();
+        history.spawn(101, 100, K);
+        history.clients_are(100, 1, [(1, Some(now)), (2, Some(now - 60 * S))], true);
+        history.after(S).spawn(102, 101, K).after(10 * S);
+        connected(&mut history, &[2]);
+        history.after(GRACE);
+        assert_eq!(pids(history.found(Kind::Abandoned)), [102]);
+    }
+
+    #[test]
+    fn one_look_for_two_sessions_tells_of_neither_and_for_one_of_both() {
+        for (other, named) in [("other", None), (K, Some(vec![101, 102]))] {
+            let mut history = History::new().starting_at(100 * S);
+            let now = history.now();
+            history.spawn(101, 100, K).after(S / 20).spawn(102, 100, other);
+            history.clients_are(100, 1, [(1, Some(now)), (2, Some(now - 60 * S))], true).after(S);
+            connected(&mut history, &[2]);
+            history.after(2 * GRACE);
+            assert_eq!(history.open(Kind::Abandoned).map(pids), named, "{other}");
+        }
+    }
+
+    #[test]
+    fn one_that_was_heard_from_only_since_is_not_known_to_have_asked() {
+        let mut history = History::new().starting_at(100 * S);
+        history.spawn(101, 100, K).after(S);
+        let now = history.now();
+        history.clients_are(100, 1, [(1, Some(now)), (2, Some(now - 60 * S))], true).after(S);
+        connected(&mut history, &[2]);
+        history.after(2 * GRACE);
+        assert!(history.silent());
     }
 }

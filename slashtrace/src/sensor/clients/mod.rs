@@ -1,5 +1,5 @@
 //! Which clients are connected to each tracked gateway. `diag` asks the kernel for sockets of our own
-//! network namespace; `sockets` reads the tables of others.
+//! network namespace; `sockets` reads the tables of others, and ours where the kernel does not tell.
 //! May touch: /proc of gateways through `proc`, sock_diag(7), `model`. Never the clock: it is told
 //! the time.
 //!
@@ -15,7 +15,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use self::diag::Diag;
+use self::{
+    diag::{Diag, Ends, Listener, UnixSocket},
+    sockets::Found,
+};
 use crate::{
     model::{Body, Capability, Clients, Connection, Identity, Observation, Role, Source, Spawn},
     sensor::proc::ProcFs,
@@ -33,14 +36,48 @@ struct Tables {
     unix: Option<String>,
 }
 
+/// What was read once for every gateway that is looked at in one go.
+#[derive(Debug, Default)]
+struct Shared {
+    /// Of our own network namespace.
+    diag: Option<(Vec<Listener>, Vec<UnixSocket>)>,
+    tables: HashMap<PathBuf, Tables>,
+}
+
+/// What is remembered of a gateway.
+#[derive(Debug, Default)]
+struct Gateway {
+    /// What was said last.
+    said: Option<Clients>,
+    /// When each of its connections was first seen.
+    since: BTreeMap<u64, u64>,
+    ends: Ends,
+    /// A spawn was not looked at.
+    owed: bool,
+}
+
+/// The kernel's sock_diag, and the network namespace that it tells of: our own.
+#[derive(Debug)]
+struct Eyes {
+    diag: Diag,
+    namespace: PathBuf,
+}
+
+/// Whether the kernel tells of TCP and Unix sockets by sock_diag(7).
+///
+/// # Errors
+/// Why it does not: it is refused, or the kernel has no module for it.
+pub fn ask_sock_diag() -> io::Result<()> {
+    Diag::open().map(drop)
+}
+
 /// Watches the sockets of tracked gateways, and only these.
 #[derive(Debug)]
 pub struct ClientsWatch {
     proc: ProcFs,
-    /// For our own network namespace, and its name.
-    diag: Option<(Diag, PathBuf)>,
-    /// What was said last of each.
-    gateways: BTreeMap<Identity, Option<Clients>>,
+    /// Or why there is none.
+    eyes: Result<Eyes, String>,
+    gateways: BTreeMap<Identity, Gateway>,
     /// When it was last looked at one for a spawn, ns of the boot clock.
     looked: Option<(Identity, u64)>,
 }
@@ -49,26 +86,30 @@ impl ClientsWatch {
     /// A watch that tracks nothing yet.
     pub fn new(proc: ProcFs) -> Self {
         let namespace = fs::read_link(proc.root().join("self/ns/net"));
-        let diag = Diag::open().and_then(|diag| Ok((diag, namespace?))).ok();
-        Self { proc, diag, gateways: BTreeMap::new(), looked: None }
+        let eyes = Diag::open().and_then(|diag| Ok(Eyes { diag, namespace: namespace? }));
+        let eyes = eyes.map_err(|error| error.to_string());
+        Self { proc, eyes, gateways: BTreeMap::new(), looked: None }
     }
 
-    /// Whether the tables can be read here.
+    /// How connections can be seen here, if they can.
     pub fn capability(&self) -> Capability {
-        let found = read(&self.proc.root().join("self/net/tcp"));
-        Capability {
-            name: "clients".to_owned(),
-            ok: found.is_ok(),
-            detail: match found {
-                Ok(_) if self.diag.is_some() => {
-                    "connections to gateways, by sock_diag; in other network namespaces from \
-                     their /proc/PID/net"
-                        .to_owned()
-                }
-                Ok(_) => "connections to gateways, from their /proc/PID/net".to_owned(),
-                Err(error) => format!("cannot read /proc/self/net/tcp: {error}"),
-            },
-        }
+        let table = read(&self.proc.root().join("self/net/tcp"));
+        let detail = match (&self.eyes, &table) {
+            (Ok(_), _) => {
+                "connections to gateways, by sock_diag; in other network namespaces from \
+                           their /proc/PID/net"
+                    .to_owned()
+            }
+            (Err(refused), Ok(_)) => format!(
+                "connections to gateways, from their /proc/PID/net, which does not tell who spoke \
+                 last (sock_diag: {refused})"
+            ),
+            (Err(refused), Err(error)) => {
+                format!("cannot read /proc/self/net/tcp: {error}; sock_diag: {refused}")
+            }
+        };
+        let ok = self.eyes.is_ok() || table.is_ok();
+        Capability { name: "clients".to_owned(), ok, detail }
     }
 
     /// Learns from what was observed which gateways there are. One that only adopted a worker is
@@ -90,42 +131,47 @@ impl ClientsWatch {
     }
 
     /// Looks at the gateway of a worker that was spawned just now: whoever spoke to it a moment ago is
-    /// whom the worker is for. Says nothing where that is not known of any connection.
+    /// whom the worker is for. Says nothing of a gateway that does not listen.
     pub fn spawned(&mut self, spawn: &Spawn, now_ns: u64) -> Option<Observation> {
         let parent = spawn.parent.as_ref().filter(|parent| !parent.gone && !parent.reaper)?;
         let id = parent.process.identity();
         if spawn.role != Role::Worker || spawn.inherited {
             return None;
         }
-        // In a storm of spawns nobody can tell whom each is for, and a look takes its time.
+        // In a storm of spawns nobody can tell whom each is for, and a look takes its time. The next
+        // round tells of them all.
         let lately = |&(other, at): &(Identity, u64)| other == id && now_ns < at + LOOK_APART;
-        if self.looked.as_ref().is_some_and(lately) {
+        let gateway = self.gateways.entry(id).or_default();
+        gateway.owed = self.looked.as_ref().is_some_and(lately);
+        if gateway.owed {
             return None;
         }
         self.looked = Some((id, now_ns));
-        let diag = self.diag.as_ref();
-        let clients = look(self.proc.root(), id, diag, &mut HashMap::new(), now_ns);
-        if clients.connections.iter().all(|connection| connection.heard_ns.is_none()) {
+        let eyes = self.eyes.as_mut().ok();
+        let clients = look(self.proc.root(), id, eyes, gateway, &mut Shared::default(), now_ns);
+        if clients.listening == 0 {
             return None;
         }
-        self.gateways.insert(id, Some(clients.clone()));
+        gateway.said = Some(clients.clone());
         Some(Observation { boottime_ns: now_ns, body: Body::Clients(clients) })
     }
 
     /// Looks at every tracked gateway once; says what changed. `now_ns` is the boot clock.
     pub fn round(&mut self, now_ns: u64) -> Vec<Observation> {
-        let mut tables = HashMap::new();
+        let mut shared = Shared::default();
         let mut observations = Vec::new();
-        let (proc, diag) = (&self.proc, self.diag.as_ref());
-        self.gateways.retain(|&identity, said| {
+        let (proc, eyes) = (&self.proc, &mut self.eyes);
+        self.gateways.retain(|&identity, gateway| {
             match proc.stat(identity.pid) {
                 Ok(Some(stat)) if proc.is_same(identity, &stat) && !stat.ended() => {}
                 Ok(_) => return false,
                 Err(_) => return true,
             }
-            let clients = look(proc.root(), identity, diag, &mut tables, now_ns);
-            if !said.as_ref().is_some_and(|said| same(said, &clients)) {
-                *said = Some(clients.clone());
+            let eyes = eyes.as_mut().ok();
+            let clients = look(proc.root(), identity, eyes, gateway, &mut shared, now_ns);
+            let owed = std::mem::take(&mut gateway.owed) && clients.listening > 0;
+            if owed || !gateway.said.as_ref().is_some_and(|said| same(said, &clients)) {
+                gateway.said = Some(clients.clone());
                 let body = Body::Clients(clients);
                 observations.push(Observation { boottime_ns: now_ns, body });
             }
@@ -149,8 +195,9 @@ fn same(a: &Clients, b: &Clients) -> bool {
 fn look(
     root: &Path,
     id: Identity,
-    diag: Option<&(Diag, PathBuf)>,
-    tables: &mut HashMap<PathBuf, Tables>,
+    eyes: Option<&mut Eyes>,
+    gateway: &mut Gateway,
+    shared: &mut Shared,
     now_ns: u64,
 ) -> Clients {
     let folder = root.join(id.pid.to_string());
@@ -169,48 +216,62 @@ fn look(
         return clients;
     }
     let Ok(namespace) = fs::read_link(folder.join("ns/net")) else { return clients };
-    let diag = diag.filter(|(_, ours)| *ours == namespace).map(|(diag, _)| diag);
-    let tables = match tables.entry(namespace) {
-        Entry::Occupied(known) => known.into_mut(),
-        Entry::Vacant(wanted) => match Tables::read(&folder, wanted.key(), diag.is_none()) {
-            Some(tables) => wanted.insert(tables),
-            None => return clients,
-        },
+    let eyes = eyes.filter(|eyes| eyes.namespace == namespace);
+    let asked = eyes.and_then(|eyes| eyes.ask(&own, &mut gateway.ends, shared).ok());
+    let (found, complete) = if let Some(found) = asked {
+        (found, true)
+    } else {
+        match shared.tables.entry(namespace) {
+            Entry::Occupied(known) => known.into_mut().find(&own),
+            Entry::Vacant(wanted) => match Tables::read(&folder, wanted.key()) {
+                Some(tables) => wanted.insert(tables).find(&own),
+                None => return clients,
+            },
+        }
     };
-    let tcp = match diag {
-        Some(diag) => diag.tcp(&own).ok(),
-        None => tables.tcp.as_ref().map(|texts| sockets::tcp(texts, &own)),
-    };
-    let unix = tables.unix.as_ref().map(|text| sockets::unix(text, &own));
-    clients.complete = tcp.is_some() && unix.is_some();
-    for found in [tcp, unix].into_iter().flatten() {
-        clients.listening += found.listening;
-        clients.connected += found.connections.len() as u32;
-        clients.connections.extend(found.connections.into_iter().map(|it| {
-            Connection {
-                id: it.id,
-                heard_ns: it
-                    .heard_ms_ago
-                    .map(|ms| now_ns.saturating_sub(u64::from(ms).saturating_mul(1_000_000))),
-            }
-        }));
+    clients.complete = complete;
+    clients.listening = found.listening;
+    clients.connected = found.connections.len() as u32;
+    if complete {
+        let present: HashSet<u64> = found.connections.iter().map(|it| it.id).collect();
+        gateway.since.retain(|id, _| present.contains(id));
     }
+    clients.connections.extend(
+        found.connections.into_iter().map(|it| Connection {
+            id: it.id,
+            since_ns: Some(*gateway.since.entry(it.id).or_insert(now_ns)),
+            heard_ns: it
+                .heard_ms_ago
+                .map(|ms| now_ns.saturating_sub(u64::from(ms).saturating_mul(1_000_000))),
+        }),
+    );
     clients.connections.sort_by_key(|connection| connection.id);
     clients.connections.truncate(CONNECTIONS_MAX);
     clients
 }
 
+impl Eyes {
+    fn ask(
+        &mut self,
+        own: &HashSet<u64>,
+        ends: &mut Ends,
+        shared: &mut Shared,
+    ) -> io::Result<Found> {
+        let (listeners, unix) = match &mut shared.diag {
+            Some(read) => read,
+            unread => unread.insert((self.diag.listeners()?, self.diag.unix_sockets()?)),
+        };
+        let mut found = self.diag.tcp(listeners, own, ends)?;
+        found.add(diag::unix(unix, own));
+        Ok(found)
+    }
+}
+
 impl Tables {
     /// The tables of `namespace`. A process that leaves it meanwhile (unshare(2), which anybody may)
     /// shows the tables of another one, in which the other gateways of this one have no clients.
-    /// Without `with_tcp` that one is not read: it may be long.
-    fn read(folder: &Path, namespace: &Path, with_tcp: bool) -> Option<Self> {
-        let tcp = if with_tcp {
-            read(&folder.join("net/tcp"))
-        } else {
-            Err(io::Error::from(io::ErrorKind::Unsupported))
-        };
-        let tcp = tcp.and_then(|four| {
+    fn read(folder: &Path, namespace: &Path) -> Option<Self> {
+        let tcp = read(&folder.join("net/tcp")).and_then(|four| {
             match read(&folder.join("net/tcp6")) {
                 Ok(six) => Ok(vec![four, six]),
                 // A kernel without IPv6.
@@ -221,6 +282,16 @@ impl Tables {
         let tables = Self { tcp: tcp.ok(), unix: read(&folder.join("net/unix")).ok() };
         let stayed = fs::read_link(folder.join("ns/net")).is_ok_and(|now| now == namespace);
         stayed.then_some(tables)
+    }
+
+    /// The sockets of a process, and whether these are all.
+    fn find(&self, own: &HashSet<u64>) -> (Found, bool) {
+        let tcp = self.tcp.as_ref().map(|texts| sockets::tcp(texts, own));
+        let unix = self.unix.as_ref().map(|text| sockets::unix(text, own));
+        let complete = tcp.is_some() && unix.is_some();
+        let mut found = Found::default();
+        [tcp, unix].into_iter().flatten().for_each(|part| found.add(part));
+        (found, complete)
     }
 }
 
@@ -244,34 +315,4 @@ fn own_sockets(folder: &Path) -> io::Result<HashSet<u64>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::net::{TcpListener, TcpStream};
-
-    use super::*;
-
-    #[test]
-    fn looks_at_real_sockets() {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("listens");
-        let (_served, _) = listener.accept().expect("it connected");
-        let id = Identity { pid: std::process::id(), start_ns: 1 };
-        let clients = look(Path::new("/proc"), id, None, &mut HashMap::new(), 0);
-        assert!(clients.complete && clients.listening >= 1, "{clients:?}");
-        assert_eq!(clients.connected, 0, "both ends are ours");
-        drop(client);
-    }
-
-    #[test]
-    fn one_that_left_its_namespace_shows_nothing_of_it() {
-        let folder = Path::new("/proc/self");
-        let namespace = fs::read_link(folder.join("ns/net")).expect("it is in one");
-        assert!(Tables::read(folder, &namespace, true).is_some());
-        assert!(Tables::read(folder, Path::new("net:[1]"), true).is_none());
-    }
-
-    #[test]
-    fn what_cannot_be_read_is_not_complete() {
-        let id = Identity { pid: u32::MAX, start_ns: 1 };
-        assert!(!look(Path::new("/proc"), id, None, &mut HashMap::new(), 0).complete);
-    }
-}
+mod tests;

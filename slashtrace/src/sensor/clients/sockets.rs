@@ -27,8 +27,15 @@ pub(super) struct Connection {
     pub(super) heard_ms_ago: Option<u32>,
 }
 
+impl Found {
+    pub(super) fn add(&mut self, other: Self) {
+        self.listening += other.listening;
+        self.connections.extend(other.connections);
+    }
+}
+
 impl Connection {
-    fn of(id: u64) -> Self {
+    pub(super) fn of(id: u64) -> Self {
         Self { id, heard_ms_ago: None }
     }
 }

@@ -1,0 +1,123 @@
+use std::{
+    io::Write as _,
+    net::{TcpListener, TcpStream},
+    os::{
+        fd::AsFd,
+        unix::net::{UnixListener, UnixStream},
+    },
+    thread,
+    time::Duration,
+};
+
+use super::*;
+
+fn inode(socket: &impl AsFd) -> u64 {
+    rustix::fs::fstat(socket).expect("it is open").st_ino
+}
+
+fn diag() -> Diag {
+    Diag::open().expect("the kernel has sock_diag")
+}
+
+fn looked(diag: bool, id: Identity) -> Clients {
+    let namespace = fs::read_link("/proc/self/ns/net").expect("it is in one");
+    let mut eyes = diag.then(|| Eyes { diag: self::diag(), namespace });
+    let gateway = &mut Gateway::default();
+    look(Path::new("/proc"), id, eyes.as_mut(), gateway, &mut Shared::default(), 1)
+}
+
+/// Inodes of clients by what tells of them.
+fn clients(found: &Found) -> Vec<u64> {
+    found.connections.iter().map(|client| client.id).collect()
+}
+
+#[test]
+fn both_ways_show_the_same_of_real_sockets() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("listens");
+    let (_served, _) = listener.accept().expect("it connected");
+    let id = Identity { pid: std::process::id(), start_ns: 1 };
+    for diag in [true, false] {
+        let clients = looked(diag, id);
+        assert!(clients.complete && clients.listening >= 1, "{clients:?}");
+        assert_eq!(clients.connected, 0, "both ends are ours");
+        assert_eq!(clients.connections, []);
+    }
+    drop(client);
+}
+
+#[test]
+fn netlink_tells_when_each_client_was_heard_from() {
+    for host in ["127.0.0.1:0", "[::]:0"] {
+        let Ok(listener) = TcpListener::bind(host) else { continue };
+        let port = listener.local_addr().expect("bound").port();
+        // To a listener of both families an IPv4 client is one with a mapped address.
+        let address = ("127.0.0.1", port);
+        let quiet = TcpStream::connect(address).expect("it listens");
+        let (quiet_served, _) = listener.accept().expect("it connected");
+        let mut speaker = TcpStream::connect(address).expect("it listens");
+        let (speaker_served, _) = listener.accept().expect("it connected");
+        let unrelated = TcpListener::bind("127.0.0.1:0").expect("a port");
+        thread::sleep(Duration::from_millis(300));
+        speaker.write_all(b"?").expect("it is connected");
+
+        let mut netlink = diag();
+        let listeners = netlink.listeners().expect("it tells");
+        let served = [inode(&quiet_served), inode(&speaker_served)];
+        let mut own: HashSet<u64> = served.into_iter().chain([inode(&listener)]).collect();
+        let mut ends = Ends::new();
+        let found = netlink.tcp(&listeners, &own, &mut ends).expect("it tells");
+        assert_eq!(found.listening, 1);
+        let ago = |inode| {
+            let client = found.connections.iter().find(|client| client.id == inode);
+            client.expect("it is connected").heard_ms_ago.expect("the kernel tells")
+        };
+        assert!(ago(served[0]) >= 250, "{found:?}");
+        assert!(ago(served[1]) < 250, "{found:?}");
+
+        // One whose other end the process holds itself is no client.
+        own.insert(inode(&quiet));
+        let found = netlink.tcp(&listeners, &own, &mut ends).expect("it tells");
+        assert_eq!(clients(&found), [served[1]]);
+        // One that went away is none either.
+        drop(speaker);
+        let found = netlink.tcp(&listeners, &own, &mut ends).expect("it tells");
+        assert!(clients(&found).is_empty(), "{found:?}");
+        drop(unrelated);
+    }
+}
+
+#[test]
+fn netlink_shows_that_the_peer_of_a_unix_socket_is_gone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("gateway");
+    let listener = UnixListener::bind(&path).expect("a name");
+    let client = UnixStream::connect(&path).expect("it listens");
+    let (served, _) = listener.accept().expect("it connected");
+    let mut own = HashSet::from([inode(&listener), inode(&served)]);
+    let mut netlink = diag();
+    let found = diag::unix(&netlink.unix_sockets().expect("it tells"), &own);
+    assert_eq!((found.listening, clients(&found)), (1, vec![inode(&served)]));
+    own.insert(inode(&client));
+    let found = diag::unix(&netlink.unix_sockets().expect("it tells"), &own);
+    assert!(clients(&found).is_empty(), "both ends are ours");
+    own.remove(&inode(&client));
+    drop(client);
+    let found = diag::unix(&netlink.unix_sockets().expect("it tells"), &own);
+    assert!(clients(&found).is_empty(), "it went away");
+}
+
+#[test]
+fn one_that_left_its_namespace_shows_nothing_of_it() {
+    let folder = Path::new("/proc/self");
+    let namespace = fs::read_link(folder.join("ns/net")).expect("it is in one");
+    assert!(Tables::read(folder, &namespace).is_some());
+    assert!(Tables::read(folder, Path::new("net:[1]")).is_none());
+}
+
+#[test]
+fn what_cannot_be_read_is_not_complete() {
+    let id = Identity { pid: u32::MAX, start_ns: 1 };
+    assert!(!looked(true, id).complete);
+    assert!(!looked(false, id).complete);
+}
