@@ -103,12 +103,9 @@ impl Tally {
         self.lost
     }
 
-    /// Whether a leak was ever found with at least this confidence. `respawn-churn` is a cost and
-    /// no leak, `reaper-stopped` is about slashtrace itself: they do not count.
+    /// Whether a leak was ever found with at least this confidence.
     pub fn found(&self, at_least: Confidence) -> bool {
-        self.kinds.iter().any(|(kind, &surest)| {
-            !matches!(kind, Kind::RespawnChurn | Kind::ReaperStopped) && surest >= at_least
-        })
+        self.kinds.iter().any(|(kind, &surest)| kind.is_leak() && surest >= at_least)
     }
 
     /// Whether the recording ended in order; a file that was cut off did not.

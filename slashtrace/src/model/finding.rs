@@ -72,6 +72,11 @@ impl Kind {
             Self::ReaperStopped => "reaper-stopped",
         }
     }
+
+    /// Whether it names a leak: `respawn-churn` is a cost, `reaper-stopped` is about slashtrace.
+    pub const fn is_leak(self) -> bool {
+        !matches!(self, Self::RespawnChurn | Self::ReaperStopped)
+    }
 }
 
 impl fmt::Display for Kind {

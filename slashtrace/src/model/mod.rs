@@ -8,6 +8,7 @@ mod identity;
 mod observation;
 mod program;
 mod record;
+mod signal;
 mod terminal;
 
 pub use action::{Action, Mode, Outcome, Phase, Step};
@@ -20,4 +21,5 @@ pub use observation::{
 };
 pub use program::{Install, Program};
 pub use record::{Body, FORMAT_VERSION, Observation, Record};
+pub use signal::signal_name;
 pub use terminal::{Clients, Connection, TerminalEvent, TerminalState};

@@ -135,9 +135,8 @@ fn change(before: &Side, after: &Side, new: bool) -> Change {
 }
 
 fn side(report: &Report) -> Side {
-    let leak = |kind| !matches!(kind, Kind::RespawnChurn | Kind::ReaperStopped);
     let mut kinds: BTreeMap<Kind, BTreeSet<Identity>> = BTreeMap::new();
-    for case in report.findings.iter().filter(|case| leak(case.kind)) {
+    for case in report.findings.iter().filter(|case| case.kind.is_leak()) {
         kinds.entry(case.kind).or_default().extend(&case.workers);
     }
     let leaked: BTreeSet<&Identity> = kinds.values().flatten().collect();

@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use super::digest::Report;
-use crate::model::{Confidence, Kind};
+use crate::model::Confidence;
 
 /// Annotations that GitHub shows of one step.
 const ANNOTATIONS_MAX: usize = 10;
@@ -14,10 +14,10 @@ const ANNOTATIONS_MAX: usize = 10;
 pub fn annotations(report: &Report) -> String {
     let mut out = String::new();
     for case in report.findings.iter().take(ANNOTATIONS_MAX) {
-        let level = match (case.kind, case.confidence) {
-            (Kind::RespawnChurn | Kind::ReaperStopped, _) => "notice",
-            (_, Confidence::Weak) => "warning",
-            _ => "error",
+        let level = match case.confidence {
+            _ if !case.kind.is_leak() => "notice",
+            Confidence::Weak => "warning",
+            Confidence::Strong | Confidence::Proven => "error",
         };
         let title = property(&format!("{} ({})", case.kind, case.confidence));
         let _ = writeln!(out, "::{level} title={title}::{}", data(&case.text));

@@ -6,7 +6,6 @@ use super::{
     digest::{Case, Level, Report},
     facts,
 };
-use crate::model::Kind;
 
 /// The report as JUnit XML.
 pub fn render(report: &Report) -> String {
@@ -17,7 +16,7 @@ pub fn render(report: &Report) -> String {
     for session in &report.sessions {
         let gateway = session.gateway.as_ref().map(|gateway| gateway.id);
         let about = |case: &&Case| {
-            is_leak(case)
+            case.kind.is_leak()
                 && case.gateway == gateway
                 && (case.session.is_none() || case.session == session.session)
         };
@@ -35,7 +34,7 @@ pub fn render(report: &Report) -> String {
         })
     };
     let others: Vec<&Case> =
-        report.findings.iter().filter(|case| is_leak(case) && !placed(case)).collect();
+        report.findings.iter().filter(|case| case.kind.is_leak() && !placed(case)).collect();
     tests += 2;
     failures += usize::from(!others.is_empty()) + usize::from(!report.recording.complete);
     test(&mut cases, "slashtrace", "other findings", &others);
@@ -64,10 +63,6 @@ pub fn render(report: &Report) -> String {
          </system-out>\n  </testsuite>\n</testsuites>\n",
         escape(&verdict)
     )
-}
-
-fn is_leak(case: &Case) -> bool {
-    !matches!(case.kind, Kind::RespawnChurn | Kind::ReaperStopped)
 }
 
 fn test(out: &mut String, class: &str, name: &str, leaks: &[&Case]) {

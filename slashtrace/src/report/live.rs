@@ -10,17 +10,20 @@ use std::{
 use anyhow::{Context as _, Result};
 use jiff::{Timestamp, civil::Date, tz::TimeZone};
 
-use super::words::{
-    BOLD, BOLD_YELLOW, DIM, GREEN, YELLOW, age, colour_of, count, gap_reason, is_gateway, paint,
-    plain, signal_name,
+use super::{
+    ending::{Sent, ending},
+    words::{
+        BOLD, BOLD_YELLOW, DIM, GREEN, YELLOW, age, colour_of, count, gap_reason, is_gateway,
+        paint, plain,
+    },
 };
 use crate::{
-    daemon::Sink,
     model::{
         Action, Body, Exec, Exit, Finding, FindingState, Gap, Identity, ParentSource, Phase,
         Process, Record, Role, SensorKind, Signal, Spawn, Start, Stop, TerminalEvent,
         TerminalState,
     },
+    sink::Sink,
 };
 
 #[cfg(test)]
@@ -28,8 +31,6 @@ mod tests;
 
 /// Processes whose lines are remembered at most; each is forgotten when it ends.
 const KNOWN_MAX: usize = 65_536;
-/// How long after a signal an exit with a code is shown as what followed it, ns.
-const FOLLOWS: u64 = 60_000_000_000;
 
 /// Writes a line for a person when something happens.
 pub struct Live {
@@ -48,15 +49,6 @@ struct Known {
     comm: String,
     session: Option<String>,
     signal: Option<Sent>,
-}
-
-/// The signal that a process was sent last.
-#[derive(Debug)]
-struct Sent {
-    signal: u8,
-    /// `bash(123)`; none if the kernel sent it.
-    sender: Option<String>,
-    boottime_ns: u64,
 }
 
 impl fmt::Debug for Live {
@@ -181,15 +173,11 @@ impl Live {
     }
 
     fn signalled(&mut self, record: &Record, signal: &Signal) {
-        let asked = signal.delivered && ends(signal.signal);
-        if !asked || !matches!(signal.role, Role::Worker | Role::Gateway) {
-            return;
-        }
-        let sender = signal.sender.as_ref();
-        let sender = sender.map(|sender| format!("{}({})", plain(&sender.comm), sender.pid));
-        if let Some(known) = self.know(signal.identity()) {
-            let boottime_ns = record.boottime_ns;
-            known.signal = Some(Sent { signal: signal.signal, sender, boottime_ns });
+        if matches!(signal.role, Role::Worker | Role::Gateway)
+            && let Some(sent) = Sent::of(record, signal)
+            && let Some(known) = self.know(signal.identity())
+        {
+            known.signal = Some(sent);
         }
     }
 
@@ -204,7 +192,7 @@ impl Live {
             Role::Descendant | Role::Ancestor => return None,
         };
         let lived = age(record.boottime_ns.saturating_sub(exit.start_ns));
-        let how = end(exit, record.boottime_ns, known.signal);
+        let how = ending(exit, record.boottime_ns, known.signal.as_ref());
         let calls = exit.reads.map(|reads| format!(", {}", count(reads, "call")));
         Some(format!("exit   {who}: {how}, lived {lived}{}", calls.unwrap_or_default()))
     }
@@ -274,42 +262,6 @@ fn stopped(stop: &Stop) -> String {
 
 fn session(key: Option<&str>) -> String {
     key.map_or_else(|| "session unknown".to_owned(), |key| format!("session {}", plain(key)))
-}
-
-/// Whether a signal ends a process that does nothing about it (signal(7)).
-fn ends(signal: u8) -> bool {
-    !matches!(
-        i32::from(signal),
-        libc::SIGCHLD
-            | libc::SIGCONT
-            | libc::SIGURG
-            | libc::SIGWINCH
-            | libc::SIGSTOP
-            | libc::SIGTSTP
-            | libc::SIGTTIN
-            | libc::SIGTTOU
-    )
-}
-
-/// How a process ended, with the signal that it was sent last.
-fn end(exit: &Exit, at: u64, last: Option<Sent>) -> String {
-    let told = |sent: Sent| {
-        let sender = sent.sender.as_deref().unwrap_or("the kernel");
-        format!("{} from {sender}", signal_name(sent.signal))
-    };
-    match (exit.signal, exit.code) {
-        (Some(signal), _) => match last.filter(|sent| sent.signal == signal) {
-            Some(sent) => told(sent),
-            None => signal_name(signal).into_owned(),
-        },
-        (None, Some(code)) => {
-            match last.filter(|sent| at.saturating_sub(sent.boottime_ns) < FOLLOWS) {
-                Some(sent) => format!("code {code} after {}", told(sent)),
-                None => format!("code {code}"),
-            }
-        }
-        (None, None) => "how is not known".to_owned(),
-    }
 }
 
 /// `session K under gateway python(123)`, as far as the sentence does not say it itself.

@@ -3,6 +3,7 @@
 
 pub mod diff;
 pub mod digest;
+mod ending;
 mod facts;
 pub mod github;
 pub mod html;

@@ -143,7 +143,8 @@ pub(super) fn start(calls_counted: bool) -> Start {
 /// A recording of a healthy session and of as many leaked workers, ten a session; the names in it
 /// are hostile.
 pub(super) fn digest(leaked: u32) -> super::digest::Digest {
-    use super::{super::daemon::Sink as _, digest::Digest};
+    use super::digest::Digest;
+    use crate::sink::Sink as _;
     let mut bodies = vec![(300, Body::Start(Box::new(start(true))))];
     let worker = |pid: u32, session: &str| Body::Spawn(Box::new(spawn(pid, gateway(100), session)));
     bodies.push((301, worker(301, "<healthy> | @bob `x`")));

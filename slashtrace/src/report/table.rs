@@ -12,11 +12,11 @@ use anyhow::Result;
 
 use super::words::is_gateway;
 use crate::{
-    daemon::Sink,
     model::{
         Body, Confidence, Exec, Exit, Finding, FindingState, Identity, Kind, Parent, ParentSource,
         Record, Role, Sample, Spawn,
     },
+    sink::Sink,
 };
 
 mod render;

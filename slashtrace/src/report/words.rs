@@ -103,20 +103,6 @@ pub(super) fn gap_reason(reason: GapReason) -> &'static str {
     }
 }
 
-/// The name of a signal (signal(7): the numbers of all architectures that aya builds for but
-/// MIPS); a real-time signal has only its number.
-pub(super) fn signal_name(signal: u8) -> Cow<'static, str> {
-    const NAMES: [&str; 31] = [
-        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2",
-        "PIPE", "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG",
-        "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
-    ];
-    match signal.checked_sub(1).and_then(|index| NAMES.get(usize::from(index))) {
-        Some(name) => Cow::Owned(format!("SIG{name}")),
-        None => Cow::Owned(format!("signal {signal}")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -126,16 +112,6 @@ mod tests {
         const S: u64 = 1_000_000_000;
         let ages = [S / 3, 59 * S, 307 * S, 11_520 * S, 183_600 * S].map(age);
         assert_eq!(ages, ["333ms", "59s", "5m07s", "3h12m", "2d03h"]);
-    }
-
-    #[test]
-    fn signals_have_their_names() {
-        let pairs = [(libc::SIGTERM, "SIGTERM"), (libc::SIGKILL, "SIGKILL"), (34, "signal 34")];
-        for (number, name) in pairs {
-            assert_eq!(signal_name(number as u8), name);
-        }
-        assert_eq!(signal_name(libc::SIGSYS as u8), "SIGSYS");
-        assert_eq!(signal_name(0), "signal 0");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
 use super::{
     Case, Known,
@@ -25,8 +25,8 @@ pub(super) struct Cases {
     by_id: BTreeMap<String, Followed>,
     kinds: BTreeMap<Key, BTreeSet<Kind>>,
     omitted: u64,
-    /// How many open findings show each worker to be unused.
-    marks: BTreeMap<Identity, u32>,
+    /// Workers that open findings show to be unused.
+    marks: BTreeMap<Identity, Mark>,
     stale: BTreeMap<Key, BTreeSet<Identity>>,
     most: BTreeMap<Key, Most>,
     most_of_all: (u64, u64),
@@ -38,6 +38,15 @@ pub(super) struct Most {
     pub(super) workers: u64,
     /// Start of the oldest of them, ns of the boot clock.
     pub(super) oldest_ns: u64,
+}
+
+/// That a worker is unused.
+#[derive(Debug, Default)]
+struct Mark {
+    /// Open findings that show it.
+    findings: u32,
+    /// Whose worker it is; none if its life is not kept.
+    key: Option<Key>,
 }
 
 #[derive(Debug)]
@@ -112,23 +121,26 @@ impl Cases {
     fn mark(&mut self, before: &BTreeSet<Identity>, after: &BTreeSet<Identity>, lives: &Lives) {
         let mut more = BTreeSet::new();
         for id in after.difference(before) {
-            let marks = self.marks.entry(*id).or_default();
-            *marks += 1;
-            if *marks == 1
+            let mark = self.marks.entry(*id).or_default();
+            mark.findings += 1;
+            if mark.findings == 1
                 && let Some(worker) = lives.worker(id)
             {
+                mark.key = Some(worker.key.clone());
                 self.stale.entry(worker.key.clone()).or_default().insert(*id);
                 more.insert(worker.key.clone());
             }
         }
         for id in before.difference(after) {
-            let Some(marks) = self.marks.get_mut(id) else { continue };
-            *marks -= 1;
-            if *marks == 0 {
-                self.marks.remove(id);
-                for stale in self.stale.values_mut() {
-                    stale.remove(id);
-                }
+            let Entry::Occupied(mut mark) = self.marks.entry(*id) else { continue };
+            mark.get_mut().findings -= 1;
+            if mark.get().findings > 0 {
+                continue;
+            }
+            if let Some(key) = mark.remove().key
+                && let Some(stale) = self.stale.get_mut(&key)
+            {
+                stale.remove(id);
             }
         }
         for key in more {

@@ -11,11 +11,6 @@ use crate::{
     report::words::{age, count, list, mib},
 };
 
-/// Costs and words about slashtrace itself are no leaks.
-fn is_leak(case: &Case) -> bool {
-    !matches!(case.kind, Kind::RespawnChurn | Kind::ReaperStopped)
-}
-
 /// What was seen, and what follows from it.
 pub(super) fn verdict(
     recording: &Recording,
@@ -24,7 +19,7 @@ pub(super) fn verdict(
     total: Total,
     memory: &MemoryChange,
 ) -> Verdict {
-    let leaks: Vec<&Case> = findings.iter().filter(|case| is_leak(case)).collect();
+    let leaks: Vec<&Case> = findings.iter().filter(|case| case.kind.is_leak()).collect();
     let level = if !leaks.is_empty() {
         Level::Leak
     } else if findings.iter().any(|case| case.kind == Kind::RespawnChurn) {

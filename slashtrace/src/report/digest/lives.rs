@@ -5,7 +5,10 @@ use crate::{
     model::{
         Body, Exec, Exit, Identity, ParentSource, Process, Record, Role, Sample, Signal, Spawn,
     },
-    report::words::{is_gateway, plain, signal_name},
+    report::{
+        ending::{Sent, UNKNOWN, ending},
+        words::{is_gateway, plain},
+    },
 };
 
 /// Workers whose lives are kept; later ones are counted in their sessions alone.
@@ -29,13 +32,14 @@ pub(super) struct Worker {
     from_ms: u64,
     to_ms: Option<u64>,
     inherited: bool,
-    end: Option<String>,
+    /// How it ended, in words.
+    pub(super) end: Option<String>,
     calls_ms: VecDeque<u64>,
     pub(super) reads: Option<u64>,
     syscr: Option<u64>,
     pub(super) rss_kib: Option<u64>,
     terminal: Option<u32>,
-    signal: Option<String>,
+    signal: Option<Sent>,
     pub(super) argv: Vec<String>,
     pub(super) comm: String,
     pub(super) above: Vec<Process>,
@@ -82,8 +86,8 @@ impl Lives {
         match &record.body {
             Body::Spawn(spawn) if spawn.role == Role::Worker => self.spawned(spawn, at_ms),
             Body::Exec(exec) => self.executed(exec, at_ms),
-            Body::Exit(exit) => self.exited(exit, at_ms),
-            Body::Signal(signal) => self.signalled(signal),
+            Body::Exit(exit) => self.exited(exit, at_ms, record.boottime_ns),
+            Body::Signal(signal) => self.signalled(record, signal),
             Body::Sample(sample) => self.sampled(sample, at_ms),
             _ => {}
         }
@@ -205,20 +209,13 @@ impl Lives {
         }
     }
 
-    fn exited(&mut self, exit: &Exit, at_ms: u64) {
+    fn exited(&mut self, exit: &Exit, at_ms: u64, boottime_ns: u64) {
         let id = exit.identity();
         if let Some(gateway) = self.gateways.get_mut(&id) {
             gateway.gone = true;
         }
         let Some(worker) = self.workers.get(&id) else { return };
-        let end = match (exit.signal, exit.code, &worker.signal) {
-            (Some(signal), _, Some(sent)) if sent.starts_with(&*signal_name(signal)) => {
-                sent.clone()
-            }
-            (Some(signal), ..) => signal_name(signal).into_owned(),
-            (None, Some(code), _) => format!("code {code}"),
-            (None, None, _) => "how is not known".to_owned(),
-        };
+        let end = ending(exit, boottime_ns, worker.signal.as_ref());
         self.end(id, at_ms, exit.reads, end);
     }
 
@@ -241,24 +238,18 @@ impl Lives {
         }
     }
 
-    fn signalled(&mut self, signal: &Signal) {
-        if let Some(worker) = self.workers.get_mut(&signal.identity())
-            && signal.delivered
+    fn signalled(&mut self, record: &Record, signal: &Signal) {
+        if let Some(sent) = Sent::of(record, signal)
+            && let Some(worker) = self.workers.get_mut(&signal.identity())
         {
-            let name = signal_name(signal.signal);
-            let sender = signal.sender.as_ref();
-            let sender = sender.map_or_else(
-                || "the kernel".to_owned(),
-                |by| format!("{}({})", plain(&by.comm), by.pid),
-            );
-            worker.signal = Some(format!("{name} from {sender}"));
+            worker.signal = Some(sent);
         }
     }
 
     fn sampled(&mut self, sample: &Sample, at_ms: u64) {
         let id = sample.identity();
         if sample.state == 'X' {
-            self.end(id, at_ms, None, "how is not known".to_owned());
+            self.end(id, at_ms, None, UNKNOWN.to_owned());
             return;
         }
         let Some(worker) = self.workers.get_mut(&id).filter(|worker| worker.to_ms.is_none()) else {
@@ -289,32 +280,41 @@ impl Lives {
     pub(super) fn sessions(&self, stale: &BTreeSet<Identity>, cases: &Cases) -> Vec<Session> {
         let mut keys: Vec<&Key> = self.rows.keys().collect();
         keys.sort_by_key(|key| (key.gateway.is_none(), key.gateway, key.session.is_none()));
-        keys.into_iter().map(|key| self.session(key, stale, cases)).collect()
+        let mut live: BTreeMap<&Key, Vec<(&Identity, &Worker)>> = BTreeMap::new();
+        for id in &self.live {
+            if let Some(worker) = self.workers.get(id) {
+                live.entry(&worker.key).or_default().push((id, worker));
+            }
+        }
+        let live_of = |key| live.get(key).map_or(&[][..], Vec::as_slice);
+        keys.into_iter().map(|key| self.session(key, live_of(key), stale, cases)).collect()
     }
 
-    fn session(&self, key: &Key, stale: &BTreeSet<Identity>, cases: &Cases) -> Session {
+    fn session(
+        &self,
+        key: &Key,
+        live: &[(&Identity, &Worker)],
+        stale: &BTreeSet<Identity>,
+        cases: &Cases,
+    ) -> Session {
         let row = &self.rows[key];
-        let live =
-            || self.live.iter().filter(|id| self.workers.get(id).is_some_and(|it| it.key == *key));
-        let of_live = || live().filter_map(|id| self.workers.get(id));
-        let born = |id: Option<Identity>| id.and_then(|id| self.clock?.wall(id.start_ns));
-        let oldest =
-            |ids: &mut dyn Iterator<Item = &Identity>| ids.min_by_key(|id| id.start_ns).copied();
-        let oldest_live = oldest(&mut live());
+        let of_live = || live.iter().map(|(_, worker)| worker);
+        let oldest_ns = live.iter().map(|(id, _)| id.start_ns).min();
+        let born = |start_ns: u64| self.clock.and_then(|clock| clock.wall(start_ns));
         let most = cases.most(key);
         let counted = of_live().all(|worker| worker.reads.is_some() && !worker.inherited);
         Session {
             gateway: key.gateway.and_then(|id| self.named(id)),
             session: key.session.as_deref().map(|key| plain(key).into_owned()),
             live: row.live,
-            stale: live().filter(|id| stale.contains(id)).count() as u64,
+            stale: live.iter().filter(|(id, _)| stale.contains(id)).count() as u64,
             most_stale: most.map_or(0, |most| most.workers),
             most_live: row.most_live,
             spawned: row.spawned,
             inherited: row.inherited,
             exited: row.exited,
-            oldest: born(oldest_live),
-            oldest_stale: most.and_then(|most| self.clock?.wall(most.oldest_ns)),
+            oldest: oldest_ns.and_then(born),
+            oldest_stale: most.and_then(|most| born(most.oldest_ns)),
             rss_kib: of_live().filter_map(|worker| worker.rss_kib).sum(),
             calls: row.calls + of_live().filter_map(|worker| worker.reads).sum::<u64>(),
             calls_exact: counted && !row.inexact,

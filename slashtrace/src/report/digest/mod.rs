@@ -1,8 +1,9 @@
 //! What a recording comes to, from its records alone: the verdict, a row a session, each worker's
 //! life, what speaks for which code path. `report` has the result's types, which every format is
-//! made of; `lives`, `cases`, `chart`, `tree`, `timeline` each follow one part of it; `verdict` and
-//! `hypotheses` draw the conclusions.
-//! May touch: `model`, `profile`. Memory is bounded whatever the recording's length.
+//! made of; `lives`, `cases`, `chart`, `tree`, `timeline` each follow one part of it, `conclusions`
+//! draws them.
+//! May touch: `model`, `profile`. Memory grows with the sessions of a recording (a row each), with
+//! nothing else of its length.
 
 mod cases;
 mod chart;
@@ -11,6 +12,11 @@ mod lives;
 mod report;
 mod timeline;
 mod tree;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
 
 use anyhow::Result;
 use jiff::{SignedDuration, Timestamp};
@@ -21,8 +27,8 @@ pub use report::*;
 use self::{cases::Cases, chart::Chart, lives::Lives, timeline::Timeline, tree::Trees};
 use super::words::{count, gap_reason, plain};
 use crate::{
-    daemon::Sink,
-    model::{Body, Gap, Identity, Phase, Program, Record, SensorKind, Start, Stop},
+    model::{Body, Identity, Phase, Program, Record, SensorKind, Start, Stop},
+    sink::Sink,
 };
 
 /// Takes the records of one recording and makes the [`Report`] of them.
@@ -36,8 +42,8 @@ pub struct Digest {
     chart: Chart,
     trees: Trees,
     timeline: Timeline,
-    gaps: Vec<Gap>,
-    lost: u64,
+    /// Events that were lost, by why.
+    lost: BTreeMap<&'static str, u64>,
     stop: Option<Stop>,
     acted: Vec<Acted>,
     programs: Vec<Program>,
@@ -62,8 +68,6 @@ impl Moment {
 const ACTIONS_MAX: usize = 2_000;
 /// Programs that differ and are kept.
 const PROGRAMS_MAX: usize = 64;
-/// Gaps that are kept one by one.
-const GAPS_MAX: usize = 1_000;
 
 impl Digest {
     /// A digest that has seen nothing yet.
@@ -84,18 +88,17 @@ impl Digest {
             self.last = Some(moment);
         }
         let at_ms = self.ms(record.boottime_ns);
+        // The tree first: at its worst moment the worker whose end is told here still lives.
+        self.trees.take(record, at_ms, &self.lives);
         self.lives.take(record, at_ms);
         self.chart.take(record, at_ms, &self.lives);
-        self.trees.take(record, at_ms, &self.lives);
         self.timeline.take(record, at_ms, &self.lives);
         match &record.body {
             Body::Start(start) => self.start = Some((**start).clone()),
             Body::Finding(finding) => self.cases.take(record, at_ms, finding, &self.lives),
             Body::Gap(gap) => {
-                self.lost = self.lost.saturating_add(gap.lost);
-                if self.gaps.len() < GAPS_MAX {
-                    self.gaps.push(gap.clone());
-                }
+                let lost = self.lost.entry(gap_reason(gap.reason)).or_default();
+                *lost = lost.saturating_add(gap.lost);
             }
             Body::Action(action)
                 if action.phase == Phase::After && self.acted.len() < ACTIONS_MAX =>
@@ -173,7 +176,7 @@ impl Digest {
             lasted_ms: self.last.map_or(0, |last| self.ms(last.boottime_ns)),
             reason: self.stop.as_ref().map(|stop| plain(&stop.reason).into_owned()),
             complete: self.stop.as_ref().is_some_and(|stop| stop.complete),
-            lost: self.lost,
+            lost: self.lost.values().fold(0, |sum, lost| sum.saturating_add(*lost)),
             host: start.map(|start| start.host.clone()),
             sensor: start.map(|start| start.sensor),
             capabilities: start.map(|start| start.capabilities.clone()).unwrap_or_default(),
@@ -200,13 +203,10 @@ impl Digest {
     }
 
     fn not_seen(&self, recording: &Recording, total: Total) -> Vec<String> {
-        let mut said = Vec::new();
-        for gap in &self.gaps {
-            let text = format!("{} lost: {}", count(gap.lost, "event"), gap_reason(gap.reason));
-            if !said.contains(&text) {
-                said.push(text);
-            }
-        }
+        let lost = self.lost.iter();
+        let mut said: Vec<String> = lost
+            .map(|(reason, lost)| format!("{} lost: {reason}", count(*lost, "event")))
+            .collect();
         if recording.reason.is_none() {
             said.push("the recording was cut off: it has no end".to_owned());
         }

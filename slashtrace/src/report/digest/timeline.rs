@@ -5,7 +5,10 @@ use crate::{
     model::{
         Body, FindingState, FindingWorker, Identity, Phase, Process, Record, Role, TerminalState,
     },
-    report::words::{count, gap_reason, plain, signal_name},
+    report::{
+        ending::ending,
+        words::{count, gap_reason, plain},
+    },
 };
 
 /// Events of either sort that are kept: the last ones.
@@ -67,12 +70,10 @@ fn told(
         }
         Body::Exit(exit) if exit.role == Role::Worker => {
             let id = exit.identity();
-            let session = lives.worker(&id).and_then(|worker| worker.key.session.clone());
-            let how = match (exit.signal, exit.code) {
-                (Some(signal), _) => signal_name(signal).into_owned(),
-                (None, Some(code)) => format!("code {code}"),
-                (None, None) => "how is not known".to_owned(),
-            };
+            let worker = lives.worker(&id);
+            let session = worker.and_then(|worker| worker.key.session.clone());
+            let how = worker.and_then(|worker| worker.end.clone());
+            let how = how.unwrap_or_else(|| ending(exit, record.boottime_ns, None));
             (Happening::Exit, session, Some(id), format!("worker {} ended: {how}", id.pid))
         }
         Body::Exit(exit) if exit.role == Role::Gateway => {

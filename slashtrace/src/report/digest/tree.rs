@@ -17,7 +17,6 @@ pub(super) struct Trees {
     below: BTreeMap<Identity, Below>,
     /// Most workers that lived at once, when, and which.
     worst: Option<Worst>,
-    pending: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -36,7 +35,15 @@ struct Worst {
 }
 
 impl Trees {
+    /// Takes a record that `lives` has not seen yet: who ends by it still lives there.
     pub(super) fn take(&mut self, record: &Record, at_ms: u64, lives: &Lives) {
+        // A snapshot for each step up would be quadratic: one when it has become a tenth more, and
+        // one before the first end.
+        let live = lives.live().len();
+        let worst = self.worst.as_ref().map_or(0, |worst| worst.workers.len());
+        if live > worst + worst / 10 || (live > worst && ends_worker(&record.body)) {
+            self.snap(at_ms, lives);
+        }
         match &record.body {
             Body::Spawn(spawn) if spawn.role == Role::Descendant => {
                 if let Some(parent) = &spawn.parent
@@ -65,34 +72,13 @@ impl Trees {
                 }
             }
             Body::Exit(exit) => {
-                // Before it is over: a peak ends with the first end.
-                if exit.role == Role::Worker {
-                    self.settle(at_ms, lives);
-                }
                 self.below.remove(&exit.identity());
             }
             _ => {}
         }
-        let live = lives.live().len();
-        let worst = self.worst.as_ref().map_or(0, |worst| worst.workers.len());
-        self.pending |= live > worst;
-        // A snapshot for each step up would be quadratic: one when it has become a tenth more is
-        // kept, and the last one when it ends.
-        if self.pending && live > worst + worst / 10 {
-            self.snap(at_ms, lives);
-        }
-    }
-
-    fn settle(&mut self, at_ms: u64, lives: &Lives) {
-        // The one that ended is out of `live` by now.
-        let worst = self.worst.as_ref().map_or(0, |worst| worst.workers.len());
-        if self.pending && lives.live().len() > worst {
-            self.snap(at_ms, lives);
-        }
     }
 
     fn snap(&mut self, at_ms: u64, lives: &Lives) {
-        self.pending = false;
         self.worst =
             Some(Worst { at_ms, workers: lives.live().clone(), below: self.below.clone() });
     }
@@ -150,6 +136,16 @@ impl Trees {
             }
         }
         tree.flatten(at_ms)
+    }
+}
+
+/// Whether this may be the end of a worker.
+fn ends_worker(body: &Body) -> bool {
+    match body {
+        Body::Exit(exit) => exit.role == Role::Worker,
+        Body::Exec(exec) => exec.role == Role::Worker && !exec.is_worker,
+        Body::Sample(sample) => sample.state == 'X',
+        _ => false,
     }
 }
 

@@ -5,7 +5,7 @@ use std::{
 
 use super::*;
 use crate::{
-    model::{Confidence, GapReason, Kind, Sender, Source, Tick},
+    model::{Confidence, GapReason, Kind, Sender, Source, Tick, signal_name},
     report::samples::{S, at, exit, finding, gateway, sample, spawn, start},
 };
 
