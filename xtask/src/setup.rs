@@ -14,7 +14,15 @@ use crate::{
 };
 
 /// The bpf-linker whose LLVM is that of the pinned rustc; both change together.
-const BPF_LINKER: &str = "0.10.3";
+const BPF_LINKER: Tool = Tool { name: "bpf-linker", version: "0.10.3" };
+
+/// A program of crates.io that is compiled into `.tools`.
+pub(crate) struct Tool {
+    /// Crate and program.
+    pub(crate) name: &'static str,
+    /// Exactly this one.
+    pub(crate) version: &'static str,
+}
 
 /// What the build, the demo and the tests need.
 pub(crate) fn everything() -> Result<()> {
@@ -37,7 +45,7 @@ pub(crate) fn for_building() -> Result<()> {
     })?;
     let musl = checkout::musl();
     step::must(&format!("target {musl}"), || rustup("target", &musl, &toolchain))?;
-    step::must(&format!("bpf-linker {BPF_LINKER} in .tools"), bpf_linker)
+    step::must(&format!("bpf-linker {} in .tools", BPF_LINKER.version), || BPF_LINKER.install())
 }
 
 fn rustup(what: &str, name: &str, toolchain: &str) -> Result<Outcome> {
@@ -59,35 +67,35 @@ fn rustup(what: &str, name: &str, toolchain: &str) -> Result<Outcome> {
         .context("rustup downloads it: is there a network?")
 }
 
-fn bpf_linker() -> Result<Outcome> {
-    let tools = checkout::file(".tools");
-    let program = tools.join("bin/bpf-linker");
-    if linker_version(&program).is_ok_and(|version| version == BPF_LINKER) {
-        return Ok(Outcome::AlreadyThere);
+impl Tool {
+    /// Compiles it unless it is there.
+    pub(crate) fn install(&self) -> Result<Outcome> {
+        let Self { name, version } = self;
+        if self.installed().is_ok_and(|installed| installed == *version) {
+            return Ok(Outcome::AlreadyThere);
+        }
+        eprintln!("    compiling {name}, which takes a few minutes");
+        let exact = format!("{name}@{version}");
+        let install = ["install", "--quiet", "--locked", "--force", &exact, "--root"];
+        step::call(checkout::cargo(&install).arg(checkout::file(".tools")))
+            .context("cargo downloads and compiles it: is there a network, and a C compiler?")?;
+        let installed = self.installed()?;
+        if installed != *version {
+            bail!("{} is {installed} although {exact} was installed", self.path().display());
+        }
+        Ok(Outcome::Done)
     }
-    eprintln!("    compiling bpf-linker, which takes a minute or two");
-    step::call(
-        checkout::cargo(&[
-            "install",
-            "--quiet",
-            "--locked",
-            "--force",
-            &format!("bpf-linker@{BPF_LINKER}"),
-            "--root",
-        ])
-        .arg(&tools),
-    )
-    .context("cargo downloads and compiles it: is there a network, and a C compiler?")?;
-    let version = linker_version(&program)?;
-    if version != BPF_LINKER {
-        bail!("{} is {version} although {BPF_LINKER} was installed", program.display());
-    }
-    Ok(Outcome::Done)
-}
 
-fn linker_version(program: &PathBuf) -> Result<String> {
-    let text = step::output(Command::new(program).arg("--version"))?;
-    text.split_whitespace().nth(1).map(str::to_owned).context("it prints no version")
+    /// Where it is when it is installed.
+    pub(crate) fn path(&self) -> PathBuf {
+        checkout::file(".tools/bin").join(self.name)
+    }
+
+    /// The version that is there.
+    fn installed(&self) -> Result<String> {
+        let text = step::output(Command::new(self.path()).arg("--version"))?;
+        text.split_whitespace().nth(1).map(str::to_owned).context("it prints no version")
+    }
 }
 
 fn python() -> Result<Outcome> {

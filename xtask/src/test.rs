@@ -4,7 +4,7 @@ use std::{
     collections::BTreeSet,
     env, fs,
     path::{Path, PathBuf},
-    process::{Command, ExitCode},
+    process::{Command, ExitCode, Stdio},
     time::{Duration, Instant},
 };
 
@@ -18,6 +18,12 @@ use crate::{
 
 /// A step that takes longer hangs.
 const STEP_LIMIT: Duration = Duration::from_mins(20);
+
+/// A network that swallows packets is none.
+const FETCH_LIMIT: Duration = Duration::from_mins(1);
+
+/// Looks at what is linked and built with.
+const DENY: setup::Tool = setup::Tool { name: "cargo-deny", version: "0.20.2" };
 
 /// What to test.
 #[derive(Debug, clap::Args)]
@@ -45,7 +51,11 @@ pub(crate) fn test(args: &Args) -> Result<ExitCode> {
     cargo("clippy", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]);
     steps.push(step::run("clippy (kernel programs)", clippy_for_bpf));
     steps.push(step::run("docs", docs));
-    steps.push(step::run("licences and advisories (cargo-deny)", deny));
+    steps.push(step::run(&format!("cargo-deny {} in .tools", DENY.version), || DENY.install()));
+    steps.push(step::run("licences and sources (cargo-deny)", || {
+        step::call_within(STEP_LIMIT, &mut deny(&["check", "licenses", "bans", "sources"]))
+    }));
+    steps.push(step::run("advisories (cargo-deny)", advisories));
     steps.push(step::run("unit, snapshot and property tests", || {
         let arguments = ["test", "--workspace", "--exclude", "slashtrace-tests"];
         step::call_within(STEP_LIMIT, &mut checkout::cargo(&arguments))
@@ -115,12 +125,21 @@ fn packaged(names: &[&str], package: (&str, &str)) -> Result<Outcome> {
     })
 }
 
-fn deny() -> Result<Outcome> {
-    if step::output(&mut checkout::cargo(&["deny", "--version"])).is_err() {
-        let why = "cargo-deny is not installed (`cargo install --locked cargo-deny`)";
-        return Ok(Outcome::Skipped(why.to_owned()));
+fn deny(arguments: &[&str]) -> Command {
+    let mut command = Command::new(DENY.path());
+    command.args(["--log-level", "error"]).args(arguments).current_dir(checkout::root());
+    command
+}
+
+/// The database of advisories is on GitHub, which not every machine reaches.
+fn advisories() -> Result<Outcome> {
+    let mut fetch = deny(&["fetch", "db"]);
+    match step::call_within(FETCH_LIMIT, fetch.stderr(Stdio::null())) {
+        Ok(_) => step::call_within(STEP_LIMIT, &mut deny(&["check", "advisories"])),
+        Err(_) => Ok(Outcome::Skipped(
+            "the advisory database cannot be fetched from GitHub here".to_owned(),
+        )),
     }
-    step::call_within(STEP_LIMIT, &mut checkout::cargo(&["deny", "check"]))
 }
 
 /// Names of the end-to-end test files: those for the real hermes-agent, and all others.
