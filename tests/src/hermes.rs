@@ -1,6 +1,10 @@
 //! The real hermes-agent from PyPI, in venvs below `target/hermes`.
 
-use std::{path::PathBuf, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use crate::host;
 
@@ -23,4 +27,14 @@ pub fn venv(version: &str) -> Option<PathBuf> {
     let last = told.trim_end().lines().last().unwrap_or("no reason given");
     host::skip(&format!("hermes-agent {version} is not to be had: {last}"));
     None
+}
+
+/// The folder with the packages of a venv.
+///
+/// # Panics
+/// If it has none.
+pub fn packages(venv: &Path) -> PathBuf {
+    let versions = fs::read_dir(venv.join("lib")).expect("a venv has lib").flatten();
+    let mut folders = versions.map(|version| version.path().join("site-packages"));
+    folders.find(|folder| folder.is_dir()).expect("a venv has packages")
 }

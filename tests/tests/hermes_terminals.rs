@@ -1,5 +1,6 @@
-//! The real dashboard of hermes-agent 0.19.0 with its terminal UI: a tab that loses a worker is
-//! closed, a second one goes on; where slashtrace may, it ends the lost worker and no other.
+//! The real dashboards of hermes-agent with their terminal UI. 0.19.0: a tab that loses a worker is
+//! closed, a second one goes on; where slashtrace may, it ends the lost worker and no other. 0.13.0:
+//! the gateway of each tab lives below its terminal.
 
 use std::{collections::BTreeSet, process::Command};
 
@@ -25,7 +26,7 @@ struct Tabs {
 }
 
 /// The driver's command; nothing, said aloud, where it cannot run.
-fn driver() -> Option<Command> {
+fn driver_of(version: &str) -> Option<Command> {
     if !host::may_load_kernel_programs() {
         return None;
     }
@@ -33,8 +34,13 @@ fn driver() -> Option<Command> {
         host::skip("no node: the terminal UI of hermes-agent cannot run");
         return None;
     }
-    let mut driver = Command::new(hermes::venv("0.19.0")?.join("bin/python"));
+    let mut driver = Command::new(hermes::venv(version)?.join("bin/python"));
     driver.arg(host::fixture("hermes/dashboard.py"));
+    Some(driver)
+}
+
+fn driver() -> Option<Command> {
+    let mut driver = driver_of("0.19.0")?;
     driver.args(["--scenario", "terminals", "--wait", WAIT, "--hold"]);
     Some(driver)
 }
@@ -154,4 +160,53 @@ fn a_lost_worker_outlives_its_tab_and_the_other_tab_is_let_alone() {
     assert!(lost.is_subset(&named), "left are {lost:?}, named {named:?}\n{recorded}");
     // The tree is flat and the session fresh: only the moment of opening links the two.
     assert!(orphans.iter().all(|finding| finding.confidence == Confidence::Weak), "{orphans:?}");
+}
+
+/// 0.13.0 with the terminal UI of 0.19.0, for its own wheel has none: what is traced, dashboard,
+/// gateway and workers, is 0.13's.
+#[test]
+fn a_terminal_above_the_gateway_is_the_dashboards() {
+    const GRACE: &str = "terminal = \"30s\"";
+    let Some(mut driver) = driver_of("0.13.0") else { return };
+    let Some(newer) = hermes::venv("0.19.0") else { return };
+    let built = "hermes_cli/tui_dist/entry.js";
+    let terminal_ui = hermes::packages(&newer).join(built);
+    driver.args(["--scenario", "nested", "--wait", "8", "--terminal-ui"]).arg(terminal_ui);
+    let profile = include_str!("../../slashtrace/src/profile/hermes.toml");
+    assert!(profile.contains(GRACE), "the profile has changed");
+    let profile = profile.replace(GRACE, "terminal = \"3s\"");
+    // Its gateways are not known before: so it only says whom it would end.
+    let setup = Setup::ebpf().profile(profile).flag("--count-calls").flag("--policy=dry-run");
+    let setup = setup.flag("--trigger=terminal-orphan=weak").flag("--min-age=1ms");
+    let recording = setup.start();
+    let did = play(&mut driver);
+    let recorded = recording.stop();
+    let Tabs { dashboard, first, second, left, .. } = tabs(&did);
+    assert_eq!((first.len(), &left), (1, &second), "0.13 ends a tab's worker with the tab");
+
+    for pid in first.iter().chain(&second) {
+        let workers = recorded.workers();
+        let worker = workers.iter().find(|spawn| spawn.pid == *pid).expect("it is told");
+        let parent = worker.parent.as_ref().expect("a gateway");
+        assert_ne!(parent.process.pid, dashboard, "the gateway is below the terminal: {worker:?}");
+        assert_eq!(worker.opener.as_ref().map(|opener| opener.pid), Some(dashboard), "{worker:?}");
+        let place = worker.terminal.expect("a controlling terminal");
+        let told = recorded.records.iter().filter_map(|record| match &record.body {
+            Body::Terminal(event) if event.index == place.index => Some(&**event),
+            _ => None,
+        });
+        let told: Vec<_> = told.collect();
+        let held = |event: &&TerminalEvent| {
+            event.master.as_ref().is_some_and(|master| master.pid == dashboard)
+        };
+        assert!(told.iter().any(held), "{told:?}");
+        let closed = told.iter().filter(|event| event.state == TerminalState::Closed).count();
+        assert_eq!(closed, 1, "each tab was closed once: {told:?}");
+    }
+    let ended = recorded.records.iter().filter_map(|record| match &record.body {
+        Body::Action(action) => action.worker,
+        _ => None,
+    });
+    let ended: BTreeSet<u32> = ended.map(|worker| worker.pid).collect();
+    assert!(ended.is_disjoint(&second), "it is in use: {ended:?}\n{recorded}");
 }

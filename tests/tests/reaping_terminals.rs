@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use slashtrace::model::{Body, Kind, Outcome, Record, TerminalState};
+use slashtrace::model::{Body, Confidence, Kind, Outcome, Record, TerminalState};
 use slashtrace_tests::{
     Recording, Setup, host,
     reaping::{PATIENCE, actions, every_trigger, is_there, of, reaper, worker_of},
@@ -56,8 +56,9 @@ for worker in workers: worker.kill()
 for _, leader, _ in terminals: leader.kill()
 "#;
 
-/// A shell on a terminal that starts a program which outlives it, and closes the terminal at the
-/// first line; what else is said goes to the program and back.
+/// Opens a terminal and starts a program on it which outlives it; closes the terminal at the line
+/// `log-out`, what else is said goes to the program and back. Behind a `/` come arguments that only
+/// make it look like something.
 const SHELL: &str = r#"
 import fcntl, os, pty, signal, subprocess, sys, termios
 master, slave = pty.openpty()
@@ -66,8 +67,8 @@ def lead():
     fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 os.set_inheritable(master, False)
-child = subprocess.Popen([sys.executable, "-c", *sys.argv[1:]], stdin=subprocess.PIPE,
-    preexec_fn=lead)
+child = subprocess.Popen([sys.executable, "-c", *sys.argv[1:sys.argv.index("/")]],
+    stdin=subprocess.PIPE, preexec_fn=lead)
 os.close(slave)
 for line in sys.stdin:
     if line == "log-out\n":
@@ -119,7 +120,7 @@ fn with_terminals(setup: Setup, grace: u32) -> Setup {
     let profile = setup.own_profile();
     let graces = format!("[graces]\nterminal = \"{grace}s\"\nclient = \"2s\"\n");
     let rule = "[terminal]\nsession_file_env = \"SLASHTRACE_TEST_FILE\"\n\
-                session_key = \"session_id\"\n";
+                session_key = \"session_id\"\nopener = [\"dashboard\"]\n";
     setup.profile(profile.replace("[graces]\n", &graces) + rule)
 }
 
@@ -179,10 +180,22 @@ fn a_gateway_outlives_the_terminal_that_it_was_started_from() {
     if !host::may_load_kernel_programs() {
         return;
     }
+    outlives(&[], &[]);
+}
+
+/// A dashboard that somebody started in the terminal of another one's session is not of that session.
+#[test]
+fn a_dashboard_outlives_the_session_that_it_was_started_in() {
+    if !host::may_load_kernel_programs() {
+        return;
+    }
+    outlives(&["dashboard"], &["dashboard"]);
+}
+
+/// A gateway and what opened its terminal, with these arguments: the terminal's close ends nobody.
+fn outlives(gateways: &[&str], openers: &[&str]) {
     let recording = with_terminals(reaper("enforce"), 2).start();
-    let mut command = Command::new("python3");
-    command.args(["-c", SHELL, GATEWAY, recording.token()]);
-    let mut gateway = Gateway::start(&mut command);
+    let mut gateway = on_a_terminal(recording.token(), gateways, openers);
     gateway.order("spawn served");
     let worker = worker_of(&recording, "served");
     assert!(worker.terminal.is_some(), "its gateway's is taken for its own");
@@ -194,6 +207,43 @@ fn a_gateway_outlives_the_terminal_that_it_was_started_from() {
     gateway.order("call");
     let recorded = recording.stop();
     assert!(actions(&recorded.records).is_empty(), "{recorded}");
+}
+
+fn on_a_terminal(token: &str, gateways: &[&str], openers: &[&str]) -> Gateway {
+    let mut command = Command::new("python3");
+    command.args(["-c", SHELL, GATEWAY, token]).args(gateways).arg("/").args(openers);
+    Gateway::start(&mut command)
+}
+
+/// The tree of hermes-agent 0.13: a dashboard opens a terminal for a session, and that session's
+/// gateway and worker live below the terminal's leader.
+#[test]
+fn a_worker_below_the_leader_of_a_terminal_that_a_dashboard_opened_is_ended_with_it() {
+    if !host::may_load_kernel_programs() {
+        return;
+    }
+    let recording = with_terminals(reaper("enforce"), 2).start();
+    let mut gateway = on_a_terminal(recording.token(), &[], &["dashboard"]);
+    let dashboard = gateway.child.id();
+    gateway.order("spawn nested");
+    let worker = worker_of(&recording, "nested");
+    assert_eq!(worker.opener.as_ref().map(|opener| opener.pid), Some(dashboard));
+    thread::sleep(Duration::from_secs(3));
+    assert_eq!(of_terminals(&recording.so_far()), 0, "it is open");
+    gateway.order("log-out");
+    recording.wait_for("its end", PATIENCE, |records| {
+        of(records, worker.identity()).iter().any(|(.., outcome)| *outcome == Some(Outcome::Exited))
+    });
+    let recorded = recording.stop();
+    let mut findings = recorded.records.iter().filter_map(finding);
+    let orphan = findings.find(|finding| finding.kind == Kind::TerminalOrphan).expect("the cause");
+    assert_eq!(orphan.confidence, Confidence::Proven, "{orphan:?}");
+    assert!(orphan.text.ends_with("(controlling terminal)"), "{orphan:?}");
+    let mut terminals = recorded.records.iter().filter_map(|record| match &record.body {
+        Body::Terminal(event) => event.master.as_ref(),
+        _ => None,
+    });
+    assert!(terminals.any(|master| master.pid == dashboard), "{recorded}");
 }
 
 /// A foreigner has a worker and a terminal of his own show the session of somebody else, and closes

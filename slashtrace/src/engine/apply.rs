@@ -426,6 +426,7 @@ fn new_worker(record: &Record, spawn: &Spawn) -> Worker {
             let parent = spawn.parent.iter().map(|parent| &parent.process);
             parent.chain(&spawn.ancestors).map(Process::identity).collect()
         },
+        opener: spawn.opener.as_ref().map(Process::identity),
         terminal: spawn.terminal,
         seen_ns: record.boottime_ns,
         session: spawn.session.as_deref().map(Arc::from),

@@ -385,16 +385,17 @@ impl History {
         session: Option<&str>,
     ) -> &mut Self {
         self.terminals.insert(index, self.now);
-        let master = self.identity(gateway);
+        let master = self.process(gateway);
         self.terminal(index, TerminalState::Opened, |event| {
             event.session = session.map(str::to_owned);
-            event.master = Some(Process {
-                pid: master.pid,
-                start_ns: master.start_ns,
-                comm: "python".to_owned(),
-                argv0: None,
-            });
+            event.master = Some(master);
         })
+    }
+
+    /// A process that is no worker.
+    pub(super) fn process(&self, pid: u32) -> Process {
+        let Identity { pid, start_ns } = self.identity(pid);
+        Process { pid, start_ns, comm: "python".to_owned(), argv0: None }
     }
 
     /// A terminal that no process opened which is known to have forked workers: a shell's.
@@ -510,6 +511,7 @@ impl History {
                 reaper: false,
             }),
             ancestors: Vec::new(),
+            opener: None,
             worker: None,
             comm: "python".to_owned(),
             uid: 1_000,

@@ -42,6 +42,12 @@ impl Known {
         shown.is_some() && shown == session
     }
 
+    /// Whether its master is held by a process that opens terminals above the worker.
+    fn opened_for(&self, worker: &Worker) -> bool {
+        self.master
+            .is_some_and(|master| worker.above.contains(&master) || worker.opener == Some(master))
+    }
+
     /// Whether it was open when the worker was born.
     fn open_at_birth(&self, worker: &Worker) -> bool {
         self.opened_ns <= worker.seen_ns
@@ -181,7 +187,7 @@ impl Table {
         if at.iter().any(|one| one.instance != terminal.instance) {
             return None;
         }
-        let own = terminal.master.is_some_and(|master| worker.above.contains(&master));
+        let own = terminal.opened_for(worker);
         let join = if own { Join::ControllingTty } else { Join::OthersTty };
         Some(Attributed { terminal, join, session_seq: None })
     }
@@ -190,7 +196,7 @@ impl Table {
         let session = worker.session.as_deref();
         let shown = self.terminals.0.values().filter(|one| {
             one.shows(session)
-                && one.master.is_some_and(|master| worker.above.contains(&master))
+                && one.opened_for(worker)
                 && one.closed.is_none_or(|closed| closed.at >= worker.birth.at)
         });
         let terminal = shown.max_by_key(|one| (one.opened_ns, one.instance, one.index))?;

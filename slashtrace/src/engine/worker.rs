@@ -61,6 +61,8 @@ pub(super) struct Worker {
     pub(super) uid: u32,
     /// Its parent and the processes above it, as its spawn named them.
     pub(super) above: Vec<Identity>,
+    /// Who above it opens terminals for sessions.
+    pub(super) opener: Option<Identity>,
     /// Controlling terminal that its spawn named.
     pub(super) terminal: Option<Terminal>,
     /// When its spawn was reported, ns of the boot clock.

@@ -30,6 +30,7 @@ pub(super) fn spawn(id: Identity, role: Role, parent: Identity, session: Option<
             reaper: false,
         }),
         ancestors: Vec::new(),
+        opener: None,
         worker: None,
         comm: "python".to_owned(),
         uid: 0,

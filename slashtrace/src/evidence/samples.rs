@@ -96,6 +96,11 @@ pub(crate) fn spawn() -> Spawn {
             reaper: false,
         }),
         ancestors: vec![process(Identity { pid: 2788, start_ns: 49_000_000_000 }, "node", "node")],
+        opener: Some(process(
+            Identity { pid: 2779, start_ns: 41_000_000_000 },
+            "hermes",
+            "~/v/bin/python",
+        )),
         worker: None,
         comm: "python".to_owned(),
         uid: 1000,

@@ -126,6 +126,11 @@ pub struct Spawn {
     /// Processes above `parent`, nearest first, up to and including the session leader.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ancestors: Vec<Process>,
+    /// The nearest process above that opens terminals for sessions (workers with a terminal only):
+    /// it runs the program of `parent`, and its argv has the tokens that the profile names. Often
+    /// it is the one that forked the session leader; in hermes-agent it is the dashboard.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opener: Option<Process>,
     /// The worker this descends from (descendants only).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worker: Option<Identity>,

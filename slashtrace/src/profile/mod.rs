@@ -65,6 +65,10 @@ pub struct TerminalRule {
     pub session_file_env: String,
     /// Key in the file's JSON object: `session_id`.
     pub session_key: String,
+    /// Tokens of a program that opens terminals for sessions: `dashboard`. Without any, only a
+    /// gateway itself is known to do so.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub opener: Vec<String>,
 }
 
 /// How long a state may last before it is a finding.

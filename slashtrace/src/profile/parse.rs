@@ -117,6 +117,8 @@ struct RawWorkerRule {
 struct RawTerminalRule {
     session_file_env: Spanned<String>,
     session_key: Spanned<String>,
+    #[serde(default)]
+    opener: Vec<Spanned<String>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -173,20 +175,7 @@ impl RawWorkerRule {
             return Err(refuse(&self.tokens, reason));
         }
         for token in tokens {
-            let text = token.get_ref();
-            if text.is_empty() {
-                return Err(refuse(token, "a token is empty"));
-            }
-            if text.contains('\0') {
-                return Err(refuse(token, "a token has a NUL, which ends a token in argv"));
-            }
-            if text.len() > TOKEN_BYTES_MAX {
-                let reason = format!(
-                    "a token is {} bytes long; at most {TOKEN_BYTES_MAX} are compared",
-                    text.len()
-                );
-                return Err(refuse(token, reason));
-            }
+            check_token(token)?;
         }
         let bytes: usize = tokens.iter().map(|token| token.get_ref().len() + 1).sum();
         if bytes > TOKENS_BYTES_MAX {
@@ -214,9 +203,16 @@ impl RawTerminalRule {
     fn check(self) -> Result<TerminalRule, Refusal> {
         check_name("session_file_env", &self.session_file_env)?;
         check_name("session_key", &self.session_key)?;
+        for token in &self.opener {
+            check_token(token)?;
+        }
+        if let Some(token) = self.opener.get(TOKENS_MAX) {
+            return Err(refuse(token, format!("`opener` has more than {TOKENS_MAX} tokens")));
+        }
         Ok(TerminalRule {
             session_file_env: self.session_file_env.into_inner(),
             session_key: self.session_key.into_inner(),
+            opener: self.opener.into_iter().map(Spanned::into_inner).collect(),
         })
     }
 }
@@ -314,6 +310,24 @@ fn check_name(key: &str, name: &Spanned<String>) -> Result<(), Refusal> {
             "`{key}` may have letters, digits, `-`, `_` and `.` only, and not begin with `.`"
         );
         return Err(refuse(name, reason));
+    }
+    Ok(())
+}
+
+/// A token that an argv can have.
+fn check_token(token: &Spanned<String>) -> Result<(), Refusal> {
+    let text = token.get_ref();
+    if text.is_empty() {
+        return Err(refuse(token, "a token is empty"));
+    }
+    if text.contains('\0') {
+        return Err(refuse(token, "a token has a NUL, which ends a token in argv"));
+    }
+    if text.len() > TOKEN_BYTES_MAX {
+        let bytes = text.len();
+        let reason =
+            format!("a token is {bytes} bytes long; at most {TOKEN_BYTES_MAX} are compared");
+        return Err(refuse(token, reason));
     }
     Ok(())
 }

@@ -49,6 +49,7 @@ pub(super) fn spawn(id: Identity, role: Role) -> Spawn {
         inherited: false,
         parent: Some(Parent { process, how, gone: false, reaper: false }),
         ancestors: Vec::new(),
+        opener: None,
         worker: None,
         comm: "python".to_owned(),
         uid: 1_000,

@@ -3,7 +3,7 @@
 use std::{borrow::Cow, collections::hash_map::RandomState, hash::BuildHasher as _};
 
 use super::secrets;
-use crate::model::{Body, Process, Program, Spawn, TerminalEvent};
+use crate::model::{Body, Exec, Process, Program, Spawn, TerminalEvent};
 
 /// Names shorter than this are words.
 const NAME_MIN: usize = 3;
@@ -44,8 +44,9 @@ impl Redaction {
         match body {
             Body::Spawn(spawn) => self.spawn(spawn),
             Body::Exec(exec) => {
-                self.text(&mut exec.comm);
-                self.maybe(&mut exec.argv0);
+                let Exec { comm, argv0, pid: _, start_ns: _, role: _, is_worker: _, helper: _, source: _ } = exec;
+                self.text(comm);
+                self.maybe(argv0);
             }
             Body::Signal(signal) => {
                 if let Some(sender) = &mut signal.sender {
@@ -73,21 +74,42 @@ impl Redaction {
 
     /// The same for a spawn alone.
     pub fn spawn(&self, spawn: &mut Spawn) {
-        self.text(&mut spawn.comm);
-        if let Some(parent) = &mut spawn.parent {
-            self.process(&mut parent.process);
-        }
-        spawn.ancestors.iter_mut().for_each(|process| self.process(process));
-        self.maybe(&mut spawn.model);
-        let key = spawn.session.clone();
-        if let Some(session) = &mut spawn.session {
+        // Each field is named, so that a new one cannot be forgotten.
+        let Spawn {
+            comm,
+            parent,
+            ancestors,
+            opener,
+            argv,
+            session,
+            model,
+            role: _,
+            pid: _,
+            start_ns: _,
+            source: _,
+            inherited: _,
+            worker: _,
+            uid: _,
+            sid: _,
+            argv_bytes: _,
+            argv_truncated: _,
+            terminal: _,
+            helper: _,
+        } = spawn;
+        self.text(comm);
+        let parent = parent.iter_mut().map(|parent| &mut parent.process);
+        let above = parent.chain(ancestors).chain(opener);
+        above.for_each(|process| self.process(process));
+        self.maybe(model);
+        let key = session.clone();
+        if let Some(session) = session {
             self.session(session);
         }
-        for token in &mut spawn.argv {
+        for token in argv {
             // The session is a token of its own or behind the `=` of its flag.
             match key.as_deref().and_then(|key| token.strip_suffix(key)) {
                 Some(before) if before.is_empty() || before.ends_with('=') => {
-                    let session = spawn.session.as_deref().unwrap_or_default();
+                    let session = session.as_deref().unwrap_or_default();
                     *token = format!("{before}{session}");
                 }
                 _ => self.text(token),
@@ -96,7 +118,18 @@ impl Redaction {
     }
 
     fn terminal(&self, event: &mut TerminalEvent) {
-        let TerminalEvent { master, leader, closer, session, .. } = event;
+        let TerminalEvent {
+            master,
+            leader,
+            closer,
+            session,
+            instance: _,
+            index: _,
+            opened_ns: _,
+            state: _,
+            source: _,
+            processes: _,
+        } = event;
         [master, leader, closer].into_iter().flatten().for_each(|process| self.process(process));
         if let Some(session) = session {
             self.session(session);
@@ -108,8 +141,9 @@ impl Redaction {
     }
 
     fn process(&self, process: &mut Process) {
-        self.text(&mut process.comm);
-        self.maybe(&mut process.argv0);
+        let Process { comm, argv0, pid: _, start_ns: _ } = process;
+        self.text(comm);
+        self.maybe(argv0);
     }
 
     fn session(&self, session: &mut String) {
@@ -165,6 +199,7 @@ mod tests {
         spawn.model = Some("ghp_0123456789abcdef".to_owned());
         spawn.argv.push("--model=/data/alice/m.gguf".to_owned());
         spawn.ancestors[0].argv0 = Some("/srv/alice/run".to_owned());
+        spawn.opener.as_mut().unwrap().argv0 = Some("/srv/alice/hermes".to_owned());
         let shown = applied(&Redaction::new(["alice".to_owned()]), spawn);
         let json = serde_json::to_string(&shown).unwrap();
         assert!(!json.contains("alice") && !json.contains("0123456789abcdef"), "{json}");

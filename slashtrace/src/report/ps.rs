@@ -294,6 +294,7 @@ mod tests {
             inherited: true,
             parent,
             ancestors: Vec::new(),
+            opener: None,
             worker: None,
             comm: "python3".to_owned(),
             uid: 1000,

@@ -44,6 +44,7 @@ pub(super) fn spawn(pid: u32, parent: Parent, session: &str) -> Spawn {
         inherited: false,
         parent: Some(parent),
         ancestors: Vec::new(),
+        opener: None,
         worker: None,
         comm: "python".to_owned(),
         uid: 0,

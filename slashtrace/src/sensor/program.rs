@@ -7,14 +7,12 @@ use std::{
     collections::HashSet,
     ffi::OsStr,
     fs::{self, File},
-    io::{self, Read as _},
+    io::Read as _,
     os::unix::ffi::OsStrExt as _,
     path::{Component, Path, PathBuf},
 };
 
-use rustix::fs::{Mode, OFlags};
-
-use super::proc::{INITIAL_PID_NAMESPACE, ProcFs};
+use super::proc::{INITIAL_PID_NAMESPACE, Links, ProcFs, Root};
 use crate::{
     model::{Body, Identity, Install, Observation, Program, Role, Source, Spawn},
     profile::Profile,
@@ -147,11 +145,9 @@ impl ProgramWatch {
     }
 
     fn distribution(&self, pid: u32, prefix: &Path, program: &mut Program) {
-        let inside = prefix.strip_prefix("/").unwrap_or(prefix);
-        let lib = self.proc.path(pid, "root").join(inside).join("lib");
-        let Ok(entries) = fs::read_dir(lib) else { return };
-        for entry in entries.take(ENTRIES_MAX).flatten() {
-            let name = entry.file_name();
+        let lib = prefix.join("lib");
+        let Ok(root) = Root::of(&self.proc, pid) else { return };
+        for name in root.list(&lib, ENTRIES_MAX).unwrap_or_default() {
             let Some(version) = name.to_str().and_then(|name| name.strip_prefix("python")) else {
                 continue;
             };
@@ -160,10 +156,11 @@ impl ProgramWatch {
             }
             program.python.get_or_insert_with(|| version.to_owned());
             if let Some(package) = &self.package
-                && let Some(folder) = metadata(&entry.path().join("site-packages"), package)
+                && let Some(folder) =
+                    metadata(&root, &lib.join(&name).join("site-packages"), package)
             {
                 version.clone_into(program.python.get_or_insert_default());
-                describe(&folder, package, program);
+                describe(&root, &folder, package, program);
                 return;
             }
         }
@@ -171,34 +168,37 @@ impl ProgramWatch {
 }
 
 /// The folder with the metadata of a distribution (PEP 376, PEP 503 for its name).
-fn metadata(site_packages: &Path, package: &str) -> Option<PathBuf> {
+fn metadata(root: &Root, site_packages: &Path, package: &str) -> Option<PathBuf> {
     let wanted = normalised(package);
-    let entries = fs::read_dir(site_packages).ok()?.take(ENTRIES_MAX).flatten();
-    let mut found = entries.filter(|entry| {
-        let name = entry.file_name();
+    let mut names = root.list(site_packages, ENTRIES_MAX).ok()?.into_iter();
+    let found = names.find(|name| {
         let stem = name.to_str().and_then(|name| name.strip_suffix(".dist-info"));
         let named = stem.and_then(|stem| stem.split_once('-'));
         named.is_some_and(|(name, _)| normalised(name) == wanted)
     });
-    found.next().map(|entry| entry.path())
+    found.map(|name| site_packages.join(name))
 }
 
 fn normalised(name: &str) -> String {
     name.to_ascii_lowercase().replace(['_', '.'], "-")
 }
 
-fn describe(folder: &Path, package: &str, program: &mut Program) {
+fn describe(root: &Root, folder: &Path, package: &str, program: &mut Program) {
     program.package = Some(package.to_owned());
     program.install = Some(Install::Package);
-    let metadata = read_regular(&folder.join("METADATA")).unwrap_or_default();
+    let read = |name: &str| {
+        let bytes = root.read(&folder.join(name), METADATA_BYTES_MAX, Links::Follow).ok()?;
+        Some(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    let metadata = read("METADATA").unwrap_or_default();
     let version = metadata.lines().find_map(|line| line.strip_prefix("Version:"));
     program.version = version.map(str::trim).filter(|it| is_version(it)).map(str::to_owned);
-    let installer = read_regular(&folder.join("INSTALLER")).unwrap_or_default();
+    let installer = read("INSTALLER").unwrap_or_default();
     let installer = installer.trim();
     let known = ["pip", "uv", "poetry", "pdm", "conda", "pipx"];
     program.installer = known.contains(&installer).then(|| installer.to_owned());
     // Its address may have a password in it: only its kind is looked at.
-    let Ok(direct) = read_regular(&folder.join("direct_url.json")) else { return };
+    let Some(direct) = read("direct_url.json") else { return };
     let Ok(direct) = serde_json::from_str::<serde_json::Value>(&direct) else { return };
     program.install = Some(if direct.get("vcs_info").is_some() {
         Install::Vcs
@@ -209,18 +209,6 @@ fn describe(folder: &Path, package: &str, program: &mut Program) {
     } else {
         Install::Package
     });
-}
-
-/// A regular file's beginning. Whatever else its name leads to (a pipe, a device) is not waited for.
-fn read_regular(path: &Path) -> io::Result<String> {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOFOLLOW;
-    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("not a regular file"));
-    }
-    let mut text = Vec::new();
-    file.take(METADATA_BYTES_MAX).read_to_end(&mut text)?;
-    Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
 /// `0.19.0`, `3.11`, `1.0rc1+local`: what may be a version, and is too short for anything else.
@@ -289,13 +277,14 @@ mod tests {
         fs::create_dir_all(site.join("hermes_agent_extra-9.dist-info")).unwrap();
         fs::write(info.join("METADATA"), "Metadata-Version: 2.4\nVersion: 0.19.0\n").unwrap();
         fs::write(info.join("INSTALLER"), "uv\n").unwrap();
-        let found = metadata(&site, "hermes-agent").unwrap();
+        let own = Root::of(&ProcFs::default(), std::process::id()).unwrap();
+        let found = metadata(&own, &site, "hermes-agent").unwrap();
         assert_eq!(found, info);
         let look = || {
             let mut watch = ProgramWatch::new(ProcFs::new("/proc"), &Profile::hermes());
             watch.package = None;
             let mut program = watch.look(Identity { pid: std::process::id(), start_ns: 1 });
-            describe(&info, "hermes-agent", &mut program);
+            describe(&own, &info, "hermes-agent", &mut program);
             (program.version, program.installer, program.install)
         };
         let version = Some("0.19.0".to_owned());
@@ -310,22 +299,5 @@ mod tests {
         assert_eq!(look(), (version, None, Some(Install::Editable)));
         fs::write(info.join("METADATA"), "Version: hunter2-is-the-password\n").unwrap();
         assert_eq!(look().0, None);
-    }
-
-    #[test]
-    fn what_is_no_regular_file_is_not_waited_for() {
-        let root = tempfile::tempdir().unwrap();
-        let fifo = root.path().join("METADATA");
-        rustix::fs::mknodat(
-            rustix::fs::CWD,
-            &fifo,
-            rustix::fs::FileType::Fifo,
-            Mode::RUSR | Mode::WUSR,
-            0,
-        )
-        .unwrap();
-        assert!(read_regular(&fifo).is_err());
-        std::os::unix::fs::symlink("/etc/passwd", root.path().join("link")).unwrap();
-        assert!(read_regular(&root.path().join("link")).is_err());
     }
 }

@@ -82,6 +82,33 @@ mod tests {
         assert!(history.open(Kind::TerminalOrphan).is_none());
     }
 
+    /// hermes-agent 0.13: the gateway lives below the leader of a terminal that the dashboard opened.
+    #[test]
+    fn a_terminal_that_was_opened_above_the_gateway_is_the_workers_own() {
+        for (opener, confidence) in [(50, Confidence::Proven), (51, Confidence::Weak)] {
+            let mut history = History::new();
+            let opener = history.process(opener);
+            history.open_terminal(3, 50, None).after(S).spawn_with(101, 100, |spawn| {
+                spawn.terminal = Some(PLACE);
+                spawn.opener = Some(opener);
+            });
+            history.after(S).close_terminal(3).after(30 * S);
+            assert_eq!(history.found(Kind::TerminalOrphan).confidence, confidence);
+        }
+    }
+
+    #[test]
+    fn a_session_file_counts_where_the_opener_holds_the_terminal() {
+        let mut history = History::new();
+        let opener = history.process(50);
+        history.open_terminal(3, 50, Some(K)).after(60 * S).spawn_with(101, 100, |spawn| {
+            spawn.session = Some(K.to_owned());
+            spawn.opener = Some(opener);
+        });
+        history.after(S).close_terminal(3).after(30 * S);
+        assert_eq!(history.found(Kind::TerminalOrphan).confidence, Confidence::Strong);
+    }
+
     #[test]
     fn one_that_ends_within_the_grace_or_whose_terminal_stays_open_is_none() {
         let mut history = on_its_terminal();

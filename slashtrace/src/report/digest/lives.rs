@@ -168,7 +168,13 @@ impl Lives {
             }
             self.omitted += 1;
         }
-        let above = parent.map(|parent| parent.process.clone()).into_iter();
+        let parent = parent.map(|parent| parent.process.clone()).into_iter();
+        let mut above: Vec<Process> = parent.chain(spawn.ancestors.iter().cloned()).collect();
+        if let Some(opener) = &spawn.opener
+            && above.iter().all(|process| process.identity() != opener.identity())
+        {
+            above.push(opener.clone());
+        }
         self.workers.insert(
             id,
             Worker {
@@ -185,7 +191,7 @@ impl Lives {
                 signal: None,
                 argv: spawn.argv.clone(),
                 comm: spawn.comm.clone(),
-                above: above.chain(spawn.ancestors.iter().cloned()).collect(),
+                above,
             },
         );
     }

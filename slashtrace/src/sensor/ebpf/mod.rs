@@ -208,6 +208,9 @@ impl EbpfSensor {
         match &mut observation.body {
             Body::Spawn(spawn) => {
                 let found = self.terminals.spawned(spawn, observation.boottime_ns);
+                if let Some(opener) = &mut spawn.opener {
+                    self.translator.book.name(opener);
+                }
                 self.tell(found);
                 self.hand_over_terminals();
                 clients = self.clients.spawned(spawn, boottime_ns());
@@ -232,7 +235,7 @@ impl EbpfSensor {
         for observation in &mut found {
             let Body::Terminal(event) = &mut observation.body else { continue };
             for process in [&mut event.master, &mut event.leader].into_iter().flatten() {
-                process.start_ns = book.proc(process.pid, process.start_ns).start_ns;
+                book.name(process);
             }
             for id in &mut event.processes {
                 *id = book.proc(id.pid, id.start_ns);

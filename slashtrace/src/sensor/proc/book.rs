@@ -1,6 +1,6 @@
 use std::collections::{BTreeMap, HashMap};
 
-use crate::model::Identity;
+use crate::model::{Identity, Process};
 
 /// Gives each process one identity within a recording.
 ///
@@ -94,6 +94,11 @@ impl IdentityBook {
             Some((at, _)) => self.touch(pid, at),
             None => self.add(Identity { pid, start_ns: ticks_ns }, None),
         }
+    }
+
+    /// Gives a process that was read from /proc the identity that it has in this recording.
+    pub fn name(&mut self, process: &mut Process) {
+        process.start_ns = self.proc(process.pid, process.start_ns).start_ns;
     }
 
     /// Drops an identity: the process ended and nothing will be said of it any more.

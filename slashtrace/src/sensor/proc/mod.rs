@@ -1,12 +1,14 @@
 //! Reads /proc: what the kernel programs cannot tell, and what was there before them.
-//! `stat` is one process, `book` gives it its identity, `fds` finds who holds a pipe, `scan` and
-//! `snapshot` turn processes into observations.
-//! May touch: /proc (read only, and never a file behind an fd link), `model`, `profile`, `redact`.
+//! `stat` is one process, `book` gives it its identity, `fds` finds who holds a pipe, `root` opens
+//! what a process sees, `scan` and `snapshot` turn processes into observations.
+//! May touch: /proc (read only, and never a file behind an fd link), and files below a process's
+//! root where its callers name them, `model`, `profile`, `redact`.
 
 mod book;
 #[cfg(test)]
 pub(crate) mod fake;
 mod fds;
+mod root;
 mod scan;
 mod snapshot;
 mod stat;
@@ -22,6 +24,7 @@ use rustix::io::Errno;
 
 pub use book::IdentityBook;
 pub use fds::WriteEnds;
+pub(in crate::sensor) use root::{Links, Root};
 pub use scan::{Scan, Seen};
 pub use snapshot::{Resync, inferred_exit, resync, snapshot, snapshot_of};
 pub use stat::ProcStat;

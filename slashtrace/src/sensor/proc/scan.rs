@@ -143,6 +143,7 @@ impl<'a> Scan<'a> {
             inherited,
             parent,
             ancestors: Vec::new(),
+            opener: None,
             worker: None,
             comm: redact::escape(&stat.comm),
             uid,

@@ -1,29 +1,49 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ffi::OsStr,
     fs::{self, File},
     io::{self, Read},
+    os::{fd::AsFd, unix::ffi::OsStrExt as _},
     path::Path,
 };
 
-use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::{Mode, OFlags};
 
 use super::{DEVPTS_MAGIC, Place};
 use crate::{
     model::{Identity, Process},
     profile::TerminalRule,
     redact,
-    sensor::proc::ProcFs,
+    sensor::proc::{Links, ProcFs, Root},
 };
 
 /// More than an environment that execve(2) takes is not read.
 const ENVIRON_MAX: u64 = 2 << 20;
 const SESSION_FILE_MAX: u64 = 64 << 10;
 
-/// The devpts instance that is mounted at `path`.
-pub(super) fn instance(path: &Path) -> Option<u64> {
-    let kind = rustix::fs::statfs(path).ok()?;
+/// The devpts instance of an open folder.
+fn instance_of(folder: impl AsFd) -> Option<u64> {
+    let kind = rustix::fs::fstatfs(&folder).ok()?;
     (kind.f_type as u64 == DEVPTS_MAGIC).then_some(())?;
-    Some(rustix::fs::stat(path).ok()?.st_dev)
+    Some(rustix::fs::fstat(&folder).ok()?.st_dev)
+}
+
+/// The devpts instance that is mounted at `path`.
+pub(super) fn instance_at(path: &Path) -> Option<u64> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    instance_of(rustix::fs::open(path, flags, Mode::empty()).ok()?)
+}
+
+/// The devpts instance that a process sees.
+pub(super) fn instance(proc: &ProcFs, pid: u32) -> Option<u64> {
+    instance_of(Root::of(proc, pid).ok()?.folder(Path::new("dev/pts")).ok()?)
+}
+
+/// The user that a terminal was made for: grantpt(3), and who logs somebody in, give the node to
+/// them. None if it is gone, or is not on that instance.
+pub(super) fn owner(devpts: &Path, (instance, index): Place) -> Option<u32> {
+    let node = rustix::fs::lstat(devpts.join(index.to_string())).ok()?;
+    (node.st_dev == instance).then_some(node.st_uid)
 }
 
 /// The indices that are open on a devpts.
@@ -50,27 +70,36 @@ pub(super) fn masters(proc: &ProcFs, pid: u32) -> BTreeSet<u32> {
 /// Who has a terminal as controlling terminal.
 #[derive(Debug, Default)]
 pub(super) struct Users {
+    /// Only if it is to be believed.
     pub(super) leader: Option<Process>,
     /// The leader first.
     pub(super) processes: Vec<Identity>,
+    /// Those that are to be believed. The kernel gives the index of a terminal and not its instance,
+    /// and which devpts is at a process's /dev/pts is for anybody to choose who may make a
+    /// namespace of his own: a process of another user than the terminal's may only pretend to be on it.
+    believed: Vec<Identity>,
 }
 
-/// Finds, in one walk over the processes, who uses these terminals.
-pub(super) fn users(proc: &ProcFs, places: &BTreeSet<Place>) -> BTreeMap<Place, Users> {
+/// Finds, in one walk over the processes, who uses these terminals, each with its owner.
+pub(super) fn users(
+    proc: &ProcFs,
+    places: &BTreeMap<Place, Option<u32>>,
+) -> BTreeMap<Place, Users> {
     let mut found: BTreeMap<Place, Users> = BTreeMap::new();
     for pid in proc.pids().unwrap_or_default() {
         let Ok(Some(stat)) = proc.stat(pid) else { continue };
         let Some(index) = stat.terminal.map(|terminal| terminal.index) else { continue };
-        if stat.ended() || !places.iter().any(|place| place.1 == index) {
+        if stat.ended() || !places.keys().any(|place| place.1 == index) {
             continue;
         }
-        let Some(instance) = instance(&proc.path(pid, "root/dev/pts")) else { continue };
-        if !places.contains(&(instance, index)) {
-            continue;
-        }
-        let users = found.entry((instance, index)).or_default();
+        let Some(place) = instance(proc, pid).map(|instance| (instance, index)) else { continue };
+        let Some(owner) = places.get(&place) else { continue };
+        let users = found.entry(place).or_default();
         let identity = Identity { pid, start_ns: stat.start_ns };
-        if stat.sid == pid {
+        let uid = proc.ids(pid).ok().flatten().map(|ids| ids.uid);
+        let believed = uid.is_some_and(|uid| uid == 0 || Some(uid) == *owner);
+        let leads = stat.sid == pid;
+        if leads && believed {
             let argv = proc.cmdline(pid, 4096).ok().flatten();
             let argv0 = argv.and_then(|argv| argv.tokens().first().map(|t| redact::argv0(t)));
             users.leader = Some(Process {
@@ -79,17 +108,22 @@ pub(super) fn users(proc: &ProcFs, places: &BTreeSet<Place>) -> BTreeMap<Place, 
                 comm: redact::escape(&stat.comm),
                 argv0,
             });
-            users.processes.insert(0, identity);
-        } else {
-            users.processes.push(identity);
+        }
+        let at = if leads { 0 } else { users.processes.len() };
+        users.processes.insert(at, identity);
+        if believed {
+            let at = if leads { 0 } else { users.believed.len() };
+            users.believed.insert(at, identity);
         }
     }
     found
 }
 
-/// The session that the first of these processes names that names one.
-pub(super) fn session(proc: &ProcFs, rule: &TerminalRule, pids: &[Identity]) -> Option<String> {
-    pids.iter().find_map(|id| session_of(proc, rule, id.pid))
+impl Users {
+    /// The session that the first process names that names one and is to be believed.
+    pub(super) fn session(&self, proc: &ProcFs, rule: &TerminalRule) -> Option<String> {
+        self.believed.iter().find_map(|id| session_of(proc, rule, id.pid))
+    }
 }
 
 fn session_of(proc: &ProcFs, rule: &TerminalRule, pid: u32) -> Option<String> {
@@ -98,29 +132,54 @@ fn session_of(proc: &ProcFs, rule: &TerminalRule, pid: u32) -> Option<String> {
     let path = environ.split(|&b| b == 0).find_map(|entry| {
         entry.strip_prefix(rule.session_file_env.as_bytes())?.strip_prefix(b"=")
     })?;
-    let root = rustix::fs::open(
-        proc.path(pid, "root"),
-        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .ok()?;
-    let path = path.strip_prefix(b"/")?;
-    // No link is followed anywhere in the path, so it cannot lead out of the process's root.
-    let file = openat2(
-        &root,
-        path,
-        OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC,
-        Mode::empty(),
-        ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS,
-    )
-    .ok()?;
-    let file = File::from(file);
-    if !file.metadata().ok()?.is_file() {
-        return None;
-    }
-    let mut text = Vec::new();
-    file.take(SESSION_FILE_MAX).read_to_end(&mut text).ok()?;
+    // No link is followed anywhere in the path.
+    let path = Path::new(OsStr::from_bytes(path.strip_prefix(b"/")?));
+    let root = Root::of(proc, pid).ok()?;
+    let text = root.read(path, SESSION_FILE_MAX, Links::Refuse).ok()?;
     let object: serde_json::Value = serde_json::from_slice(&text).ok()?;
     let session = object.get(&rule.session_key)?.as_str().filter(|key| !key.is_empty())?;
     Some(redact::value(session.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+    use crate::{
+        profile::Profile,
+        sensor::proc::fake::{Fake, FakeProc},
+    };
+
+    /// The kernel tells an index only. Who mounts a devpts of his own opens index 3 on it, and has a
+    /// process whose /dev/pts is the machine's say that pts/3 shows the session of somebody else.
+    #[test]
+    fn a_process_of_another_user_is_not_believed_to_be_on_a_terminal() {
+        let Some(devpts) = instance_at(Path::new("/dev/pts")) else {
+            eprintln!("SKIPPED: no devpts on /dev/pts");
+            return;
+        };
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), r#"{"session_id": "wanted"}"#).unwrap();
+        let fake = FakeProc::new();
+        // 136 is the first major number of PTY slaves. Its user is 1000.
+        fake.put(&Fake { pid: 10, sid: 10, tty_nr: 136 << 8 | 3, ..Fake::default() });
+        symlink("/", fake.dir(10).join("root")).unwrap();
+        let environ = format!("A=1\0HERMES_TUI_ACTIVE_SESSION_FILE={}\0", file.path().display());
+        fs::write(fake.dir(10).join("environ"), environ).unwrap();
+
+        let rule = Profile::hermes().terminal.unwrap();
+        let place = (devpts, 3);
+        let seen = |owner| {
+            let proc = fake.proc();
+            let found = users(&proc, &[(place, owner)].into());
+            let users = &found[&place];
+            let pids: Vec<u32> = users.processes.iter().map(|id| id.pid).collect();
+            assert_eq!(pids, [10], "that it has a terminal of this index is so");
+            (users.leader.is_some(), users.session(&proc, &rule))
+        };
+        assert_eq!(seen(Some(1000)), (true, Some("wanted".to_owned())));
+        assert_eq!(seen(Some(1001)), (false, None));
+        assert_eq!(seen(None), (false, None));
+    }
 }

@@ -1,10 +1,12 @@
 //! PTYs as inotify(7) on devpts tells of them: their slave node is made by `devpts_pty_new` and
 //! removed by `devpts_pty_kill` at the last close of the master, even while an orphan holds the
-//! slave. `look` finds out who holds and uses one, and which session its process names.
+//! slave. `look` finds out who holds and uses one, and which session its process names; `opener`
+//! who above a worker opens terminals for sessions.
 //! May touch: the devpts mounts, /proc through `proc`; of an environment the one variable that the
 //! profile names.
 
 mod look;
+mod opener;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,11 +22,12 @@ use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use slashtrace_ebpf::TerminalKey;
 use tokio::io::unix::AsyncFd;
 
+use self::opener::Openers;
 use super::{clock::boottime_ns, proc::ProcFs};
 use crate::{
     model::{
-        Body, Capability, Gap, GapReason, Observation, Process, Role, Source, Spawn, TerminalEvent,
-        TerminalState,
+        Body, Capability, Gap, GapReason, Identity, Observation, Process, Role, Source, Spawn,
+        TerminalEvent, TerminalState,
     },
     profile::TerminalRule,
 };
@@ -82,8 +85,10 @@ pub(super) struct TerminalWatch {
     held: Vec<Told>,
     /// Which terminals are told of by now, and which no more, since that was asked for.
     changes: Vec<(bool, Place)>,
-    /// Processes that opened terminals for workers.
+    /// Parents of workers, and who opens terminals for sessions above them: whose masters are
+    /// looked for.
     gateways: BTreeMap<u32, Process>,
+    openers: Openers,
 }
 
 impl TerminalWatch {
@@ -93,6 +98,7 @@ impl TerminalWatch {
             inotify: None,
             why_not: String::new(),
             proc,
+            openers: Openers::new(rule.as_ref()),
             rule,
             watches: BTreeMap::new(),
             open: BTreeMap::new(),
@@ -217,13 +223,12 @@ impl TerminalWatch {
         }
         // A terminal is told no later than the worker that was born on it.
         let mut found = self.take();
-        let path = self.proc.path(spawn.pid, "root/dev/pts");
-        let instance = look::instance(&path);
+        let instance = look::instance(&self.proc, spawn.pid);
         if let Some(instance) = instance
             && !self.watches.values().any(|watch| watch.instance == instance)
         {
             // Without a watch the terminal stays unknown, and nothing is found by it.
-            let _ = self.add(&path);
+            let _ = self.add(&self.proc.path(spawn.pid, "root/dev/pts"));
         }
         if let Some(terminal) = &mut spawn.terminal {
             terminal.instance = terminal.instance.or(instance);
@@ -234,6 +239,10 @@ impl TerminalWatch {
         let own = spawn.terminal.and_then(|place| Some((place.instance?, place.index)));
         if let Some(parent) = spawn.parent.as_ref().filter(|parent| !parent.reaper) {
             self.gateways.insert(parent.process.pid, parent.process.clone());
+        }
+        spawn.opener = self.openers.of(&self.proc, spawn);
+        if let Some(opener) = &spawn.opener {
+            self.gateways.insert(opener.pid, opener.clone());
         }
         // It was there at the spawn, which may be told of before its making was.
         if let Some(open) = own.and_then(|place| self.open.get_mut(&place))
@@ -248,10 +257,10 @@ impl TerminalWatch {
     /// Looks again at the terminals that were told of.
     pub(super) fn round(&mut self) -> Vec<Observation> {
         let mut found = Vec::new();
-        self.gateways.retain(|pid, process| {
-            matches!(self.proc.stat(*pid), Ok(Some(stat))
-                if self.proc.is_same(process.identity(), &stat) && !stat.ended())
-        });
+        let proc = &self.proc;
+        let lives = |id: Identity| matches!(proc.stat(id.pid), Ok(Some(stat)) if proc.is_same(id, &stat) && !stat.ended());
+        self.gateways.retain(|_, process| lives(process.identity()));
+        self.openers.retain(lives);
         if !self.gateways.is_empty() || self.open.values().any(|open| open.told.is_some()) {
             self.tell(None, &mut found);
         }
@@ -268,9 +277,7 @@ impl TerminalWatch {
             if held.is_empty() {
                 continue;
             }
-            let Some(instance) = look::instance(&self.proc.path(*pid, "root/dev/pts")) else {
-                continue;
-            };
+            let Some(instance) = look::instance(&self.proc, *pid) else { continue };
             for index in held {
                 masters.insert((instance, index), process.clone());
             }
@@ -280,13 +287,15 @@ impl TerminalWatch {
         if related.is_empty() {
             return;
         }
-        let users = look::users(&self.proc, &related);
+        let owned = related.iter().map(|place| (*place, self.owner(*place, masters.get(place))));
+        let users = look::users(&self.proc, &owned.collect());
         for place in related {
             let Some(open) = self.open.get_mut(&place) else { continue };
             let users = users.get(&place);
             let leader = users.and_then(|users| users.leader.clone());
             let pids = users.map_or(&[][..], |users| &users.processes);
-            let session = self.rule.as_ref().and_then(|rule| look::session(&self.proc, rule, pids));
+            let rule = self.rule.as_ref();
+            let session = users.and_then(|users| users.session(&self.proc, rule?));
             let before = open.told.as_ref();
             let event = TerminalEvent {
                 instance: place.0,
@@ -315,6 +324,14 @@ impl TerminalWatch {
                 self.changes.push((true, place));
             }
         }
+    }
+
+    /// Whose terminal it is, by its node: where that was first seen, or where its opener sees it.
+    fn owner(&self, place: Place, master: Option<&Process>) -> Option<u32> {
+        let watched = self.watches.values().filter(|watch| watch.instance == place.0);
+        let seen = watched.map(|watch| watch.path.clone());
+        let by = master.map(|master| self.proc.path(master.pid, "root/dev/pts"));
+        seen.chain(by).find_map(|devpts| look::owner(&devpts, place))
     }
 
     fn insert(&mut self, place: Place, now: u64, source: Source) {
@@ -355,7 +372,7 @@ impl TerminalWatch {
 
     /// Watches a devpts, and lists what is open on it.
     fn add(&mut self, path: &Path) -> io::Result<()> {
-        let Some(instance) = look::instance(path) else {
+        let Some(instance) = look::instance_at(path) else {
             return Err(io::Error::new(io::ErrorKind::NotFound, "not mounted"));
         };
         let Some(fd) = &self.inotify else { return Ok(()) };

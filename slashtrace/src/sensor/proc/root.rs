@@ -1,0 +1,129 @@
+use std::{
+    ffi::{OsStr, OsString},
+    fs::File,
+    io::{self, Read as _},
+    os::{fd::OwnedFd, unix::ffi::OsStrExt as _},
+    path::Path,
+};
+
+use rustix::fs::{Dir, Mode, OFlags, ResolveFlags, openat2};
+
+use super::ProcFs;
+
+/// The root directory of a process. What is opened below it stays below it, whatever links and
+/// `..` its owner put there (`RESOLVE_IN_ROOT`, openat2(2)): an absolute link of a container would
+/// otherwise lead into the file system of the reader.
+#[derive(Debug)]
+pub(in crate::sensor) struct Root(OwnedFd);
+
+/// Whether links are followed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(in crate::sensor) enum Links {
+    /// Within the root.
+    Follow,
+    /// A link anywhere in the path is an error.
+    Refuse,
+}
+
+impl Root {
+    /// Opens /proc/PID/root. Only its owner and root may.
+    pub(in crate::sensor) fn of(proc: &ProcFs, pid: u32) -> io::Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(Self(rustix::fs::open(proc.path(pid, "root"), flags, Mode::empty())?))
+    }
+
+    /// The beginning of a regular file, up to `max` bytes. Whatever else its name leads to (a pipe,
+    /// a device) is an error, and not waited for.
+    pub(in crate::sensor) fn read(
+        &self,
+        path: &Path,
+        max: u64,
+        links: Links,
+    ) -> io::Result<Vec<u8>> {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let file = File::from(self.open(path, flags, links)?);
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::other("not a regular file"));
+        }
+        let mut bytes = Vec::new();
+        file.take(max).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Names in a folder, in no particular order, at most `max`.
+    pub(in crate::sensor) fn list(&self, path: &Path, max: usize) -> io::Result<Vec<OsString>> {
+        let folder = self.open(path, OFlags::RDONLY | OFlags::DIRECTORY, Links::Follow)?;
+        let entries = Dir::new(folder)?.take(max).filter_map(Result::ok);
+        let names = entries.map(|entry| OsStr::from_bytes(entry.file_name().to_bytes()).to_owned());
+        Ok(names.filter(|name| name != "." && name != "..").collect())
+    }
+
+    /// A folder, to be looked at but not read.
+    pub(in crate::sensor) fn folder(&self, path: &Path) -> io::Result<OwnedFd> {
+        self.open(path, OFlags::PATH | OFlags::DIRECTORY, Links::Follow)
+    }
+
+    fn open(&self, path: &Path, flags: OFlags, links: Links) -> io::Result<OwnedFd> {
+        let mut resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        if links == Links::Refuse {
+            resolve |= ResolveFlags::NO_SYMLINKS;
+        }
+        Ok(openat2(&self.0, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::symlink};
+
+    use super::*;
+    use crate::sensor::proc::fake::{Fake, FakeProc};
+
+    /// A process in a container whose owner made links of all sorts.
+    #[test]
+    fn nothing_leads_out_of_the_root() {
+        let outside = tempfile::tempdir().unwrap();
+        fs::write(outside.path().join("secret"), "out").unwrap();
+        let inside = tempfile::tempdir().unwrap();
+        fs::create_dir(inside.path().join("real")).unwrap();
+        fs::write(inside.path().join("real/file"), "in").unwrap();
+        symlink("real", inside.path().join("near")).unwrap();
+        symlink("/real", inside.path().join("absolute")).unwrap();
+        symlink(outside.path(), inside.path().join("away")).unwrap();
+        let up = Path::new("../../../../../../..").join(outside.path().strip_prefix("/").unwrap());
+        symlink(&up, inside.path().join("up")).unwrap();
+        let fake = FakeProc::new();
+        fake.put(&Fake { pid: 10, ..Fake::default() });
+        symlink(inside.path(), fake.dir(10).join("root")).unwrap();
+
+        let root = Root::of(&fake.proc(), 10).unwrap();
+        let read = |path: &str, links| root.read(Path::new(path), 64, links).ok();
+        for path in ["real/file", "/real/file"] {
+            assert_eq!(read(path, Links::Refuse).as_deref(), Some(&b"in"[..]), "{path}");
+        }
+        for path in ["near/file", "absolute/file", "../../real/file"] {
+            assert_eq!(read(path, Links::Follow).as_deref(), Some(&b"in"[..]), "{path}");
+        }
+        assert_eq!(read("near/file", Links::Refuse), None);
+        for path in ["away/secret", "up/secret"] {
+            assert_eq!(read(path, Links::Follow), None, "{path}");
+        }
+        assert!(root.list(Path::new("away"), 9).is_err() && root.folder(Path::new("up")).is_err());
+        assert_eq!(root.list(Path::new("absolute"), 9).unwrap(), ["file"]);
+        assert_eq!(root.read(Path::new("real/file"), 1, Links::Refuse).unwrap(), b"i");
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_not_waited_for() {
+        let inside = tempfile::tempdir().unwrap();
+        let fifo = inside.path().join("fifo");
+        let kind = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, kind, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        let fake = FakeProc::new();
+        fake.put(&Fake { pid: 10, ..Fake::default() });
+        symlink(inside.path(), fake.dir(10).join("root")).unwrap();
+        let root = Root::of(&fake.proc(), 10).unwrap();
+        assert!(root.read(Path::new("fifo"), 64, Links::Follow).is_err());
+        assert!(root.read(Path::new("."), 64, Links::Follow).is_err());
+    }
+}
