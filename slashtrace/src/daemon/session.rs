@@ -156,7 +156,7 @@ pub struct CommandEnded(pub u8);
 
 impl fmt::Display for CommandEnded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the recording failed; the command ended with exit code {}", self.0)
+        write!(f, "the command ended with exit code {}", self.0)
     }
 }
 

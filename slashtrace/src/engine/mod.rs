@@ -19,6 +19,8 @@ mod terminal;
 mod worker;
 
 #[cfg(test)]
+mod driver;
+#[cfg(test)]
 mod histories;
 #[cfg(test)]
 mod oracle;

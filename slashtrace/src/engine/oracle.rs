@@ -10,7 +10,8 @@ use std::collections::BTreeMap;
 use proptest::{collection::vec, prelude::*};
 
 use super::{
-    scenario::{Driver, S},
+    driver::Driver,
+    scenario::S,
     world::{clients, exit, process, sample, spawn},
 };
 use crate::{

@@ -7,7 +7,8 @@ use proptest::{collection::vec, prelude::*};
 
 use super::{
     Engine,
-    scenario::{Driver, S},
+    driver::Driver,
+    scenario::S,
     world::{Happened, World, any_body, step},
 };
 use crate::{
