@@ -73,6 +73,7 @@ impl Table {
             worker.launcher = known.launcher;
             worker.session = worker.session.or_else(|| known.session.clone());
             worker.terminal = worker.terminal.or(known.terminal);
+            worker.opener = worker.opener.or(known.opener);
             worker.model = worker.model.or_else(|| known.model.clone());
             if worker.link.is_none() {
                 worker.link.clone_from(&known.link);
@@ -190,6 +191,7 @@ impl Table {
         }
         known.session = known.session.take().or(later.session);
         known.terminal = known.terminal.or(later.terminal);
+        known.opener = known.opener.or(later.opener);
         known.model = known.model.take().or(later.model);
         if link || session {
             self.enlist(id);

@@ -3,11 +3,12 @@
 //!
 //! A user holds a session through a client of its gateway, with or without a terminal; the session
 //! holds one worker. A race makes a second worker, and the session goes on with either: the other one
-//! is lost. A gateway that becomes a daemon ends and goes on in its child, with its pipes.
+//! is lost. A gateway that becomes a daemon ends and goes on in its child, with its pipes. One may be
+//! started in a terminal: that of the tab it is for, whose users go with it, or any other's.
 
 use std::collections::BTreeMap;
 
-use proptest::{collection::vec, prelude::*};
+use proptest::{collection::vec, prelude::*, sample::select};
 
 use super::{
     driver::Driver,
@@ -51,6 +52,13 @@ enum Step {
     },
     Kill(u32),
     Daemonize(u32),
+    /// A gateway that is not running is started in a terminal.
+    Start {
+        gateway: u32,
+        below: Below,
+    },
+    /// The terminal that a gateway was started in is closed.
+    HangUp(u32),
     /// The nth worker ends by itself.
     Exit(usize),
     /// The sampler looks at every worker's stdin.
@@ -73,9 +81,31 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(session, leaks)| Step::Close { session, leaks }),
         1 => gateway().prop_map(Step::Kill),
         1 => gateway().prop_map(Step::Daemonize),
+        2 => (gateway(), select(vec![Below::Tab, Below::Shell, Below::OthersTab]))
+            .prop_map(|(gateway, below)| Step::Start { gateway, below }),
+        2 => gateway().prop_map(Step::HangUp),
         1 => any::<usize>().prop_map(Step::Exit),
         2 => Just(Step::Look),
     ]
+}
+
+/// In whose terminal a gateway is started.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Below {
+    /// A dashboard's, which opened it for the gateway's users.
+    Tab,
+    /// A shell's, from which it was started to outlive it.
+    Shell,
+    /// A dashboard's, which opened it for others: its user started another dashboard there.
+    OthersTab,
+}
+
+/// The terminal that a gateway was started in.
+struct Around {
+    below: Below,
+    dashboard: Identity,
+    /// None once it is closed.
+    terminal: Option<TerminalEvent>,
 }
 
 struct Worker {
@@ -106,6 +136,7 @@ struct Users {
     next_index: u32,
     /// The process that each gateway is now; none while it is not started again.
     gateways: BTreeMap<u32, Option<Identity>>,
+    around: BTreeMap<u32, Around>,
     workers: BTreeMap<Identity, Worker>,
     sessions: Vec<Session>,
 }
@@ -126,6 +157,7 @@ impl Users {
             next_pid: 1_000,
             next_index: 0,
             gateways: BTreeMap::new(),
+            around: BTreeMap::new(),
             workers: BTreeMap::new(),
             sessions: Vec::new(),
         }
@@ -214,6 +246,16 @@ impl Users {
         self.gateways.insert(gateway, Some(forked_by));
         let id = self.fresh();
         let mut body = spawn(id, Role::Worker, forked_by, Some(&format!("key-{key}")));
+        if let Some(around) = self.around.get(&gateway)
+            && let Some(terminal) = &around.terminal
+        {
+            body.terminal = Some(terminal.place());
+            body.opener = match around.below {
+                Below::Tab => Some(process(around.dashboard)),
+                Below::Shell => None,
+                Below::OthersTab => Some(process(forked_by)),
+            };
+        }
         let protected = id.pid.is_multiple_of(7);
         body.uid = u32::from(protected);
         self.tell(Body::Spawn(Box::new(body)));
@@ -235,6 +277,10 @@ impl Users {
             None => self.fresh(),
         };
         self.gateways.insert(gateway, Some(master));
+        self.open_terminal_of(master, session)
+    }
+
+    fn open_terminal_of(&mut self, master: Identity, session: Option<u8>) -> TerminalEvent {
         self.next_index += 1;
         let event = TerminalEvent {
             instance: 7,
@@ -321,6 +367,8 @@ impl Users {
             Step::Kill(gateway) => {
                 let Some(id) = self.gateways.insert(gateway, None).flatten() else { return };
                 self.tell(exit(id, Role::Gateway));
+                let around = self.around.remove(&gateway);
+                self.close_terminal(around.and_then(|around| around.terminal));
                 let (gone, stay) = std::mem::take(&mut self.sessions)
                     .into_iter()
                     .partition(|it| it.gateway == gateway);
@@ -336,6 +384,26 @@ impl Users {
                 self.gateways.insert(gateway, Some(child));
                 self.tell(exit(id, Role::Gateway));
             }
+            Step::Start { gateway, below } => {
+                if self.lives(gateway) {
+                    return;
+                }
+                let dashboard = self.fresh();
+                let terminal = Some(self.open_terminal_of(dashboard, None));
+                self.around.insert(gateway, Around { below, dashboard, terminal });
+                let id = self.fresh();
+                self.gateways.insert(gateway, Some(id));
+            }
+            Step::HangUp(gateway) => {
+                let Some(around) = self.around.get_mut(&gateway) else { return };
+                let Some(terminal) = around.terminal.take() else { return };
+                let with_users = around.below == Below::Tab;
+                self.close_terminal(Some(terminal));
+                for session in &mut self.sessions {
+                    session.user &= !(with_users && session.gateway == gateway);
+                }
+                self.count_clients(gateway);
+            }
             Step::Exit(n) => {
                 let ids: Vec<Identity> = self.workers.keys().copied().collect();
                 if let Some(id) = ids.get(n % ids.len().max(1)) {
@@ -348,6 +416,11 @@ impl Users {
     }
 
     fn open(&mut self, gateway: u32, key: u8, terminal: Option<bool>) {
+        // Nobody comes back to a tab that was closed.
+        let closed = |it: &Around| it.below == Below::Tab && it.terminal.is_none();
+        if self.around.get(&gateway).is_some_and(closed) {
+            return;
+        }
         let known = self.sessions.iter().position(|it| it.gateway == gateway && it.key == key);
         // One user a session. Who comes back to a worker that lives has it shown on a terminal.
         if known.is_some_and(|at| self.sessions[at].user) {

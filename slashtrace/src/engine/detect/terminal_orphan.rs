@@ -109,6 +109,27 @@ mod tests {
         assert_eq!(history.found(Kind::TerminalOrphan).confidence, Confidence::Strong);
     }
 
+    /// A scan and the kernel may both tell of one worker, each with what it could find out.
+    #[test]
+    fn who_opened_the_terminal_is_kept_when_a_spawn_is_told_again() {
+        for first_knows in [true, false] {
+            let mut history = History::new();
+            let opener = history.process(50);
+            history.open_terminal(3, 50, None).after(S);
+            for told in [first_knows, !first_knows] {
+                let opener = opener.clone();
+                history.spawn_with(101, 100, |spawn| {
+                    spawn.inherited = told == first_knows;
+                    spawn.terminal = told.then_some(PLACE);
+                    spawn.opener = told.then_some(opener);
+                });
+            }
+            history.after(S).close_terminal(3).after(30 * S);
+            let found = history.found(Kind::TerminalOrphan);
+            assert_eq!(found.confidence, Confidence::Proven, "{first_knows}");
+        }
+    }
+
     #[test]
     fn one_that_ends_within_the_grace_or_whose_terminal_stays_open_is_none() {
         let mut history = on_its_terminal();
