@@ -45,7 +45,7 @@ fn a_user_with_the_capabilities_sees_workers_in_the_kernel() {
         .arg(&program)
         .arg("--profile")
         .arg(&profile)
-        .args(["run", "--sensor", "ebpf", "--quiet", "--duration", "3s", "--evidence"])
+        .args(["run", "--sensor", "ebpf", "--quiet", "--duration", "10s", "--evidence"])
         .arg(&file)
         .stdin(Stdio::null())
         .spawn()

@@ -19,7 +19,7 @@ use slashtrace_tests::{
 
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Longer than the client grace of this test, and some rounds.
-const PAST_THE_GRACE: Duration = Duration::from_secs(4);
+const PAST_THE_GRACE: Duration = Duration::from_secs(6);
 
 fn gateway(token: &str, outgoing: u16) -> (Child, u16) {
     let mut child = Command::new("python3")
@@ -60,7 +60,7 @@ fn a_worker_is_abandoned_when_its_gateway_has_no_client() {
     let provider = TcpListener::bind("127.0.0.1:0").expect("a port");
     let outgoing = provider.local_addr().expect("it is bound").port();
     let setup = Setup::ebpf().flag("--sample-interval=200ms");
-    let profile = setup.own_profile().replace("[graces]", "[graces]\nclient = \"2s\"");
+    let profile = setup.own_profile().replace("[graces]", "[graces]\nclient = \"4s\"");
     let recording = setup.profile(profile).start();
 
     let (mut child, port) = gateway(recording.token(), outgoing);
@@ -144,7 +144,7 @@ fn two_of_four_leave(trigger: &str) -> Option<(BTreeSet<Identity>, BTreeSet<Iden
     let outgoing = provider.local_addr().expect("it is bound").port();
     let setup = Setup::ebpf().flag("--sample-interval=200ms").flag("--count-calls");
     let setup = setup.flag("--policy=enforce").flag("--min-age=1ms").flag(trigger);
-    let profile = setup.own_profile().replace("[graces]", "[graces]\nclient = \"2s\"");
+    let profile = setup.own_profile().replace("[graces]", "[graces]\nclient = \"4s\"");
     let recording = setup.profile(profile).start();
     let (mut child, port) = gateway(recording.token(), outgoing);
     recording.wait_for("its own worker", PATIENCE, |records| worker(records, "clients").is_some());

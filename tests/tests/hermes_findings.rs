@@ -24,10 +24,12 @@ struct Scenario {
     named_by: &'static [Kind],
     /// Kinds that may be found beside.
     beside: &'static [Kind],
+    /// Whether hermes-agent has to race for it, which it may not.
+    races: bool,
 }
 
 const fn silent(name: &'static str, spawned: usize) -> Scenario {
-    Scenario { name, spawned: spawned..=spawned, left: 0, named_by: &[], beside: &[] }
+    Scenario { name, spawned: spawned..=spawned, left: 0, named_by: &[], beside: &[], races: false }
 }
 
 /// Runs the driver in a venv with this version; nothing where there is no such version to be had.
@@ -63,6 +65,10 @@ fn check(recorded: &Recorded, did: &[Did], scenario: &Scenario) {
         of_scenario.iter().filter(|did| did.did == "spawn").filter_map(|did| did.pid).collect();
     let seen: BTreeSet<u32> = workers.iter().map(|worker| worker.pid).collect();
     assert_eq!(seen, driven, "{name}: workers\n{recorded}");
+    if scenario.races && seen.len() == 1 && left.is_empty() {
+        host::skip(&format!("{name}: hermes-agent did not race this time"));
+        return;
+    }
     assert!(scenario.spawned.contains(&seen.len()), "{name}: spawned {seen:?}");
     assert_eq!(left.len(), scenario.left, "{name}: left {left:?}");
 
@@ -89,6 +95,12 @@ fn check(recorded: &Recorded, did: &[Did], scenario: &Scenario) {
     let exact = scenario.named_by.iter().find_map(|&kind| {
         standing(kind).filter(|finding| pids(finding).into_iter().collect::<BTreeSet<_>>() == left)
     });
+    // A call that falls into the start-up may be seen or not: then either of two may be in use.
+    let either = || {
+        let either = standing(Kind::DuplicateWorker).filter(|_| scenario.races);
+        either.filter(|finding| left.is_subset(&pids(finding).into_iter().collect()))
+    };
+    let exact = exact.or_else(either);
     let exact = exact.unwrap_or_else(|| panic!("{name}: left are {left:?}\n{recorded}"));
 
     if exact.kind == Kind::GatewayOrphan {
@@ -117,6 +129,7 @@ fn hermes_agent_0_13_0() {
             left: 3,
             named_by: &[Kind::DuplicateWorker],
             beside: &[Kind::LostWorker, Kind::Accumulation],
+            races: false,
         },
         silent("race", 1),
         silent("model-switch", 4),
@@ -127,6 +140,7 @@ fn hermes_agent_0_13_0() {
             left: 1,
             named_by: &[Kind::GatewayOrphan],
             beside: &[Kind::Unreachable],
+            races: false,
         },
     ] {
         check(&recorded, &did, &scenario);
@@ -147,6 +161,7 @@ fn hermes_agent_0_19_0() {
             left: 2,
             named_by: &[Kind::DuplicateWorker],
             beside: &[Kind::LostWorker, Kind::Accumulation],
+            races: true,
         },
         Scenario {
             name: "race",
@@ -154,6 +169,7 @@ fn hermes_agent_0_19_0() {
             left: 1,
             named_by: &[Kind::LostWorker],
             beside: &[Kind::DuplicateWorker],
+            races: true,
         },
         silent("model-switch", 4),
         silent("kill-idle", 1),

@@ -22,6 +22,19 @@ fn record(version: &str, scenario: &str, into: &Path) -> Option<Output> {
     Some(command.output().expect("slashtrace runs"))
 }
 
+/// The same until hermes-agent does what it does in most runs only.
+fn record_a_race(version: &str, scenario: &str, into: &Path) -> Option<Output> {
+    for _ in 0..3 {
+        let output = record(version, scenario, into)?;
+        if output.status.code() != Some(0) {
+            return Some(output);
+        }
+        fs::remove_dir_all(into).expect("it was made");
+    }
+    host::skip(&format!("{scenario}: hermes-agent did not race in three runs"));
+    None
+}
+
 /// What a maintainer does with it: on another machine, without root.
 fn judged_again(bundle: &Path, folder: &Path) {
     let program = folder.join("slashtrace");
@@ -50,7 +63,7 @@ fn check(version: &str, leak: &str) {
     }
     let folder = tempfile::tempdir().expect("a folder");
     let leaky = folder.path().join("leaky");
-    let Some(output) = record(version, leak, &leaky) else { return };
+    let Some(output) = record_a_race(version, leak, &leaky) else { return };
     let told = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{told}");
     let report = fs::read_to_string(leaky.join("report.md")).expect("it is there");

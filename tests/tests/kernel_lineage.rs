@@ -48,7 +48,7 @@ fn a_gateway_that_is_gone_before_its_worker_executes_is_still_its_gateway() {
     let recording = Recording::start();
     let worker = recording.worker("early", vec![Step::Sleep(20_000)]);
     let mut gateway =
-        gateway(vec![Step::Fork(vec![Step::Sleep(50), Step::Exec(worker)]), Step::Exit(0)]);
+        gateway(vec![Step::Fork(vec![Step::Sleep(1_000), Step::Exec(worker)]), Step::Exit(0)]);
     assert!(gateway.wait().success());
     recording.wait_for("gateway-orphan", PATIENCE, |records| {
         !opened(records, Kind::GatewayOrphan).is_empty()
@@ -192,7 +192,7 @@ fn what_stands_between_gateway_and_worker_is_named() {
         return;
     }
     let recording = Recording::start();
-    let worker = recording.worker("nested", vec![Step::Sleep(100)]);
+    let worker = recording.worker("nested", vec![Step::Sleep(2_000)]);
     let between = Program::new("between", vec![Step::Spawn(worker), Step::Reap]);
     let mut above = gateway(vec![Step::Spawn(between), Step::Reap]);
     assert!(above.wait().success());

@@ -208,9 +208,9 @@ fn a_foreigner_cannot_have_the_worker_of_another_user_ended() {
     );
     let adopted = vec![
         Step::User(NOBODY),
-        Step::Fork(vec![Step::Sleep(4_000), Step::Exec(forger)]),
+        Step::Fork(vec![Step::Sleep(10_000), Step::Exec(forger)]),
         // And a gateway of his own that is gone, with the same session.
-        Step::Fork(vec![Step::Sleep(5_000), Step::Exec(own_gateway)]),
+        Step::Fork(vec![Step::Sleep(11_000), Step::Exec(own_gateway)]),
     ];
     let victim = setup.worker("victim", vec![Step::Serve]);
     let steps =

@@ -145,7 +145,7 @@ fn a_session_that_is_shown_again_within_the_grace_keeps_its_worker() {
     if !host::may_load_kernel_programs() {
         return;
     }
-    let recording = with_terminals(reaper("enforce"), 5).start();
+    let recording = with_terminals(reaper("enforce"), 10).start();
     let mut gateway = Gateway::own(recording.token());
     gateway.order("open again");
     gateway.order("spawn again");
@@ -156,7 +156,7 @@ fn a_session_that_is_shown_again_within_the_grace_keeps_its_worker() {
     thread::sleep(Duration::from_secs(2));
     gateway.order("open again");
     wait_for_terminals(&recording, "again", TerminalState::Opened, 2);
-    thread::sleep(Duration::from_secs(6));
+    thread::sleep(Duration::from_secs(11));
     assert_eq!(of_terminals(&recording.so_far()), 0, "it is shown");
     gateway.order("call");
     thread::sleep(Duration::from_secs(1));

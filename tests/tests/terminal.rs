@@ -12,7 +12,7 @@ use slashtrace::model::{Body, Record, TerminalEvent, TerminalState};
 use slashtrace_tests::{Setup, host};
 use tempfile::TempDir;
 
-/// More than a terminal's close takes to be told.
+/// More than it takes to look at it twice.
 const SOON: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -85,7 +85,7 @@ fn watch(setup: Setup, in_container: bool) -> Vec<u64> {
     thread::sleep(SOON);
     assert!(closes(&recording.so_far()).is_empty(), "it is open");
     writeln!(stdin, "close").expect("it reads");
-    recording.wait_for("its close", SOON, |records| closes(records).len() == 1);
+    recording.wait_for("its close", PATIENCE, |records| closes(records).len() == 1);
 
     let second = index();
     recording.wait_for("the second terminal", PATIENCE, |records| {

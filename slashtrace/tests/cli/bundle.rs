@@ -113,7 +113,7 @@ fn sessions_are_hashed_where_that_is_wanted() {
 fn without_root_the_same_bundle_is_made_and_says_what_it_could_not_see() {
     let folder = tempfile::Builder::new().prefix("st").tempdir_in("/tmp").unwrap();
     let copy = folder.path().join("slashtrace");
-    fs::copy(env!("CARGO_BIN_EXE_slashtrace"), &copy).unwrap();
+    copy_program(&copy);
     let work = folder.path().join("work");
     fs::create_dir(&work).unwrap();
     let mut command = Command::new(&copy);
@@ -148,7 +148,7 @@ fn github_is_told_in_its_own_words() {
     let output = folder.text("rec");
     let mut command = slashtrace();
     command.args(["record", "-o", &output, "--sensor", "poll", "--sample-interval", "100ms"]);
-    command.args(["--profile", &strict(&folder), "--", "sh", "-c", &two_workers(2)]);
+    command.args(["--profile", &strict(&folder), "--", "sh", "-c", &two_workers(4)]);
     command.arg(folder.text("fifo"));
     command.env("GITHUB_ACTIONS", "true").env("GITHUB_STEP_SUMMARY", &summary);
     let output = command.output().unwrap();

@@ -102,6 +102,13 @@ const BUNDLE: [&str; 6] = [
     "slashtrace-report.tar.gz",
 ];
 
+/// A copy of the program. This process never has it open for writing: a test that forks meanwhile
+/// would pass that on, and what is open for writing cannot be executed.
+fn copy_program(to: &Path) {
+    let status = Command::new("cp").arg(env!("CARGO_BIN_EXE_slashtrace")).arg(to).status();
+    assert!(status.unwrap().success());
+}
+
 /// Two workers for one session, the second a while after the first, for some time.
 fn two_workers(seconds: u32) -> String {
     format!(

@@ -25,9 +25,11 @@ fn a_command_s_code_is_passed_on_and_its_output_untouched() {
 #[test]
 fn only_what_comes_from_the_command_counts() {
     let folder = Folder::new();
-    let strangers = two_workers(4).replace(" K ", " stranger ");
+    // They live until their stdin is closed.
+    let strangers =
+        format!("exec 9<&0; {WORKER} stranger <&9 & sleep 0.4; {WORKER} stranger <&9 & wait");
     let mut stranger = Command::new("sh");
-    stranger.args(["-c", &strangers, &folder.text("stranger")]).process_group(0);
+    stranger.args(["-c", &strangers]).process_group(0).stdin(Stdio::piped());
     let mut stranger = stranger.spawn().unwrap();
     // The command's own is detached from it, and counts.
     let own = format!("(sleep 1.5 | setsid {WORKER} mine) & sleep 0.8");
@@ -41,6 +43,7 @@ fn only_what_comes_from_the_command_counts() {
     let all = Folder::new();
     record(&all, &["--system"], "sleep 0.5");
     assert!(sessions(&all).contains(&"stranger".to_owned()));
+    drop(stranger.stdin.take());
     stranger.wait().unwrap();
 }
 

@@ -99,7 +99,7 @@ fn the_kernel_programs_without_root_are_refused_with_what_to_do() {
         let folder = tempfile::Builder::new().prefix("st").tempdir_in("/tmp").unwrap();
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let copy = folder.path().join("slashtrace");
-        fs::copy(env!("CARGO_BIN_EXE_slashtrace"), &copy).unwrap();
+        copy_program(&copy);
         let mut command = Command::new(&copy);
         command.args(["run", "--sensor", "ebpf"]).uid(65534).gid(65534).current_dir("/");
         refused(&command.stdin(Stdio::null()).output().unwrap(), &["next step:", "root"]);
