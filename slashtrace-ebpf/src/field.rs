@@ -64,6 +64,8 @@ fields! {
     TtyIndex = "tty_struct"."index",
     /// Its driver.
     TtyDriver = "tty_struct"."driver",
+    /// What the driver keeps: of a PTY's slave its `struct dentry` (`ptmx_open`, drivers/tty/pty.c).
+    TtyDriverData = "tty_struct"."driver_data",
     /// Major device number.
     TtyDriverMajor = "tty_driver"."major",
     /// Numbers of a pid by namespace level; the first is the initial namespace's.

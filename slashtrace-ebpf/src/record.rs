@@ -1,5 +1,5 @@
 /// Version of the record layouts.
-pub const WIRE_VERSION: u8 = 1;
+pub const WIRE_VERSION: u8 = 2;
 
 /// Bytes of the argument area that are searched and carried.
 pub const ARGV_MAX: usize = 1024;
@@ -7,7 +7,7 @@ pub const ARGV_MAX: usize = 1024;
 /// Most processes above a worker that a record carries: its parent, and up to its session leader.
 pub const CHAIN_MAX: usize = 8;
 
-/// [`TaskInfo::terminal`] of a process without a PTY as controlling terminal.
+/// [`TerminalKey::index`] of a process without a PTY as controlling terminal.
 pub const NO_TERMINAL: u32 = u32::MAX;
 
 /// Which record follows a [`Header`].
@@ -64,16 +64,26 @@ pub struct TaskInfo {
     pub uid: u32,
     /// Session id in the initial pid namespace; 0 if unknown.
     pub sid: u32,
-    /// Index of the PTY that is its controlling terminal, or [`NO_TERMINAL`].
-    pub terminal: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// The PTY that is its controlling terminal; the index is [`NO_TERMINAL`] where it has none,
+    /// and the device 0 where that could not be read.
+    pub terminal: TerminalKey,
     /// `comm` of the leader, NUL-padded.
     pub comm: [u8; 16],
 }
 
 impl TaskInfo {
     /// No process.
-    pub const NONE: Self =
-        Self { start_ns: 0, tgid: 0, uid: 0, sid: 0, terminal: NO_TERMINAL, comm: [0; 16] };
+    pub const NONE: Self = Self {
+        start_ns: 0,
+        tgid: 0,
+        uid: 0,
+        sid: 0,
+        reserved: 0,
+        terminal: TerminalKey { device: 0, index: NO_TERMINAL },
+        comm: [0; 16],
+    };
 }
 
 /// A worker executed (`matched`), or a tracked process executed something else.

@@ -1,7 +1,7 @@
 //! Reads kernel structures through the typed pointers of BTF tracepoints.
 
 use aya_ebpf::{cty::c_void, helpers::bpf_probe_read_kernel};
-use slashtrace_ebpf::{Field, NO_TERMINAL, TaskInfo};
+use slashtrace_ebpf::{Field, NO_TERMINAL, TaskInfo, TerminalKey};
 
 use crate::maps::{PIDTYPE_SID, offset};
 
@@ -61,7 +61,8 @@ pub fn describe(task: Kernel, out: &mut TaskInfo) {
     out.tgid = task.read(Field::TaskTgid);
     out.uid = 0;
     out.sid = 0;
-    out.terminal = NO_TERMINAL;
+    out.reserved = 0;
+    out.terminal = TerminalKey { device: 0, index: NO_TERMINAL };
     out.comm = task.copy(Field::TaskComm, 0).unwrap_or_default();
     let cred = task.follow(Field::TaskRealCred);
     if !cred.is_null() {
@@ -77,9 +78,19 @@ pub fn describe(task: Kernel, out: &mut TaskInfo) {
         let driver = tty.follow(Field::TtyDriver);
         if !driver.is_null() && driver.read::<i32>(Field::TtyDriverMajor) == UNIX98_PTY_SLAVE_MAJOR
         {
-            out.terminal = tty.read(Field::TtyIndex);
+            out.terminal.index = tty.read(Field::TtyIndex);
+            let dentry = tty.read::<*const c_void>(Field::TtyDriverData);
+            out.terminal.device = device_of(Kernel::new(dentry)).unwrap_or(0);
         }
     }
+}
+
+/// Device number of the file system that a directory entry is on. `dentry` may be an address: every
+/// read goes through the helper.
+#[inline(always)]
+pub fn device_of(dentry: Kernel) -> Option<u32> {
+    let system = Kernel::new(dentry.copy::<*const c_void>(Field::DentrySb, 0)?);
+    system.copy(Field::SuperBlockDev, 0)
 }
 
 /// `signal->pids[PIDTYPE_SID]->numbers[0].nr`, 0 if it cannot be read.

@@ -120,7 +120,8 @@ fn with_terminals(setup: Setup, grace: u32) -> Setup {
     let profile = setup.own_profile();
     let graces = format!("[graces]\nterminal = \"{grace}s\"\nclient = \"2s\"\n");
     let rule = "[terminal]\nsession_file_env = \"SLASHTRACE_TEST_FILE\"\n\
-                session_key = \"session_id\"\nopener = [\"dashboard\"]\n";
+                session_key = \"session_id\"\n[terminal.opener]\ntokens = [\"dashboard\"]\n\
+                inner_gateway = [\"serves-its-terminal\"]\n";
     setup.profile(profile.replace("[graces]\n", &graces) + rule)
 }
 
@@ -192,6 +193,65 @@ fn a_dashboard_outlives_the_session_that_it_was_started_in() {
     outlives(&["dashboard"], &["dashboard"]);
 }
 
+/// `hermes serve`, started by a tool of a dashboard: it serves whoever connects.
+#[test]
+fn a_server_outlives_the_terminal_that_a_dashboard_opened_for_something_else() {
+    if !host::may_load_kernel_programs() {
+        return;
+    }
+    outlives(&[], &["dashboard"]);
+}
+
+/// A sandbox keeps the terminal that it was started from, and counts its own from 0: of the two with
+/// one index, the one that is closed is not its gateway's.
+#[test]
+fn a_terminal_of_the_same_index_on_another_devpts_is_another() {
+    const SANDBOX: &str = r#"
+import os, sys
+mount = "mount -t devpts -o newinstance,ptmxmode=0666 devpts /dev/pts && " \
+    "mount --bind /dev/pts/ptmx /dev/ptmx && exec \"$@\""
+inside = ["sh", sys.executable, "-c", *sys.argv[1:]]
+os.execvp("unshare", ["unshare", "-m", "sh", "-c", mount, *inside])
+"#;
+    if !host::may_load_kernel_programs() {
+        return;
+    }
+    let recording = with_terminals(reaper("enforce"), 2).start();
+    let mut command = Command::new("python3");
+    command.args(["-c", SHELL, SANDBOX, GATEWAY, recording.token(), "/"]);
+    let mut gateway = Gateway::start(&mut command);
+    gateway.order("spawn probe");
+    let outside = worker_of(&recording, "probe").terminal.expect("its gateway's");
+    for _ in 0..=outside.index {
+        gateway.order("open tab");
+    }
+    gateway.order("spawn served");
+    let worker = worker_of(&recording, "served");
+    assert_eq!(worker.terminal, Some(outside));
+    let of_index = |records: &[Record], state: TerminalState| {
+        let events = records.iter().filter_map(|record| match &record.body {
+            Body::Terminal(event) => Some(event),
+            _ => None,
+        });
+        let inside = events.filter(|it| it.index == outside.index && it.state == state);
+        inside.filter(|it| Some(it.instance) != outside.instance).count()
+    };
+    recording.wait_for("the one inside", PATIENCE, |records| {
+        of_index(records, TerminalState::Opened) > 0
+    });
+    gateway.order("close");
+    recording
+        .wait_for("its close", PATIENCE, |records| of_index(records, TerminalState::Closed) > 0);
+    thread::sleep(Duration::from_secs(4));
+    assert!(is_there(worker.pid));
+    gateway.order("call");
+    let recorded = recording.stop();
+    assert!(actions(&recorded.records).is_empty(), "{recorded}");
+    let mut found = recorded.records.iter().filter_map(finding);
+    let sure = found.find(|it| it.kind == Kind::TerminalOrphan && it.confidence > Confidence::Weak);
+    assert!(sure.is_none(), "{sure:?}\n{recorded}");
+}
+
 /// A gateway and what opened its terminal, with these arguments: the terminal's close ends nobody.
 fn outlives(gateways: &[&str], openers: &[&str]) {
     let recording = with_terminals(reaper("enforce"), 2).start();
@@ -223,7 +283,7 @@ fn a_worker_below_the_leader_of_a_terminal_that_a_dashboard_opened_is_ended_with
         return;
     }
     let recording = with_terminals(reaper("enforce"), 2).start();
-    let mut gateway = on_a_terminal(recording.token(), &[], &["dashboard"]);
+    let mut gateway = on_a_terminal(recording.token(), &["serves-its-terminal"], &["dashboard"]);
     let dashboard = gateway.child.id();
     gateway.order("spawn nested");
     let worker = worker_of(&recording, "nested");

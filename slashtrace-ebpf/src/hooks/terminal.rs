@@ -40,8 +40,7 @@ pub fn closed(dentry: *const c_void) {
 /// Where a slave's node is, from its name and its file system.
 #[inline(always)]
 fn terminal(dentry: Kernel) -> Option<TerminalKey> {
-    let system = Kernel::new(dentry.copy::<*const c_void>(Field::DentrySb, 0)?);
-    let device = system.copy::<u32>(Field::SuperBlockDev, 0)?;
+    let device = task::device_of(dentry)?;
     let name = dentry.copy::<*const c_void>(Field::DentryName, offset(Field::QstrName))?;
     let digits: [u8; DIGITS] = Kernel::new(name).bytes()?;
     let mut index: u32 = 0;

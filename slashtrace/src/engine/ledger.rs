@@ -171,6 +171,7 @@ fn found(
         session: verdict.session,
         workers: verdict.workers,
         processes: verdict.processes,
+        terminal: verdict.terminal,
         forecast: verdict.forecast,
         because: bounded(verdict.because),
         text: verdict.text,

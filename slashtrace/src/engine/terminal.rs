@@ -21,7 +21,7 @@ type Key = (u64, u32, u64);
 /// What is known of one terminal.
 #[derive(Debug)]
 pub(super) struct Known {
-    pub(super) index: u32,
+    index: u32,
     instance: u64,
     opened_ns: u64,
     /// The first record that named it.
@@ -33,6 +33,11 @@ pub(super) struct Known {
 }
 
 impl Known {
+    /// Where it is.
+    pub(super) fn place(&self) -> Terminal {
+        Terminal { instance: Some(self.instance), index: self.index }
+    }
+
     fn is_at(&self, place: Terminal) -> bool {
         self.index == place.index && place.instance.is_none_or(|at| at == self.instance)
     }
@@ -187,7 +192,8 @@ impl Table {
         if at.iter().any(|one| one.instance != terminal.instance) {
             return None;
         }
-        let own = terminal.opened_for(worker);
+        // The index alone may be that of a terminal on another devpts.
+        let own = place.instance.is_some() && terminal.opened_for(worker);
         let join = if own { Join::ControllingTty } else { Join::OthersTty };
         Some(Attributed { terminal, join, session_seq: None })
     }

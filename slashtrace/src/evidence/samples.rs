@@ -141,6 +141,7 @@ pub(crate) fn finding() -> Finding {
             unused: true,
         }],
         processes: vec![Identity { pid: 2900, start_ns: 62_000_000_000 }],
+        terminal: None,
         forecast: Some(Forecast {
             workers_per_hour: 2,
             kib_per_hour: 190_000,

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Identity, ParentSource};
+use super::{Identity, ParentSource, Terminal};
 
 /// A named leak pattern. The names are part of the format.
 #[derive(
@@ -194,6 +194,9 @@ pub struct Finding {
     /// The processes it is about where they are not workers (`leftover-children`).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub processes: Vec<Identity>,
+    /// The terminal that closed (`terminal-orphan`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub terminal: Option<Terminal>,
     /// Forecast (`accumulation`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forecast: Option<Forecast>,

@@ -65,10 +65,21 @@ pub struct TerminalRule {
     pub session_file_env: String,
     /// Key in the file's JSON object: `session_id`.
     pub session_key: String,
-    /// Tokens of a program that opens terminals for sessions: `dashboard`. Without any, only a
-    /// gateway itself is known to do so.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub opener: Vec<String>,
+    /// Who opens terminals for sessions above their gateways. Without it, only a gateway itself is
+    /// known to do so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opener: Option<OpenerRule>,
+}
+
+/// A program that opens a terminal for each session, and has a gateway of its own run in it.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct OpenerRule {
+    /// Tokens that stand one behind the other in its `argv[1..]`: `dashboard`.
+    pub tokens: Vec<String>,
+    /// The same of the gateway: `-m tui_gateway.entry`. It serves the terminal in which it runs, and
+    /// nothing else: one that also serves others may be meant to outlive the terminal.
+    pub inner_gateway: Vec<String>,
 }
 
 /// How long a state may last before it is a finding.

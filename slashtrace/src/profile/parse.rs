@@ -3,7 +3,9 @@ use std::{collections::BTreeSet, fmt};
 use serde::Deserialize;
 use serde_spanned::Spanned;
 
-use super::{Graces, Helper, Profile, Project, Span, TerminalRule, Windows, WorkerRule};
+use super::{
+    Graces, Helper, OpenerRule, Profile, Project, Span, TerminalRule, Windows, WorkerRule,
+};
 
 /// The built-in profile for NousResearch/hermes-agent.
 pub const BUILTIN_HERMES: &str = include_str!("hermes.toml");
@@ -117,8 +119,14 @@ struct RawWorkerRule {
 struct RawTerminalRule {
     session_file_env: Spanned<String>,
     session_key: Spanned<String>,
-    #[serde(default)]
-    opener: Vec<Spanned<String>>,
+    opener: Option<RawOpenerRule>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawOpenerRule {
+    tokens: Spanned<Vec<Spanned<String>>>,
+    inner_gateway: Spanned<Vec<Spanned<String>>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -203,16 +211,28 @@ impl RawTerminalRule {
     fn check(self) -> Result<TerminalRule, Refusal> {
         check_name("session_file_env", &self.session_file_env)?;
         check_name("session_key", &self.session_key)?;
-        for token in &self.opener {
-            check_token(token)?;
-        }
-        if let Some(token) = self.opener.get(TOKENS_MAX) {
-            return Err(refuse(token, format!("`opener` has more than {TOKENS_MAX} tokens")));
-        }
         Ok(TerminalRule {
             session_file_env: self.session_file_env.into_inner(),
             session_key: self.session_key.into_inner(),
-            opener: self.opener.into_iter().map(Spanned::into_inner).collect(),
+            opener: self.opener.map(RawOpenerRule::check).transpose()?,
+        })
+    }
+}
+
+impl RawOpenerRule {
+    fn check(self) -> Result<OpenerRule, Refusal> {
+        let tokens = |name: &str, tokens: Spanned<Vec<Spanned<String>>>| {
+            let count = tokens.get_ref().len();
+            if count == 0 || count > TOKENS_MAX {
+                let why = format!("`{name}` has {count} tokens; it takes 1 to {TOKENS_MAX}");
+                return Err(refuse(&tokens, why));
+            }
+            tokens.get_ref().iter().try_for_each(check_token)?;
+            Ok(tokens.into_inner().into_iter().map(Spanned::into_inner).collect())
+        };
+        Ok(OpenerRule {
+            tokens: tokens("tokens", self.tokens)?,
+            inner_gateway: tokens("inner_gateway", self.inner_gateway)?,
         })
     }
 }
@@ -423,6 +443,11 @@ mod tests {
         assert_eq!(profile.graces.overlap.as_ns(), 0);
     }
 
+    fn opener(lines: &str) -> String {
+        let rule = "[terminal]\nsession_file_env = \"F\"\nsession_key = \"k\"\n[terminal.opener]\n";
+        with(4, &format!("session_flag = \"-s\"\n{rule}{lines}"))
+    }
+
     #[test]
     fn refusals_name_line_and_reason() {
         let long = "x".repeat(65);
@@ -473,6 +498,10 @@ mod tests {
                 "session_flag = \"-s\"\n[project]\nname = \"p\"\nissues = \"https://x/\"\n\
                  [[project.known]]\nissue = 1\ntitle = \"t\"\nsigns = [\"lost\"]",
             ),
+            opener(""),
+            opener("tokens = [\"dashboard\"]"),
+            opener("tokens = [\"dashboard\"]\ninner_gateway = []"),
+            opener("tokens = [\"\"]\ninner_gateway = [\"-m\"]"),
         ];
         insta::assert_snapshot!(all.join("\n"));
     }

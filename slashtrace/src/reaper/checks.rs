@@ -66,6 +66,7 @@ impl Checks {
         if let Some(gateway) = gateway {
             self.gateway(gateway, uid, decision)?;
         }
+        self.has_no_terminal(&stat, gateway, decision)?;
         self.is_unprotected(pid, uid, &cmdline, gateway)?;
         self.is_no_gateway(&stat, decision)?;
         let orphaned = decision.gateway.is_some() && gateway.is_none();
@@ -186,6 +187,30 @@ impl Checks {
             Ok(None) => Err(No::because(format!("its gateway {gateway} ended just now"))),
             Err(error) => Err(No::unread("the user id of its gateway", &error)),
         }
+    }
+
+    /// Whether the terminal that is said to be closed is: the last close of a master takes it from
+    /// every process of its session (`__tty_hangup`, drivers/tty/tty_io.c). The kernel shows the
+    /// index alone, so another terminal of this index may be what they have; then it is a no, too.
+    fn has_no_terminal(
+        &self,
+        worker: &ProcStat,
+        gateway: Option<Identity>,
+        decision: &Decision,
+    ) -> Result<(), No> {
+        let Some(index) = decision.terminal else { return Ok(()) };
+        let stat = |pid: u32| self.proc.stat(pid).ok().flatten();
+        let gateway = gateway.and_then(|gateway| stat(gateway.pid));
+        let leader = gateway.as_ref().and_then(|gateway| stat(gateway.sid));
+        for process in [Some(worker), gateway.as_ref(), leader.as_ref()].into_iter().flatten() {
+            if process.terminal.is_some_and(|terminal| terminal.index == index) {
+                return Err(No::because(format!(
+                    "{} has pts/{index} as controlling terminal, which was said to be closed",
+                    process.pid
+                )));
+            }
+        }
+        Ok(())
     }
 
     fn is_unprotected(

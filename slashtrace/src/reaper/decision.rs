@@ -20,6 +20,8 @@ pub struct Decision {
     pub kind: Kind,
     /// Its confidence.
     pub confidence: Confidence,
+    /// Index of the terminal that it says was closed.
+    pub terminal: Option<u32>,
     /// Sequence number of the record that last said it.
     pub seq: u64,
     /// Live processes below the worker. They are watched, never signalled.

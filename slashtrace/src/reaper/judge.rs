@@ -73,6 +73,7 @@ enum Held {
 struct Open {
     kind: Kind,
     confidence: Confidence,
+    terminal: Option<u32>,
     seq: u64,
     gateway: Option<Identity>,
     unused: BTreeSet<Identity>,
@@ -241,6 +242,7 @@ impl Judge {
             finding: finding.to_owned(),
             kind: open.kind,
             confidence: open.confidence,
+            terminal: open.terminal,
             seq: open.seq,
             descendants,
             gateway_of,
@@ -353,6 +355,7 @@ impl Judge {
             Open {
                 kind: finding.kind,
                 confidence: finding.confidence,
+                terminal: finding.terminal.map(|terminal| terminal.index),
                 seq,
                 gateway: gateway.map(|it| Identity { pid: it.pid, start_ns: it.start_ns }),
                 unused,

@@ -110,6 +110,7 @@ pub(super) fn finding(kind: Kind, confidence: Confidence, workers: &[u32]) -> Fi
         session: Some("K".to_owned()),
         workers: workers.iter().map(named).collect(),
         processes: Vec::new(),
+        terminal: None,
         forecast: None,
         because: vec![1],
         text: format!("{kind} was seen"),

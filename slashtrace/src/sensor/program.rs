@@ -27,7 +27,9 @@ const METADATA_BYTES_MAX: u64 = 64 << 10;
 const ENVIRON_BYTES_MAX: u64 = 256 << 10;
 /// Bytes of an argv in which the interpreter is looked for.
 const ARGV_BYTES_MAX: usize = 4 << 10;
-/// Folders `lib/python3.N` that are looked into, and entries of their `site-packages`.
+/// Folders `lib/python3.N` that are looked into.
+const VERSIONS_MAX: usize = 4;
+/// Entries of `lib`, and of the `site-packages` in it.
 const ENTRIES_MAX: usize = 20_000;
 
 /// Variables whose presence says where and how a program runs.
@@ -147,17 +149,14 @@ impl ProgramWatch {
     fn distribution(&self, pid: u32, prefix: &Path, program: &mut Program) {
         let lib = prefix.join("lib");
         let Ok(root) = Root::of(&self.proc, pid) else { return };
-        for name in root.list(&lib, ENTRIES_MAX).unwrap_or_default() {
-            let Some(version) = name.to_str().and_then(|name| name.strip_prefix("python")) else {
-                continue;
-            };
-            if !is_version(version) {
-                continue;
-            }
+        let mut names = root.list(&lib, ENTRIES_MAX).unwrap_or_default();
+        names.retain(|name| version_of(name).is_some());
+        for name in names.iter().take(VERSIONS_MAX) {
+            let Some(version) = version_of(name) else { continue };
             program.python.get_or_insert_with(|| version.to_owned());
             if let Some(package) = &self.package
                 && let Some(folder) =
-                    metadata(&root, &lib.join(&name).join("site-packages"), package)
+                    metadata(&root, &lib.join(name).join("site-packages"), package)
             {
                 version.clone_into(program.python.get_or_insert_default());
                 describe(&root, &folder, package, program);
@@ -177,6 +176,11 @@ fn metadata(root: &Root, site_packages: &Path, package: &str) -> Option<PathBuf>
         named.is_some_and(|(name, _)| normalised(name) == wanted)
     });
     found.map(|name| site_packages.join(name))
+}
+
+/// `3.11` of `python3.11`.
+fn version_of(name: &OsStr) -> Option<&str> {
+    name.to_str()?.strip_prefix("python").filter(|version| is_version(version))
 }
 
 fn normalised(name: &str) -> String {

@@ -21,7 +21,9 @@ use super::{
     table::{Subject, Table},
     worker::Worker,
 };
-use crate::model::{Confidence, FindingWorker, Forecast, GatewayRef, Identity, Kind, ParentSource};
+use crate::model::{
+    Confidence, FindingWorker, Forecast, GatewayRef, Identity, Kind, ParentSource, Terminal,
+};
 
 /// Something holds: everything of a finding but its place in its life.
 #[derive(Debug)]
@@ -31,6 +33,7 @@ pub(super) struct Verdict {
     pub(super) session: Option<String>,
     pub(super) workers: Vec<FindingWorker>,
     pub(super) processes: Vec<Identity>,
+    pub(super) terminal: Option<Terminal>,
     pub(super) forecast: Option<Forecast>,
     pub(super) because: Vec<u64>,
     pub(super) text: String,
@@ -47,6 +50,7 @@ impl Verdict {
             session: session(workers),
             workers: workers.iter().map(|worker| worker.named()).collect(),
             processes: Vec::new(),
+            terminal: None,
             forecast: None,
             because: workers.iter().map(|worker| worker.birth.seq).collect(),
             text,

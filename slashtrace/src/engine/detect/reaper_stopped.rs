@@ -19,6 +19,7 @@ pub(super) fn judge(table: &Table) -> Judgement {
         session: None,
         workers: Vec::new(),
         processes: Vec::new(),
+        terminal: None,
         forecast: None,
         because: vec![*seq],
         text: format!("the reaper stopped: {detail}"),

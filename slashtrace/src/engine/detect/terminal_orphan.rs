@@ -31,7 +31,7 @@ pub(super) fn judge(table: &Table, id: Identity) -> Judgement {
     let session = worker.session.as_ref().map_or(String::new(), |key| format!(" of session {key}"));
     let text = format!(
         "terminal pts/{}{session} closed; worker {} outlived it by {} or longer ({})",
-        found.terminal.index,
+        found.terminal.place().index,
         id.pid,
         time(table.rules.terminal),
         found.join.words(),
@@ -42,6 +42,7 @@ pub(super) fn judge(table: &Table, id: Identity) -> Judgement {
         .unused()
         .because([found.terminal.opened, closed.seq])
         .because(found.session_seq);
+    verdict.terminal = Some(found.terminal.place());
     // That it was on this terminal does not rest on who forked it.
     verdict.confidence = found.join.confidence(worker).min(close);
     Judgement::new(Some(verdict), None)
@@ -73,6 +74,7 @@ mod tests {
         let finding = history.found(Kind::TerminalOrphan);
         assert_eq!((pids(finding), finding.confidence), (vec![101], Confidence::Proven));
         assert!(finding.workers[0].unused);
+        assert_eq!(finding.terminal, Some(PLACE));
         assert_eq!(
             finding.text,
             "terminal pts/3 of session K closed; worker 101 outlived it by 30 s or longer \
@@ -95,6 +97,17 @@ mod tests {
             history.after(S).close_terminal(3).after(30 * S);
             assert_eq!(history.found(Kind::TerminalOrphan).confidence, confidence);
         }
+    }
+
+    /// A sandbox keeps the terminal that it was started from, and has its own of the same index.
+    #[test]
+    fn an_index_alone_is_not_the_gateways_own_terminal() {
+        let mut history = History::new();
+        history.open_terminal(3, 100, None).after(S).spawn_with(101, 100, |spawn| {
+            spawn.terminal = Some(Terminal { instance: None, ..PLACE });
+        });
+        history.after(S).close_terminal(3).after(30 * S);
+        assert_eq!(history.found(Kind::TerminalOrphan).confidence, Confidence::Weak);
     }
 
     #[test]

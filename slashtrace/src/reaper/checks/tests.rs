@@ -15,7 +15,10 @@ use crate::{
         Decision, Protect,
         testing::{LOOP, Subject, wait_until},
     },
-    sensor::proc::ProcFs,
+    sensor::proc::{
+        ProcFs,
+        fake::{Fake, FakeProc},
+    },
 };
 
 /// The kinds for which it matters who holds stdin once the gateway has gone: all of them.
@@ -139,4 +142,29 @@ fn stdin_that_is_no_pipe_is_judged_by_what_it_is() {
     let reason = check(&socket, Kind::GatewayOrphan).unwrap_err();
     assert!(reason.ends_with("cannot be seen"), "{reason}");
     drop(ours);
+}
+
+/// A forged or mistaken close: the kernel takes a terminal that is closed from everybody.
+#[test]
+fn a_terminal_that_somebody_still_has_is_not_closed() {
+    const PTS_3: u32 = 136 << 8 | 3;
+    for has_it in [0, 10, 20, 30] {
+        let fake = FakeProc::new();
+        // 10 leads the session of the gateway 20; the worker 30 has one of its own.
+        for (pid, sid) in [(10, 10), (20, 10), (30, 30)] {
+            let tty_nr = if pid == has_it { PTS_3 } else { PTS_3 + 1 };
+            fake.put(&Fake { pid, sid, tty_nr, ..Fake::default() });
+        }
+        let proc = fake.proc();
+        let worker = proc.stat(30).unwrap().unwrap();
+        let id = |pid: u32| Identity { pid, start_ns: proc.stat(pid).unwrap().unwrap().start_ns };
+        let decision =
+            Decision { worker: id(30), terminal: Some(3), ..Subject::worker("echo").decision() };
+        let root = proc.root();
+        let checks = Checks::new(root, Profile::hermes(), Protect::default());
+        let allowed = checks.has_no_terminal(&worker, Some(id(20)), &decision);
+        assert_eq!(allowed.is_ok(), has_it == 0, "{has_it}: {allowed:?}");
+        let other = Decision { terminal: None, ..decision };
+        assert_eq!(checks.has_no_terminal(&worker, Some(id(20)), &other), Ok(()));
+    }
 }

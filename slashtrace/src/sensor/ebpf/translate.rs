@@ -1,6 +1,6 @@
 use std::collections::HashMap;
 
-use slashtrace_ebpf::{ParentKnownBy, Role as WireRole};
+use slashtrace_ebpf::{ParentKnownBy, Role as WireRole, TerminalKey};
 
 use super::wire::{Event, Exec as WireExec, Task, What};
 use crate::{
@@ -10,7 +10,10 @@ use crate::{
     },
     profile::{Profile, tokens_of},
     redact,
-    sensor::proc::{IdentityBook, ProcFs},
+    sensor::{
+        proc::{IdentityBook, ProcFs},
+        terminal::instance_of,
+    },
 };
 
 /// Most bytes of a gateway's argument area that are read for its first token.
@@ -241,7 +244,7 @@ impl Translator {
             argv_truncated: false,
             session: None,
             model: None,
-            terminal: child.terminal.map(|index| Terminal { instance: None, index }),
+            terminal: child.terminal.map(place),
             helper: None,
         }))
     }
@@ -260,12 +263,17 @@ impl Translator {
 fn terminal(exec: &WireExec) -> Option<Terminal> {
     let above = if exec.reparented { None } else { exec.chain.first() };
     let leader = above.and_then(|parent| exec.chain.iter().find(|task| task.tgid == parent.sid));
-    let index = exec
+    let terminal = exec
         .task
         .terminal
         .or_else(|| above.and_then(|parent| parent.terminal))
         .or_else(|| leader.and_then(|leader| leader.terminal))?;
-    Some(Terminal { instance: None, index })
+    Some(place(terminal))
+}
+
+fn place(terminal: TerminalKey) -> Terminal {
+    let known = (terminal.device != 0).then_some(terminal.device);
+    Terminal { instance: known.map(instance_of), index: terminal.index }
 }
 
 /// Role in the model.

@@ -1,6 +1,6 @@
 use bytes::{Buf, Bytes};
 use slashtrace_ebpf::{
-    ARGV_MAX, CHAIN_MAX, NO_TERMINAL, ParentKnownBy, RecordKind, Role, WIRE_VERSION,
+    ARGV_MAX, CHAIN_MAX, NO_TERMINAL, ParentKnownBy, RecordKind, Role, TerminalKey, WIRE_VERSION,
 };
 
 /// Why a record from the ring buffer could not be decoded.
@@ -21,7 +21,8 @@ pub struct Task {
     pub start_ns: u64,
     pub uid: u32,
     pub sid: u32,
-    pub terminal: Option<u32>,
+    /// Device 0 where that is not known.
+    pub terminal: Option<TerminalKey>,
     /// Without the padding.
     pub comm: Bytes,
 }
@@ -82,7 +83,7 @@ pub struct Exec {
 }
 
 const HEADER: usize = 16;
-const TASK: usize = 40;
+const TASK: usize = 48;
 const EXEC_FIXED: usize = HEADER + TASK + 8 + 16 + TASK + CHAIN_MAX * TASK;
 
 /// Decodes one record.
@@ -196,8 +197,10 @@ fn role(number: u32) -> Result<Role, DecodeError> {
 fn task(record: &mut Bytes) -> Task {
     let start_ns = record.get_u64_ne();
     let (tgid, uid) = (record.get_u32_ne(), record.get_u32_ne());
-    let (sid, terminal) = (record.get_u32_ne(), record.get_u32_ne());
+    let (sid, _) = (record.get_u32_ne(), record.get_u32_ne());
+    let terminal = TerminalKey { device: record.get_u32_ne(), index: record.get_u32_ne() };
     let mut comm = record.split_to(16);
     comm.truncate(comm.iter().position(|&b| b == 0).unwrap_or(16));
-    Task { tgid, start_ns, uid, sid, terminal: (terminal != NO_TERMINAL).then_some(terminal), comm }
+    let terminal = (terminal.index != NO_TERMINAL).then_some(terminal);
+    Task { tgid, start_ns, uid, sid, terminal, comm }
 }

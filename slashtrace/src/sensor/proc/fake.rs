@@ -29,23 +29,26 @@ pub(crate) struct Fake<'a> {
     pub(crate) syscr: Option<u64>,
 }
 
+/// A process of which nothing matters.
+pub(crate) const FAKE: Fake<'_> = Fake {
+    pid: 10,
+    ppid: 1,
+    sid: 10,
+    tty_nr: 0,
+    start_ticks: 1000,
+    state: 'S',
+    threads: 1,
+    rss_pages: 25_000,
+    arg_start: 0,
+    comm: b"python3",
+    cmdline: b"python3\0",
+    exe: "python",
+    syscr: Some(100),
+};
+
 impl Default for Fake<'_> {
     fn default() -> Self {
-        Self {
-            pid: 10,
-            ppid: 1,
-            sid: 10,
-            tty_nr: 0,
-            start_ticks: 1000,
-            state: 'S',
-            threads: 1,
-            rss_pages: 25_000,
-            arg_start: 0,
-            comm: b"python3",
-            cmdline: b"python3\0",
-            exe: "python",
-            syscr: Some(100),
-        }
+        FAKE
     }
 }
 
@@ -124,6 +127,13 @@ impl FakeProc {
         symlink(target, dir.join("fd").join(fd.to_string())).unwrap();
         let text = format!("pos:\t0\nflags:\t{flags}\nmnt_id:\t15\n");
         fs::write(dir.join("fdinfo").join(fd.to_string()), text).unwrap();
+    }
+
+    /// Gives it the master of a terminal.
+    pub(crate) fn master(&self, pid: u32, fd: u32, index: u32) {
+        self.fd(pid, fd, "/dev/ptmx", "02");
+        let info = self.dir(pid).join("fdinfo").join(fd.to_string());
+        fs::write(info, format!("pos:\t0\nflags:\t02\ntty-index:\t{index}\n")).unwrap();
     }
 
     pub(crate) fn close(&self, pid: u32, fd: u32) {

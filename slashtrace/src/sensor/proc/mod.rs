@@ -24,7 +24,7 @@ use rustix::io::Errno;
 
 pub use book::IdentityBook;
 pub use fds::WriteEnds;
-pub(in crate::sensor) use root::{Links, Root};
+pub(in crate::sensor) use root::{Links, Root, itself};
 pub use scan::{Scan, Seen};
 pub use snapshot::{Resync, inferred_exit, resync, snapshot, snapshot_of};
 pub use stat::ProcStat;

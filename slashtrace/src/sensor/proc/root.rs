@@ -2,11 +2,14 @@ use std::{
     ffi::{OsStr, OsString},
     fs::File,
     io::{self, Read as _},
-    os::{fd::OwnedFd, unix::ffi::OsStrExt as _},
-    path::Path,
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::{Path, PathBuf},
 };
 
-use rustix::fs::{Dir, Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::{Dir, FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
 
 use super::ProcFs;
 
@@ -33,18 +36,20 @@ impl Root {
     }
 
     /// The beginning of a regular file, up to `max` bytes. Whatever else its name leads to (a pipe,
-    /// a device) is an error, and not waited for.
+    /// a device) is an error, and is not opened: opening alone starts a watchdog, rewinds a tape or
+    /// lets a pipe's writer go on.
     pub(in crate::sensor) fn read(
         &self,
         path: &Path,
         max: u64,
         links: Links,
     ) -> io::Result<Vec<u8>> {
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let file = File::from(self.open(path, flags, links)?);
-        if !file.metadata()?.is_file() {
+        let found = self.open(path, OFlags::PATH, links)?;
+        let kind = FileType::from_raw_mode(fstat(&found)?.st_mode);
+        if kind != FileType::RegularFile {
             return Err(io::Error::other("not a regular file"));
         }
+        let file = File::open(itself(&found))?;
         let mut bytes = Vec::new();
         file.take(max).read_to_end(&mut bytes)?;
         Ok(bytes)
@@ -70,6 +75,11 @@ impl Root {
         }
         Ok(openat2(&self.0, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)?)
     }
+}
+
+/// The path that leads to what a descriptor is open on, whatever its name is by now.
+pub(in crate::sensor) fn itself(fd: &impl AsRawFd) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
 }
 
 #[cfg(test)]
@@ -117,13 +127,20 @@ mod tests {
     fn what_is_no_regular_file_is_not_waited_for() {
         let inside = tempfile::tempdir().unwrap();
         let fifo = inside.path().join("fifo");
-        let kind = rustix::fs::FileType::Fifo;
+        let kind = FileType::Fifo;
         rustix::fs::mknodat(rustix::fs::CWD, &fifo, kind, Mode::RUSR | Mode::WUSR, 0).unwrap();
         let fake = FakeProc::new();
         fake.put(&Fake { pid: 10, ..Fake::default() });
         symlink(inside.path(), fake.dir(10).join("root")).unwrap();
         let root = Root::of(&fake.proc(), 10).unwrap();
+        // Who waits in open(2) for a reader of it goes on waiting.
+        let (opened, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || opened.send(File::options().write(true).open(fifo)));
+        std::thread::sleep(std::time::Duration::from_millis(100));
         assert!(root.read(Path::new("fifo"), 64, Links::Follow).is_err());
+        assert!(told.recv_timeout(std::time::Duration::from_millis(200)).is_err());
+        drop(File::options().read(true).open(inside.path().join("fifo")).unwrap());
+        assert!(told.recv().unwrap().is_ok());
         assert!(root.read(Path::new("."), 64, Links::Follow).is_err());
     }
 }

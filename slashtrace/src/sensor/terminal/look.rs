@@ -2,14 +2,15 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::OsStr,
     fs::{self, File},
-    io::{self, Read},
-    os::{fd::AsFd, unix::ffi::OsStrExt as _},
+    io::Read,
+    os::unix::ffi::OsStrExt as _,
     path::Path,
 };
 
-use rustix::fs::{Mode, OFlags};
-
-use super::{DEVPTS_MAGIC, Place};
+use super::{
+    Place,
+    devpts::{Devpts, instance_of_tty},
+};
 use crate::{
     model::{Identity, Process},
     profile::TerminalRule,
@@ -20,49 +21,27 @@ use crate::{
 /// More than an environment that execve(2) takes is not read.
 const ENVIRON_MAX: u64 = 2 << 20;
 const SESSION_FILE_MAX: u64 = 64 << 10;
+/// Descriptors of one process among which masters are looked for.
+const DESCRIPTORS_MAX: usize = 16_384;
 
-/// The devpts instance of an open folder.
-fn instance_of(folder: impl AsFd) -> Option<u64> {
-    let kind = rustix::fs::fstatfs(&folder).ok()?;
-    (kind.f_type as u64 == DEVPTS_MAGIC).then_some(())?;
-    Some(rustix::fs::fstat(&folder).ok()?.st_dev)
-}
-
-/// The devpts instance that is mounted at `path`.
-pub(super) fn instance_at(path: &Path) -> Option<u64> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    instance_of(rustix::fs::open(path, flags, Mode::empty()).ok()?)
-}
-
-/// The devpts instance that a process sees.
-pub(super) fn instance(proc: &ProcFs, pid: u32) -> Option<u64> {
-    instance_of(Root::of(proc, pid).ok()?.folder(Path::new("dev/pts")).ok()?)
-}
-
-/// The user that a terminal was made for: grantpt(3), and who logs somebody in, give the node to
-/// them. None if it is gone, or is not on that instance.
-pub(super) fn owner(devpts: &Path, (instance, index): Place) -> Option<u32> {
-    let node = rustix::fs::lstat(devpts.join(index.to_string())).ok()?;
-    (node.st_dev == instance).then_some(node.st_uid)
-}
-
-/// The indices that are open on a devpts.
-pub(super) fn list(path: &Path) -> io::Result<BTreeSet<u32>> {
-    let entries = fs::read_dir(path)?.flatten();
-    Ok(entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
-}
-
-/// The indices of the terminals whose master a process holds (`tty-index`,
-/// proc_pid_fdinfo(5)).
-pub(super) fn masters(proc: &ProcFs, pid: u32) -> BTreeSet<u32> {
+/// The terminals whose master a process holds (`tty-index`, proc_pid_fdinfo(5)), on the watched
+/// instances of devpts.
+pub(super) fn masters(proc: &ProcFs, pid: u32, watched: &BTreeSet<u64>) -> BTreeSet<Place> {
     let Ok(fds) = fs::read_dir(proc.path(pid, "fd")) else { return BTreeSet::new() };
-    let held = fds.flatten().filter(|fd| {
+    // /dev/ptmx of a devtmpfs is that of the devpts beside it (`devpts_mntget`, fs/devpts/inode.c).
+    let mut beside = None;
+    let held = fds.flatten().take(DESCRIPTORS_MAX).filter(|fd| {
         fs::read_link(fd.path())
             .is_ok_and(|to| to == Path::new("/dev/ptmx") || to == Path::new("/dev/pts/ptmx"))
     });
     held.filter_map(|fd| {
         let text = fs::read_to_string(proc.path(pid, "fdinfo").join(fd.file_name())).ok()?;
-        text.lines().find_map(|line| line.strip_prefix("tty-index:"))?.trim().parse().ok()
+        let index = text.lines().find_map(|line| line.strip_prefix("tty-index:"))?;
+        let on = rustix::fs::stat(fd.path()).ok().map(|file| file.st_dev);
+        let instance = on.filter(|on| watched.contains(on)).or_else(|| {
+            *beside.get_or_insert_with(|| Devpts::of(proc, pid).map(|devpts| devpts.instance()))
+        })?;
+        Some((instance, index.trim().parse().ok()?))
     })
     .collect()
 }
@@ -92,7 +71,8 @@ pub(super) fn users(
         if stat.ended() || !places.keys().any(|place| place.1 == index) {
             continue;
         }
-        let Some(place) = instance(proc, pid).map(|instance| (instance, index)) else { continue };
+        let Some(instance) = instance_of_tty(proc, &stat, index) else { continue };
+        let place = (instance, index);
         let Some(owner) = places.get(&place) else { continue };
         let users = found.entry(place).or_default();
         let identity = Identity { pid, start_ns: stat.start_ns };
@@ -155,10 +135,11 @@ mod tests {
     /// process whose /dev/pts is the machine's say that pts/3 shows the session of somebody else.
     #[test]
     fn a_process_of_another_user_is_not_believed_to_be_on_a_terminal() {
-        let Some(devpts) = instance_at(Path::new("/dev/pts")) else {
+        let Some(devpts) = Devpts::at(Path::new("/dev/pts")) else {
             eprintln!("SKIPPED: no devpts on /dev/pts");
             return;
         };
+        let devpts = devpts.instance();
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), r#"{"session_id": "wanted"}"#).unwrap();
         let fake = FakeProc::new();

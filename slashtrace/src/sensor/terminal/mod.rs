@@ -1,10 +1,11 @@
 //! PTYs as inotify(7) on devpts tells of them: their slave node is made by `devpts_pty_new` and
 //! removed by `devpts_pty_kill` at the last close of the master, even while an orphan holds the
-//! slave. `look` finds out who holds and uses one, and which session its process names; `opener`
-//! who above a worker opens terminals for sessions.
+//! slave. `devpts` is one instance of it; `look` finds out who holds and uses a terminal, and which
+//! session its process names; `opener` who above a worker opens terminals for sessions.
 //! May touch: the devpts mounts, /proc through `proc`; of an environment the one variable that the
 //! profile names.
 
+mod devpts;
 mod look;
 mod opener;
 
@@ -14,7 +15,7 @@ use std::{
     io,
     mem::MaybeUninit,
     os::fd::OwnedFd,
-    path::{Path, PathBuf},
+    path::Path,
     task::{Context, Poll, Waker},
 };
 
@@ -22,21 +23,25 @@ use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use slashtrace_ebpf::TerminalKey;
 use tokio::io::unix::AsyncFd;
 
-use self::opener::Openers;
-use super::{clock::boottime_ns, proc::ProcFs};
+use self::{devpts::Devpts, opener::Openers};
+use super::{
+    clock::boottime_ns,
+    proc::{ProcFs, ProcStat},
+};
 use crate::{
     model::{
         Body, Capability, Gap, GapReason, Identity, Observation, Process, Role, Source, Spawn,
-        TerminalEvent, TerminalState,
+        Terminal, TerminalEvent, TerminalState,
     },
     profile::TerminalRule,
 };
 
-/// `DEVPTS_SUPER_MAGIC` (include/uapi/linux/magic.h).
-const DEVPTS_MAGIC: u64 = 0x1cd1;
 /// Terminals that one devpts instance can have (`NR_UNIX98_PTY_MAX`, include/linux/pty.h, is
 /// larger; `kernel.pty.max` is 4096), in all instances together.
 const OPEN_MAX: usize = 16_384;
+/// Instances of devpts that are watched: each takes one of root's inotify watches. Of terminals on
+/// others nothing is known, so nothing is found by them.
+const WATCHES_MAX: usize = 64;
 
 /// An instance (`st_dev` of its mount) and an index on it.
 pub(super) type Place = (u64, u32);
@@ -65,11 +70,12 @@ struct Open {
     told: Option<TerminalEvent>,
 }
 
-/// A watched devpts instance.
+/// A watched devpts instance. It is not held open, which would keep a container's alive.
 #[derive(Debug)]
 struct Watch {
     instance: u64,
-    path: PathBuf,
+    /// Who sees it at /dev/pts; none for slashtrace itself.
+    seen_by: Option<u32>,
 }
 
 /// Watches PTYs, and tells of those that a worker may belong to.
@@ -83,6 +89,8 @@ pub(super) struct TerminalWatch {
     open: BTreeMap<Place, Open>,
     /// What inotify told and was not applied yet.
     held: Vec<Told>,
+    /// Places that were closed by what was taken last.
+    closed: BTreeSet<Place>,
     /// Which terminals are told of by now, and which no more, since that was asked for.
     changes: Vec<(bool, Place)>,
     /// Parents of workers, and who opens terminals for sessions above them: whose masters are
@@ -103,6 +111,7 @@ impl TerminalWatch {
             watches: BTreeMap::new(),
             open: BTreeMap::new(),
             held: Vec::new(),
+            closed: BTreeSet::new(),
             changes: Vec::new(),
             gateways: BTreeMap::new(),
         };
@@ -120,10 +129,12 @@ impl TerminalWatch {
             Ok(fd) => watch.inotify = Some(fd),
             Err(error) => watch.why_not = format!("inotify: {error}"),
         }
-        if watch.inotify.is_some()
-            && let Err(error) = watch.add(Path::new("/dev/pts"))
-        {
-            watch.why_not = format!("no devpts on /dev/pts: {error}");
+        if watch.inotify.is_some() {
+            let here = Devpts::at(Path::new("/dev/pts"));
+            let here = here.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "not mounted"));
+            if let Err(error) = here.and_then(|here| watch.add(&here, None)) {
+                watch.why_not = format!("no devpts on /dev/pts: {error}");
+            }
         }
         watch
     }
@@ -192,6 +203,7 @@ impl TerminalWatch {
     /// Makes observations of what inotify told.
     pub(super) fn apply(&mut self) -> Vec<Observation> {
         let told = std::mem::take(&mut self.held);
+        self.closed.clear();
         let now = boottime_ns();
         let mut found = Vec::new();
         for (wd, flags, index) in told {
@@ -199,6 +211,10 @@ impl TerminalWatch {
                 let gap = Gap { reason: GapReason::QueueFull, lost: 0, resynced: true };
                 found.push(Observation { boottime_ns: now, body: Body::Gap(gap) });
                 self.resync(now, &mut found);
+                continue;
+            }
+            if flags.contains(ReadFlags::IGNORED) {
+                self.vanished(wd, now, &mut found);
                 continue;
             }
             let Some(watch) = self.watches.get(&wd) else { continue };
@@ -223,16 +239,16 @@ impl TerminalWatch {
         }
         // A terminal is told no later than the worker that was born on it.
         let mut found = self.take();
-        let instance = look::instance(&self.proc, spawn.pid);
-        if let Some(instance) = instance
-            && !self.watches.values().any(|watch| watch.instance == instance)
+        if let Some(devpts) = Devpts::of(&self.proc, spawn.pid)
+            && !self.watched().contains(&devpts.instance())
         {
             // Without a watch the terminal stays unknown, and nothing is found by it.
-            let _ = self.add(&self.proc.path(spawn.pid, "root/dev/pts"));
+            let _ = self.add(&devpts, Some(spawn.pid));
         }
-        if let Some(terminal) = &mut spawn.terminal {
-            terminal.instance = terminal.instance.or(instance);
-        }
+        spawn.terminal = spawn.terminal.map(|terminal| Terminal {
+            instance: terminal.instance.or_else(|| self.instance_of(spawn, terminal.index)),
+            ..terminal
+        });
         if spawn.role != Role::Worker {
             return found;
         }
@@ -245,7 +261,10 @@ impl TerminalWatch {
             self.gateways.insert(opener.pid, opener.clone());
         }
         // It was there at the spawn, which may be told of before its making was.
-        if let Some(open) = own.and_then(|place| self.open.get_mut(&place))
+        // What was closed meanwhile and opened again is another terminal.
+        if let Some(place) = own
+            && !self.closed.contains(&place)
+            && let Some(open) = self.open.get_mut(&place)
             && open.told.is_none()
         {
             open.opened_ns = open.opened_ns.min(at);
@@ -271,24 +290,22 @@ impl TerminalWatch {
     fn tell(&mut self, own: Option<Place>, found: &mut Vec<Observation>) {
         let mut related: BTreeSet<Place> = own.into_iter().collect();
         related.extend(self.open.iter().filter(|(_, open)| open.told.is_some()).map(|(at, _)| *at));
-        let mut masters: BTreeMap<Place, Process> = BTreeMap::new();
-        for (pid, process) in &self.gateways {
-            let held = look::masters(&self.proc, *pid);
-            if held.is_empty() {
-                continue;
-            }
-            let Some(instance) = look::instance(&self.proc, *pid) else { continue };
-            for index in held {
-                masters.insert((instance, index), process.clone());
-            }
-        }
+        let mut masters = self.masters();
         related.extend(masters.keys());
         related.retain(|place| self.open.contains_key(place));
         if related.is_empty() {
             return;
         }
-        let owned = related.iter().map(|place| (*place, self.owner(*place, masters.get(place))));
-        let users = look::users(&self.proc, &owned.collect());
+        let owners = self.owners(&related);
+        // Whom else's master it may be that somebody holds: he may have been given it, or only
+        // pretend to hold one of this instance.
+        masters.retain(|place, holders| {
+            let owner = owners.get(place).copied().flatten();
+            let uid = |pid: u32| self.proc.ids(pid).ok().flatten().map(|ids| ids.uid);
+            holders.retain(|one| uid(one.pid).is_some_and(|uid| uid == 0 || Some(uid) == owner));
+            holders.len() == 1
+        });
+        let users = look::users(&self.proc, &owners);
         for place in related {
             let Some(open) = self.open.get_mut(&place) else { continue };
             let users = users.get(&place);
@@ -305,7 +322,7 @@ impl TerminalWatch {
                 source: open.source,
                 master: masters
                     .get(&place)
-                    .cloned()
+                    .and_then(|holders| holders.first().cloned())
                     .or_else(|| before.and_then(|told| told.master.clone())),
                 leader: leader.or_else(|| before.and_then(|told| told.leader.clone())),
                 processes: pids.to_vec(),
@@ -326,22 +343,70 @@ impl TerminalWatch {
         }
     }
 
-    /// Whose terminal it is, by its node: where that was first seen, or where its opener sees it.
-    fn owner(&self, place: Place, master: Option<&Process>) -> Option<u32> {
-        let watched = self.watches.values().filter(|watch| watch.instance == place.0);
-        let seen = watched.map(|watch| watch.path.clone());
-        let by = master.map(|master| self.proc.path(master.pid, "root/dev/pts"));
-        seen.chain(by).find_map(|devpts| look::owner(&devpts, place))
+    /// The terminals whose masters are held by those who open some, and by whom.
+    fn masters(&self) -> BTreeMap<Place, Vec<Process>> {
+        let watched = self.watched();
+        let mut masters: BTreeMap<Place, Vec<Process>> = BTreeMap::new();
+        for (pid, process) in &self.gateways {
+            for place in look::masters(&self.proc, *pid, &watched) {
+                masters.entry(place).or_default().push(process.clone());
+            }
+        }
+        masters
+    }
+
+    /// The instances that are watched.
+    fn watched(&self) -> BTreeSet<u64> {
+        self.watches.values().map(|watch| watch.instance).collect()
+    }
+
+    /// The instance of a spawn's terminal, which is the worker's, its parent's or that one's
+    /// session leader's.
+    fn instance_of(&self, spawn: &Spawn, index: u32) -> Option<u64> {
+        let stat = |pid: u32| self.proc.stat(pid).ok().flatten();
+        let parent = spawn.parent.as_ref().filter(|parent| !parent.reaper && !parent.gone);
+        let parent = parent.map(|parent| parent.process.identity()).and_then(|id| {
+            let stat = stat(id.pid)?;
+            self.proc.is_same(id, &stat).then_some(stat)
+        });
+        let leader = parent.as_ref().and_then(|parent| stat(parent.sid));
+        let own = stat(spawn.pid).filter(|stat| self.proc.is_same(spawn.identity(), stat));
+        let all = [own, parent, leader].into_iter().flatten();
+        let has_it = |stat: &&ProcStat| stat.terminal.is_some_and(|at| at.index == index);
+        let all: Vec<ProcStat> = all.collect();
+        let of = all.iter().find(has_it)?;
+        devpts::instance_of_tty(&self.proc, of, index)
+    }
+
+    /// A devpts that is watched, as long as somebody who is known sees it.
+    fn devpts(&self, instance: u64) -> Option<Devpts> {
+        let here = Devpts::at(Path::new("/dev/pts"));
+        let watched = self.watches.values().filter(|watch| watch.instance == instance);
+        let pids = watched.filter_map(|watch| watch.seen_by).chain(self.gateways.keys().copied());
+        let mut all = here.into_iter().chain(pids.filter_map(|pid| Devpts::of(&self.proc, pid)));
+        all.find(|devpts| devpts.instance() == instance)
+    }
+
+    /// Whose terminals they are, by their nodes.
+    fn owners(&self, places: &BTreeSet<Place>) -> BTreeMap<Place, Option<u32>> {
+        let mut all: BTreeMap<u64, Option<Devpts>> = BTreeMap::new();
+        let owner = |place: &Place| {
+            let devpts = all.entry(place.0).or_insert_with(|| self.devpts(place.0));
+            (*place, devpts.as_ref().and_then(|devpts| devpts.owner(place.1)))
+        };
+        places.iter().map(owner).collect()
     }
 
     fn insert(&mut self, place: Place, now: u64, source: Source) {
         if self.open.len() < OPEN_MAX {
-            self.open.insert(place, Open { opened_ns: now, source, told: None });
+            self.open.entry(place).or_insert(Open { opened_ns: now, source, told: None });
         }
     }
 
     fn close(&mut self, place: Place, now: u64, source: Source, found: &mut Vec<Observation>) {
-        let Some(mut event) = self.open.remove(&place).and_then(|open| open.told) else { return };
+        let Some(open) = self.open.remove(&place) else { return };
+        self.closed.insert(place);
+        let Some(mut event) = open.told else { return };
         self.changes.push((false, place));
         event.state = TerminalState::Closed;
         event.source = source;
@@ -352,9 +417,9 @@ impl TerminalWatch {
     /// again meanwhile looks as if nothing had happened.
     fn resync(&mut self, now: u64, found: &mut Vec<Observation>) {
         let lists: Vec<(u64, BTreeSet<u32>)> = self
-            .watches
-            .values()
-            .filter_map(|watch| Some((watch.instance, look::list(&watch.path).ok()?)))
+            .watched()
+            .into_iter()
+            .filter_map(|instance| Some((instance, self.devpts(instance)?.list().ok()?)))
             .collect();
         for (instance, there) in lists {
             let known: Vec<Place> =
@@ -371,59 +436,148 @@ impl TerminalWatch {
     }
 
     /// Watches a devpts, and lists what is open on it.
-    fn add(&mut self, path: &Path) -> io::Result<()> {
-        let Some(instance) = look::instance_at(path) else {
-            return Err(io::Error::new(io::ErrorKind::NotFound, "not mounted"));
-        };
+    fn add(&mut self, devpts: &Devpts, seen_by: Option<u32>) -> io::Result<()> {
         let Some(fd) = &self.inotify else { return Ok(()) };
+        if self.watches.len() >= WATCHES_MAX {
+            return Err(io::Error::other("as many are watched as may be"));
+        }
         let flags = WatchFlags::CREATE | WatchFlags::DELETE | WatchFlags::ONLYDIR;
-        let wd = inotify::add_watch(fd.get_ref(), path, flags)?;
-        self.watches.insert(wd, Watch { instance, path: path.to_owned() });
+        let wd = inotify::add_watch(fd.get_ref(), devpts.path(), flags)?;
+        let instance = devpts.instance();
+        self.watches.entry(wd).or_insert(Watch { instance, seen_by });
         let now = boottime_ns();
-        for index in look::list(path)? {
+        for index in devpts.list()? {
             self.insert((instance, index), now, Source::Proc);
         }
         Ok(())
+    }
+
+    /// A devpts is no more: it is unmounted when the last of its masters is closed. Its number will
+    /// be another's.
+    fn vanished(&mut self, wd: i32, now: u64, found: &mut Vec<Observation>) {
+        let Some(Watch { instance, .. }) = self.watches.remove(&wd) else { return };
+        let places: Vec<Place> =
+            self.open.keys().filter(|place| place.0 == instance).copied().collect();
+        for place in places {
+            self.close(place, now, Source::Proc, found);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
+
     use rustix::pty::{OpenptFlags, openpt, ptsname, unlockpt};
 
     use super::*;
-    use crate::{evidence::samples, model::Terminal};
+    use crate::{
+        evidence::samples,
+        sensor::proc::fake::{Fake, FakeProc},
+    };
 
-    /// The making of a terminal was read before a spawn on it is told: it is no later than that.
-    #[tokio::test]
-    async fn a_terminal_is_told_no_later_than_the_worker_that_was_born_on_it() {
-        let mut watch = TerminalWatch::start(ProcFs::new("/proc"), None);
-        if !watch.capability().ok {
-            eprintln!("SKIPPED: {}", watch.capability().detail);
-            return;
-        }
+    /// A PTY of this test: its master, the path of its slave, its place.
+    fn terminal() -> (OwnedFd, String, Place) {
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
         unlockpt(&master).unwrap();
         let slave = ptsname(&master, Vec::new()).unwrap().into_string().unwrap();
         let index: u32 = slave.rsplit('/').next().unwrap().parse().unwrap();
-        let at = boottime_ns();
-        watch.read();
+        let instance = Devpts::at(Path::new("/dev/pts")).expect("it is on one").instance();
+        (master, slave, (instance, index))
+    }
+
+    fn watch(proc: ProcFs) -> Option<TerminalWatch> {
+        let watch = TerminalWatch::start(proc, None);
+        if !watch.capability().ok {
+            eprintln!("SKIPPED: {}", watch.capability().detail);
+            return None;
+        }
+        Some(watch)
+    }
+
+    fn spawn_on((instance, index): Place) -> Spawn {
         let mut spawn = samples::spawn();
         spawn.pid = std::process::id();
-        spawn.terminal = Some(Terminal { instance: None, index });
-        let told = watch.spawned(&mut spawn, at);
-        let opened = told.iter().find_map(|observation| match &observation.body {
-            Body::Terminal(event) if event.index == index => Some(event.opened_ns),
+        spawn.terminal = Some(Terminal { instance: Some(instance), index });
+        spawn
+    }
+
+    /// What was told of a place last.
+    fn told(found: &[Observation], place: Place) -> Option<&TerminalEvent> {
+        let mut events = found.iter().filter_map(|observation| match &observation.body {
+            Body::Terminal(event) => Some(&**event),
             _ => None,
         });
-        assert!(opened.expect("it is told") <= at);
+        events.rfind(|event| (event.instance, event.index) == place)
+    }
+
+    /// The making of a terminal was read before a spawn on it is told: it is no later than that.
+    #[tokio::test]
+    async fn a_terminal_is_told_no_later_than_the_worker_that_was_born_on_it() {
+        let Some(mut watch) = watch(ProcFs::new("/proc")) else { return };
+        let (master, _, place) = terminal();
+        let at = boottime_ns();
+        watch.read();
+        let found = watch.spawned(&mut spawn_on(place), at);
+        assert!(told(&found, place).expect("it is told").opened_ns <= at);
         drop(master);
         watch.read();
         let closed = watch.apply();
-        assert!(
-            closed.iter().any(|observation| matches!(&observation.body,
-            Body::Terminal(event) if event.index == index && event.state == TerminalState::Closed))
-        );
+        assert_eq!(told(&closed, place).expect("it is told").state, TerminalState::Closed);
+    }
+
+    /// A spawn is told late: its terminal was closed, and its index is another's by now.
+    #[tokio::test]
+    async fn a_terminal_that_was_opened_behind_a_spawn_is_not_the_one_it_was_born_on() {
+        let Some(mut watch) = watch(ProcFs::new("/proc")) else { return };
+        let (master, _, place) = terminal();
+        drop(watch.take());
+        let at = boottime_ns();
+        drop(master);
+        let (master, _, again) = terminal();
+        if again != place {
+            eprintln!("SKIPPED: another process got the index");
+            return;
+        }
+        let found = watch.spawned(&mut spawn_on(place), at);
+        assert!(told(&found, place).is_none_or(|event| event.opened_ns > at), "{found:?}");
+        drop(master);
+    }
+
+    /// A descriptor says its index alone; and it can be sent to anybody.
+    #[tokio::test]
+    async fn a_master_is_held_by_its_owner_alone() {
+        let fake = FakeProc::new();
+        let Some(mut watch) = watch(fake.proc()) else { return };
+        let (_master, slave, place) = terminal();
+        // The made-up processes' real user.
+        if std::os::unix::fs::chown(&slave, Some(1000), None).is_err() {
+            eprintln!("SKIPPED: not root: the terminal cannot be given away");
+            return;
+        }
+        for pid in [10, 11] {
+            fake.put(&Fake { pid, ..Fake::default() });
+            symlink("/", fake.dir(pid).join("root")).unwrap();
+        }
+        fake.master(10, 7, place.1);
+        drop(watch.take());
+        let mut master = |pids: &[u32]| {
+            watch.gateways = pids.iter().map(|&pid| (pid, process(&fake, pid))).collect();
+            watch.open.get_mut(&place).expect("it is open").told = None;
+            let mut found = Vec::new();
+            watch.tell(Some(place), &mut found);
+            told(&found, place).expect("it is told").master.as_ref().map(|master| master.pid)
+        };
+        assert_eq!(master(&[10, 11]), Some(10));
+        fake.master(11, 9, place.1);
+        assert_eq!(master(&[10, 11]), None, "two of them say so");
+        std::os::unix::fs::chown(&slave, Some(1001), None).unwrap();
+        assert_eq!(master(&[10]), None, "it is another user's");
+    }
+
+    fn process(fake: &FakeProc, pid: u32) -> Process {
+        let start_ns = fake.proc().stat(pid).unwrap().unwrap().start_ns;
+        Process { pid, start_ns, comm: "python".to_owned(), argv0: None }
     }
 
     /// More happened than the queue holds: that is a gap, and what is there is read again.

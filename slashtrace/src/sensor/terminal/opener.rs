@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     model::{Identity, Process, Role, Spawn},
-    profile::TerminalRule,
+    profile::{OpenerRule, TerminalRule},
     redact,
     sensor::proc::{Cmdline, ProcFs, ProcStat},
 };
@@ -14,19 +14,33 @@ const ARGV_BYTES_MAX: usize = 4096;
 
 /// Finds, once for each parent of workers, who above it opens terminals for sessions.
 ///
-/// A parent that is a gateway of its own was only started in a terminal which others opened (sshd,
-/// tmux, another session's): so it is the *nearest* process with the tokens that counts, and it runs
-/// the parent's program (tmux keeps `hermes dashboard` in its own argv, too).
+/// That is who forked the leader of the parent's session, if it has the tokens, and the parent is a
+/// gateway that serves the terminal in which it runs and nothing else. Any other gateway was only
+/// started in a terminal, and may be meant to outlive it.
 #[derive(Debug)]
 pub(super) struct Openers {
+    inner: Vec<String>,
     tokens: Vec<String>,
-    found: BTreeMap<Identity, Option<Process>>,
+    found: BTreeMap<Identity, (As, Option<Process>)>,
+}
+
+/// What a parent was when it was looked at: an exec, a setsid or another parent makes it another.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct As {
+    arg_start: u64,
+    sid: u32,
+    ppid: u32,
 }
 
 impl Openers {
     pub(super) fn new(rule: Option<&TerminalRule>) -> Self {
-        let tokens = rule.map(|rule| rule.opener.clone()).unwrap_or_default();
-        Self { tokens, found: BTreeMap::new() }
+        let opener = rule.and_then(|rule| rule.opener.as_ref());
+        let tokens = |tokens: fn(&OpenerRule) -> &Vec<String>| opener.map(tokens).cloned();
+        Self {
+            inner: tokens(|rule| &rule.inner_gateway).unwrap_or_default(),
+            tokens: tokens(|rule| &rule.tokens).unwrap_or_default(),
+            found: BTreeMap::new(),
+        }
     }
 
     /// The opener above a worker that has a terminal.
@@ -37,43 +51,63 @@ impl Openers {
         spawn.terminal?;
         let parent = spawn.parent.as_ref().filter(|parent| !parent.reaper && !parent.gone)?;
         let parent = parent.process.identity();
-        let found = self.found.entry(parent);
-        found.or_insert_with(|| search(&self.tokens, proc, parent)).clone()
+        let stat = proc.stat(parent.pid).ok()??;
+        if !proc.is_same(parent, &stat) {
+            return None;
+        }
+        let now = As { arg_start: stat.arg_start, sid: stat.sid, ppid: stat.ppid };
+        if let Some((then, found)) = self.found.get(&parent)
+            && *then == now
+        {
+            return found.clone();
+        }
+        let found = self.search(proc, stat);
+        self.found.insert(parent, (now, found.clone()));
+        found
     }
 
     /// Forgets the parents that are gone.
     pub(super) fn retain(&mut self, lives: impl Fn(Identity) -> bool) {
         self.found.retain(|&parent, _| lives(parent));
     }
-}
 
-fn search(tokens: &[String], proc: &ProcFs, parent: Identity) -> Option<Process> {
-    let mut stat = proc.stat(parent.pid).ok()??;
-    if !proc.is_same(parent, &stat) {
-        return None;
-    }
-    let mut last = false;
-    for _ in 0..STEPS_MAX {
-        let argv = proc.cmdline(stat.pid, ARGV_BYTES_MAX).ok()??;
-        if opens(tokens, &argv) {
-            let same = proc.exe_same(stat.pid, parent.pid)?;
-            return same.then(|| process(&stat, &argv));
-        }
-        // A terminal is opened by who forks its leader, and by nobody above that.
-        if last {
+    fn search(&self, proc: &ProcFs, parent: ProcStat) -> Option<Process> {
+        let argv = |pid: u32| proc.cmdline(pid, ARGV_BYTES_MAX).ok().flatten();
+        if !has(&argv(parent.pid)?, &self.inner) {
             return None;
         }
-        last = stat.pid == stat.sid;
-        stat = proc.stat(stat.ppid).ok()??;
+        let (pid, sid) = (parent.pid, parent.sid);
+        let mut stat = parent;
+        for _ in 0..STEPS_MAX {
+            let above = proc.stat(stat.ppid).ok()??;
+            // Who is younger, or in another session, did not fork it but adopted it.
+            if above.start_ns > stat.start_ns {
+                return None;
+            }
+            if stat.pid != sid {
+                if above.sid != sid {
+                    return None;
+                }
+                stat = above;
+                continue;
+            }
+            let argv = argv(above.pid)?;
+            let uid = |pid: u32| proc.ids(pid).ok().flatten().map(|ids| ids.uid);
+            let opens = has(&argv, &self.tokens)
+                && proc.exe_same(above.pid, pid)?
+                && uid(above.pid)? == uid(pid)?;
+            return opens.then(|| process(&above, &argv));
+        }
+        None
     }
-    None
 }
 
-/// Whether an argv has all the tokens, anywhere behind its first one.
-fn opens(tokens: &[String], argv: &Cmdline) -> bool {
+/// Whether an argv has these tokens, one behind the other, somewhere behind its first one.
+fn has(argv: &Cmdline, tokens: &[String]) -> bool {
     let argv = argv.tokens();
     let arguments = argv.get(1..).unwrap_or_default();
-    tokens.iter().all(|token| arguments.contains(&token.as_bytes()))
+    let mut places = arguments.windows(tokens.len().max(1));
+    places.any(|place| place.iter().zip(tokens).all(|(one, token)| *one == token.as_bytes()))
 }
 
 fn process(stat: &ProcStat, argv: &Cmdline) -> Process {
@@ -91,34 +125,43 @@ mod tests {
     use crate::{
         evidence::samples,
         model::Terminal,
-        sensor::proc::fake::{Fake, FakeProc},
+        sensor::proc::fake::{FAKE, Fake, FakeProc},
     };
 
     const DASHBOARD: &[u8] = b"python\0/opt/v/bin/hermes\0dashboard\0--tui\0";
+    const GATEWAY: &[u8] = b"python\0-m\0tui_gateway.entry\0";
     const TERMINAL: Terminal = Terminal { instance: None, index: 3 };
+    const TOP: Fake<'_> =
+        Fake { pid: 10, ppid: 1, sid: 9, start_ticks: 100, cmdline: DASHBOARD, ..FAKE };
+    const LEADER: Fake<'_> = Fake {
+        pid: 20,
+        ppid: 10,
+        sid: 20,
+        start_ticks: 200,
+        cmdline: b"node\0",
+        exe: "node",
+        ..FAKE
+    };
+    const PARENT: Fake<'_> =
+        Fake { pid: 30, ppid: 20, sid: 20, start_ticks: 300, cmdline: GATEWAY, ..FAKE };
 
     /// Above a worker: 30, its gateway, below 20, the leader of the terminal, whom 10 forked.
     struct Above {
         fake: FakeProc,
+        openers: Openers,
     }
 
     impl Above {
-        fn new(opener: &[u8], gateway: &[u8]) -> Self {
-            let fake = FakeProc::new();
-            fake.put(&Fake { pid: 10, ppid: 1, sid: 9, cmdline: opener, ..Fake::default() });
-            fake.put(&Fake {
-                pid: 20,
-                ppid: 10,
-                sid: 20,
-                cmdline: b"node\0",
-                exe: "node",
-                ..Fake::default()
-            });
-            fake.put(&Fake { pid: 30, ppid: 20, sid: 20, cmdline: gateway, ..Fake::default() });
-            Self { fake }
+        fn new(processes: &[Fake<'_>]) -> Self {
+            let rule = crate::profile::Profile::hermes().terminal;
+            let above = Self { fake: FakeProc::new(), openers: Openers::new(rule.as_ref()) };
+            for process in [TOP, LEADER, PARENT].iter().chain(processes) {
+                above.fake.put(process);
+            }
+            above
         }
 
-        fn opener(&self, change: impl FnOnce(&mut Spawn)) -> Option<u32> {
+        fn opener(&mut self, change: impl FnOnce(&mut Spawn)) -> Option<u32> {
             let proc = self.fake.proc();
             let mut spawn = samples::spawn();
             spawn.terminal = Some(TERMINAL);
@@ -126,14 +169,13 @@ mod tests {
             parent.process.pid = 30;
             parent.process.start_ns = proc.stat(30).unwrap().unwrap().start_ns;
             change(&mut spawn);
-            let rule = crate::profile::Profile::hermes().terminal;
-            Openers::new(rule.as_ref()).of(&proc, &spawn).map(|opener| opener.pid)
+            self.openers.of(&proc, &spawn).map(|opener| opener.pid)
         }
     }
 
     #[test]
     fn the_dashboard_that_forked_the_leader_of_the_terminal_opened_it() {
-        let tree = Above::new(DASHBOARD, b"python\0-m\0tui_gateway.entry\0");
+        let mut tree = Above::new(&[]);
         assert_eq!(tree.opener(|_| {}), Some(10));
         assert_eq!(tree.opener(|spawn| spawn.terminal = None), None);
         // Who has that pid now is somebody else.
@@ -141,37 +183,47 @@ mod tests {
             tree.opener(|spawn| spawn.parent.as_mut().unwrap().process.start_ns += 1 << 40),
             None
         );
+        let between = Fake { pid: 25, ppid: 20, sid: 20, start_ticks: 250, ..FAKE };
+        assert_eq!(Above::new(&[between, Fake { ppid: 25, ..PARENT }]).opener(|_| {}), Some(10));
     }
 
+    /// `hermes serve` and `hermes dashboard` serve whoever connects, and were only started there.
     #[test]
-    fn a_gateway_that_was_started_in_a_terminal_is_the_nearest() {
-        assert_eq!(Above::new(DASHBOARD, DASHBOARD).opener(|_| {}), Some(30));
+    fn a_gateway_that_serves_more_than_its_terminal_may_outlive_it() {
+        for cmdline in [DASHBOARD, b"python\0/opt/v/bin/hermes\0serve\0", b"hermes\0"] {
+            assert_eq!(Above::new(&[Fake { cmdline, ..PARENT }]).opener(|_| {}), None);
+        }
     }
 
     #[test]
     fn what_only_looks_like_one_is_none() {
-        for argv in [&b"dashboard\0"[..], b"python\0my-dashboard\0", b"sshd: me@pts/3\0"] {
-            assert_eq!(Above::new(argv, b"python\0").opener(|_| {}), None);
+        for cmdline in [&b"dashboard\0"[..], b"python\0my-dashboard\0", b"sshd: me@pts/3\0"] {
+            assert_eq!(Above::new(&[Fake { cmdline, ..TOP }]).opener(|_| {}), None);
         }
         // tmux keeps the argv of the client that started it.
-        let tree = Above::new(DASHBOARD, b"python\0");
-        let tmux = b"tmux\0new\0hermes\0dashboard\0";
-        tree.fake.put(&Fake {
-            pid: 10,
-            ppid: 1,
-            sid: 9,
-            cmdline: tmux,
-            exe: "tmux",
-            ..Fake::default()
-        });
-        assert_eq!(tree.opener(|_| {}), None);
+        let tmux = Fake { cmdline: b"tmux\0new\0hermes\0dashboard\0", exe: "tmux", ..TOP };
+        assert_eq!(Above::new(&[tmux]).opener(|_| {}), None);
     }
 
     #[test]
     fn nobody_above_the_forker_of_the_leader_opened_it() {
-        let tree = Above::new(b"python\0", b"python\0");
-        tree.fake.put(&Fake { pid: 10, ppid: 5, sid: 9, cmdline: b"python\0", ..Fake::default() });
-        tree.fake.put(&Fake { pid: 5, ppid: 1, sid: 5, cmdline: DASHBOARD, ..Fake::default() });
+        let forker = Fake { ppid: 5, cmdline: b"python\0", ..TOP };
+        let above = Fake { pid: 5, ppid: 1, sid: 5, start_ticks: 50, ..TOP };
+        assert_eq!(Above::new(&[forker, above]).opener(|_| {}), None);
+    }
+
+    /// The dashboard is the first process of a container, and adopts what lost its parent.
+    #[test]
+    fn who_adopted_it_did_not_open_its_terminal() {
+        assert_eq!(Above::new(&[Fake { ppid: 10, ..PARENT }]).opener(|_| {}), None);
+        assert_eq!(Above::new(&[Fake { start_ticks: 900, ..TOP }]).opener(|_| {}), None);
+    }
+
+    #[test]
+    fn a_parent_that_became_something_else_is_looked_at_again() {
+        let mut tree = Above::new(&[]);
+        assert_eq!(tree.opener(|_| {}), Some(10));
+        tree.fake.put(&Fake { cmdline: DASHBOARD, arg_start: 4096, ..PARENT });
         assert_eq!(tree.opener(|_| {}), None);
     }
 }
