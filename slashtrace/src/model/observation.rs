@@ -388,6 +388,9 @@ pub enum GapReason {
     Undecodable,
     /// The queue of an inotify watch overflowed (inotify(7), `IN_Q_OVERFLOW`).
     QueueFull,
+    /// As many instances of devpts are watched as may be, for all or for one user: of terminals on
+    /// another one nothing is known.
+    TerminalsUnwatched,
     /// The argument area was longer than what is searched, so a worker may have been overlooked.
     ArgvNotSearched,
 }

@@ -7,10 +7,13 @@ use std::{
 
 use super::{Decision, Facts, Protect};
 use crate::{
-    model::{Identity, Kind},
+    model::{Identity, Kind, Terminal},
     profile::Profile,
     redact,
-    sensor::proc::{ARGV_SEARCHED_BYTES, Cmdline, INITIAL_PID_NAMESPACE, ProcFs, ProcStat},
+    sensor::{
+        instance_of_tty,
+        proc::{ARGV_SEARCHED_BYTES, Cmdline, INITIAL_PID_NAMESPACE, ProcFs, ProcStat},
+    },
 };
 
 /// How far up the parents of a process are followed.
@@ -190,23 +193,36 @@ impl Checks {
     }
 
     /// Whether the terminal that is said to be closed is: the last close of a master takes it from
-    /// every process of its session (`__tty_hangup`, drivers/tty/tty_io.c). The kernel shows the
-    /// index alone, so another terminal of this index may be what they have; then it is a no, too.
+    /// every process of its session (`__tty_hangup`, drivers/tty/tty_io.c).
     fn has_no_terminal(
         &self,
         worker: &ProcStat,
         gateway: Option<Identity>,
         decision: &Decision,
     ) -> Result<(), No> {
-        let Some(index) = decision.terminal else { return Ok(()) };
-        let stat = |pid: u32| self.proc.stat(pid).ok().flatten();
-        let gateway = gateway.and_then(|gateway| stat(gateway.pid));
-        let leader = gateway.as_ref().and_then(|gateway| stat(gateway.sid));
+        let Some(closed) = decision.terminal else { return Ok(()) };
+        let stat = |pid: u32, what: &str| {
+            self.proc.stat(pid).map_err(|error| No::unread(&format!("the stat of {what}"), &error))
+        };
+        let gateway = match gateway {
+            Some(gateway) => stat(gateway.pid, "its gateway")?,
+            None => None,
+        };
+        let leader = match &gateway {
+            Some(gateway) => stat(gateway.sid, "its gateway's session leader")?,
+            None => None,
+        };
         for process in [Some(worker), gateway.as_ref(), leader.as_ref()].into_iter().flatten() {
-            if process.terminal.is_some_and(|terminal| terminal.index == index) {
+            let same = |terminal: Terminal| {
+                // A sandbox that was started from a terminal keeps that, and has its own of the index.
+                let on = instance_of_tty(&self.proc, process, terminal.index);
+                let other = on.zip(closed.instance).is_some_and(|(on, closed)| on != closed);
+                terminal.index == closed.index && !other
+            };
+            if process.terminal.is_some_and(same) {
                 return Err(No::because(format!(
-                    "{} has pts/{index} as controlling terminal, which was said to be closed",
-                    process.pid
+                    "{} has pts/{} as controlling terminal, which was said to be closed",
+                    process.pid, closed.index
                 )));
             }
         }

@@ -1,4 +1,4 @@
-use crate::model::{Action, Confidence, Identity, Kind, Outcome, Phase, Step};
+use crate::model::{Action, Confidence, Identity, Kind, Outcome, Phase, Step, Terminal};
 
 /// That a worker is to be ended, and why. What is in it is what was observed; it is checked against
 /// the world at the moment of acting.
@@ -20,8 +20,8 @@ pub struct Decision {
     pub kind: Kind,
     /// Its confidence.
     pub confidence: Confidence,
-    /// Index of the terminal that it says was closed.
-    pub terminal: Option<u32>,
+    /// The terminal that it says was closed.
+    pub terminal: Option<Terminal>,
     /// Sequence number of the record that last said it.
     pub seq: u64,
     /// Live processes below the worker. They are watched, never signalled.

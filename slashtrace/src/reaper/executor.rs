@@ -74,7 +74,7 @@ pub enum Terminated {
 /// A worker that got SIGTERM.
 #[derive(Debug)]
 pub struct InProgress {
-    decision: Decision,
+    decision: Box<Decision>,
     pidfd: Arc<OwnedFd>,
     sent_ns: u64,
     due_ns: u64,
@@ -177,6 +177,7 @@ impl Ready {
         }
         let due_ns = now_ns.saturating_add(executor.term_grace_ns);
         let pidfd = Arc::new(pidfd);
+        let decision = Box::new(decision);
         let progress = InProgress { decision, pidfd, sent_ns: now_ns, due_ns, killed: false };
         Terminated::Sent(progress, action)
     }

@@ -6,7 +6,7 @@ use std::{
 use super::{Decision, Policy};
 use crate::model::{
     Action, Body, Confidence, Exec, Finding, FindingState, FindingWorker, Identity, Kind, Mode,
-    Outcome, Phase, Record, Role, Spawn, Step,
+    Outcome, Phase, Record, Role, Spawn, Step, Terminal,
 };
 
 /// The budget counts decisions within this time.
@@ -73,7 +73,7 @@ enum Held {
 struct Open {
     kind: Kind,
     confidence: Confidence,
-    terminal: Option<u32>,
+    terminal: Option<Terminal>,
     seq: u64,
     gateway: Option<Identity>,
     unused: BTreeSet<Identity>,
@@ -355,7 +355,7 @@ impl Judge {
             Open {
                 kind: finding.kind,
                 confidence: finding.confidence,
-                terminal: finding.terminal.map(|terminal| terminal.index),
+                terminal: finding.terminal,
                 seq,
                 gateway: gateway.map(|it| Identity { pid: it.pid, start_ns: it.start_ns }),
                 unused,

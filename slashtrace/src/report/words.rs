@@ -99,6 +99,7 @@ pub(super) fn gap_reason(reason: GapReason) -> &'static str {
         GapReason::Unread => "unread",
         GapReason::Undecodable => "undecodable",
         GapReason::QueueFull => "queue-full",
+        GapReason::TerminalsUnwatched => "terminals-unwatched",
         GapReason::ArgvNotSearched => "argv-not-searched",
     }
 }

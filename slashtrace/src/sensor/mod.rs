@@ -12,6 +12,8 @@ pub mod sampler;
 pub mod scope;
 mod terminal;
 
+pub(crate) use self::terminal::instance_of_tty;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::Result;

@@ -9,7 +9,7 @@ use std::{
 
 use super::{Checks, No};
 use crate::{
-    model::{Identity, Kind},
+    model::{Identity, Kind, Terminal},
     profile::Profile,
     reaper::{
         Decision, Protect,
@@ -158,8 +158,8 @@ fn a_terminal_that_somebody_still_has_is_not_closed() {
         let proc = fake.proc();
         let worker = proc.stat(30).unwrap().unwrap();
         let id = |pid: u32| Identity { pid, start_ns: proc.stat(pid).unwrap().unwrap().start_ns };
-        let decision =
-            Decision { worker: id(30), terminal: Some(3), ..Subject::worker("echo").decision() };
+        let terminal = Some(Terminal { instance: Some(7), index: 3 });
+        let decision = Decision { worker: id(30), terminal, ..Subject::worker("echo").decision() };
         let root = proc.root();
         let checks = Checks::new(root, Profile::hermes(), Protect::default());
         let allowed = checks.has_no_terminal(&worker, Some(id(20)), &decision);

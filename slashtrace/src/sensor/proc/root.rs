@@ -49,7 +49,9 @@ impl Root {
         if kind != FileType::RegularFile {
             return Err(io::Error::other("not a regular file"));
         }
-        let file = File::open(itself(&found))?;
+        // Not waiting: who holds a lease on it (F_SETLEASE, fcntl(2)) has the next one wait.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let file = File::from(rustix::fs::open(itself(&found), flags, Mode::empty())?);
         let mut bytes = Vec::new();
         file.take(max).read_to_end(&mut bytes)?;
         Ok(bytes)
@@ -121,6 +123,30 @@ mod tests {
         assert!(root.list(Path::new("away"), 9).is_err() && root.folder(Path::new("up")).is_err());
         assert_eq!(root.list(Path::new("absolute"), 9).unwrap(), ["file"]);
         assert_eq!(root.read(Path::new("real/file"), 1, Links::Refuse).unwrap(), b"i");
+    }
+
+    #[test]
+    fn a_file_with_a_lease_is_not_waited_for() {
+        let inside = tempfile::tempdir().unwrap();
+        let path = inside.path().join("leased");
+        fs::write(&path, "text").unwrap();
+        let file = File::options().write(true).open(&path).unwrap();
+        // SAFETY: a signal number and a constant; and a descriptor that is open.
+        let leased = unsafe {
+            libc::signal(libc::SIGIO, libc::SIG_IGN);
+            libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_WRLCK)
+        };
+        if leased != 0 {
+            eprintln!("SKIPPED: no leases on this file system");
+            return;
+        }
+        let fake = FakeProc::new();
+        fake.put(&Fake { pid: 10, ..Fake::default() });
+        symlink(inside.path(), fake.dir(10).join("root")).unwrap();
+        let root = Root::of(&fake.proc(), 10).unwrap();
+        assert!(root.read(Path::new("leased"), 64, Links::Follow).is_err());
+        drop(file);
+        assert!(root.read(Path::new("leased"), 64, Links::Follow).is_ok());
     }
 
     #[test]

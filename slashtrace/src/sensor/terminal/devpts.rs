@@ -5,14 +5,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags};
+use rustix::fs::{
+    AtFlags, CWD, Dir, Mode, OFlags, ResolveFlags, StatxFlags, makedev, openat2, statx,
+};
 
 use crate::sensor::proc::{ProcFs, ProcStat, Root, itself};
 
 /// `DEVPTS_SUPER_MAGIC` (include/uapi/linux/magic.h).
 const DEVPTS_MAGIC: u64 = 0x1cd1;
-/// The first major number of PTY slaves; the next seven follow it, with 256 indices each
-/// (`UNIX98_PTY_SLAVE_MAJOR`, include/uapi/linux/major.h).
+/// Major number of PTY slaves; the minor number is the index, however large
+/// (`UNIX98_PTY_SLAVE_MAJOR`, include/uapi/linux/major.h; `devpts_pty_new`, fs/devpts/inode.c).
 const PTS_MAJOR: u32 = 136;
 
 /// A devpts that is mounted somewhere, held open: whatever its path leads to later, what is asked is
@@ -35,6 +37,13 @@ impl Devpts {
         Self::open_on(Root::of(proc, pid).ok()?.folder(Path::new("dev/pts")).ok()?)
     }
 
+    /// A folder that is to be taken for an instance.
+    #[cfg(test)]
+    pub(super) fn made_up(path: &Path, instance: u64) -> Self {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Self { folder: rustix::fs::open(path, flags, Mode::empty()).unwrap(), instance }
+    }
+
     fn open_on(folder: OwnedFd) -> Option<Self> {
         let kind = rustix::fs::fstatfs(&folder).ok()?;
         (kind.f_type as u64 == DEVPTS_MAGIC).then_some(())?;
@@ -53,11 +62,15 @@ impl Devpts {
     }
 
     /// The user that a terminal was made for: grantpt(3), and who logs somebody in, give the node
-    /// to them. None if it is gone, or if something was mounted over it.
+    /// to them. None if it is gone, or if something was mounted over it where this was looked at,
+    /// be it another node of the same devpts.
     pub(super) fn owner(&self, index: u32) -> Option<u32> {
-        let flags = AtFlags::SYMLINK_NOFOLLOW;
-        let node = rustix::fs::statat(&self.folder, index.to_string(), flags).ok()?;
-        (node.st_dev == self.instance).then_some(node.st_uid)
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::NO_XDEV;
+        let node = openat2(&self.folder, index.to_string(), flags, Mode::empty(), resolve).ok()?;
+        let node = rustix::fs::fstat(&node).ok()?;
+        let same = node.st_dev == self.instance && node.st_rdev == device(index);
+        same.then_some(node.st_uid)
     }
 
     /// The indices that are open on it.
@@ -78,7 +91,7 @@ impl Devpts {
 ///
 /// A standard stream of the process, or of the leader of its session, that is open on a terminal of
 /// this index shows the instance. Else it is what both see at /dev/pts, if that is the same.
-pub(super) fn instance_of_tty(proc: &ProcFs, stat: &ProcStat, index: u32) -> Option<u64> {
+pub(crate) fn instance_of_tty(proc: &ProcFs, stat: &ProcStat, index: u32) -> Option<u64> {
     let leader = proc.stat(stat.sid).ok()??;
     let has_it = |stat: &ProcStat| stat.terminal.is_some_and(|terminal| terminal.index == index);
     if !has_it(stat) || !has_it(&leader) {
@@ -95,17 +108,31 @@ pub(super) fn instance_of_tty(proc: &ProcFs, stat: &ProcStat, index: u32) -> Opt
 
 /// The devpts instances of a process's standard streams that are open on a terminal of this index.
 fn streams(proc: &ProcFs, pid: u32, index: u32) -> Vec<u64> {
-    let device = rustix::fs::makedev(PTS_MAJOR + (index >> 8), index & 0xff);
-    let open = (0..3).filter_map(|fd| {
-        let path = proc.path(pid, "fd").join(fd.to_string());
-        rustix::fs::statat(CWD, path, AtFlags::empty()).ok()
-    });
-    open.filter(|file| file.st_rdev == device).map(|file| file.st_dev).collect()
+    let open = (0..3).filter_map(|fd| numbers(&proc.path(pid, "fd").join(fd.to_string())));
+    open.filter(|(_, of)| *of == device(index)).map(|(on, _)| on).collect()
+}
+
+/// The file system that a file is on, and the device that it stands for. Whoever serves the file
+/// system (a network, a user's program) is not asked, so none is waited for.
+pub(super) fn numbers(path: &Path) -> Option<(u64, u64)> {
+    let flags = AtFlags::STATX_DONT_SYNC;
+    let file = statx(CWD, path, flags, StatxFlags::TYPE).ok()?;
+    let on = makedev(file.stx_dev_major, file.stx_dev_minor);
+    Some((on, makedev(file.stx_rdev_major, file.stx_rdev_minor)))
+}
+
+/// The device that a slave's node stands for.
+fn device(index: u32) -> u64 {
+    makedev(PTS_MAJOR, index)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
+    use std::{
+        io::{BufRead as _, BufReader},
+        os::unix::fs::symlink,
+        process::{Command, Stdio},
+    };
 
     use rustix::pty::{OpenptFlags, openpt, ptsname, unlockpt};
 
@@ -132,6 +159,38 @@ mod tests {
         assert_eq!(Devpts::of(&fake.proc(), 11).unwrap().instance(), here.instance());
     }
 
+    /// In a mount namespace of his own anybody may mount a node of his over another's.
+    #[test]
+    fn a_node_that_was_mounted_over_another_names_no_owner() {
+        let Some(here) = Devpts::at(Path::new("/dev/pts")) else { return };
+        let open = || {
+            let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+            unlockpt(&master).unwrap();
+            let slave = ptsname(&master, Vec::new()).unwrap().into_string().unwrap();
+            let index: u32 = slave.rsplit('/').next().unwrap().parse().unwrap();
+            (master, slave, index)
+        };
+        let (his, theirs) = (open(), open());
+        let script = "mount --bind \"$1\" \"$2\" && echo && read line";
+        let mut command = Command::new("unshare");
+        command.args(["-m", "sh", "-c", script, "sh", &his.1, &theirs.1]);
+        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        let mut child = child.unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        if line.is_empty() {
+            eprintln!("SKIPPED: not root: no mount namespace can be made");
+        } else {
+            let there = Devpts::of(&ProcFs::default(), child.id()).unwrap();
+            assert_eq!(there.instance(), here.instance());
+            assert!(here.owner(theirs.2).is_some());
+            assert_eq!(there.owner(theirs.2), None);
+            assert_eq!(there.owner(his.2), here.owner(his.2));
+        }
+        drop(child.stdin.take());
+        child.wait().unwrap();
+    }
+
     /// A sandbox with a devpts of its own is started from a terminal, and keeps that.
     #[test]
     fn a_stream_shows_which_terminal_it_is() {
@@ -145,7 +204,7 @@ mod tests {
 
         let fake = FakeProc::new();
         let empty = tempfile::tempdir().unwrap();
-        let tty_nr = (PTS_MAJOR + (index >> 8)) << 8 | (index & 0xff);
+        let tty_nr = (index & !0xff) << 12 | PTS_MAJOR << 8 | index & 0xff;
         // 10 leads the session in which 20 runs.
         for pid in [10, 20] {
             fake.put(&Fake { pid, sid: 10, tty_nr, ..Fake::default() });
@@ -165,6 +224,7 @@ mod tests {
         root(20, Path::new("/"));
         assert_eq!(found(), Some(here.instance()));
         root(20, empty.path());
+        assert_eq!(device(300), makedev(136, 300));
         fake.fd(10, 0, &slave, "02");
         assert_eq!(found(), Some(here.instance()), "the leader's stdin");
         fake.put(&Fake { pid: 10, sid: 10, tty_nr: tty_nr + 1, ..Fake::default() });

@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     Place,
-    devpts::{Devpts, instance_of_tty},
+    devpts::{Devpts, instance_of_tty, numbers},
 };
 use crate::{
     model::{Identity, Process},
@@ -37,7 +37,7 @@ pub(super) fn masters(proc: &ProcFs, pid: u32, watched: &BTreeSet<u64>) -> BTree
     held.filter_map(|fd| {
         let text = fs::read_to_string(proc.path(pid, "fdinfo").join(fd.file_name())).ok()?;
         let index = text.lines().find_map(|line| line.strip_prefix("tty-index:"))?;
-        let on = rustix::fs::stat(fd.path()).ok().map(|file| file.st_dev);
+        let on = numbers(&fd.path()).map(|(on, _)| on);
         let instance = on.filter(|on| watched.contains(on)).or_else(|| {
             *beside.get_or_insert_with(|| Devpts::of(proc, pid).map(|devpts| devpts.instance()))
         })?;

@@ -1,6 +1,6 @@
 //! PTYs as inotify(7) on devpts tells of them: their slave node is made by `devpts_pty_new` and
 //! removed by `devpts_pty_kill` at the last close of the master, even while an orphan holds the
-//! slave. `devpts` is one instance of it; `look` finds out who holds and uses a terminal, and which
+//! slave. `devpts` is one instance of it, `watches` those that are watched; `look` finds out who holds and uses a terminal, and which
 //! session its process names; `opener` who above a worker opens terminals for sessions.
 //! May touch: the devpts mounts, /proc through `proc`; of an environment the one variable that the
 //! profile names.
@@ -8,22 +8,22 @@
 mod devpts;
 mod look;
 mod opener;
+mod watches;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    future::pending,
-    io,
-    mem::MaybeUninit,
-    os::fd::OwnedFd,
     path::Path,
-    task::{Context, Poll, Waker},
 };
 
-use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
+use rustix::fs::inotify::ReadFlags;
 use slashtrace_ebpf::TerminalKey;
-use tokio::io::unix::AsyncFd;
 
-use self::{devpts::Devpts, opener::Openers};
+pub(crate) use self::devpts::instance_of_tty;
+use self::{
+    devpts::Devpts,
+    opener::Openers,
+    watches::{Added, Told, Watches},
+};
 use super::{
     clock::boottime_ns,
     proc::{ProcFs, ProcStat},
@@ -39,10 +39,6 @@ use crate::{
 /// Terminals that one devpts instance can have (`NR_UNIX98_PTY_MAX`, include/linux/pty.h, is
 /// larger; `kernel.pty.max` is 4096), in all instances together.
 const OPEN_MAX: usize = 16_384;
-/// Instances of devpts that are watched: each takes one of root's inotify watches. Of terminals on
-/// others nothing is known, so nothing is found by them.
-const WATCHES_MAX: usize = 64;
-
 /// An instance (`st_dev` of its mount) and an index on it.
 pub(super) type Place = (u64, u32);
 
@@ -58,9 +54,6 @@ pub(super) fn key_of((instance, index): Place) -> TerminalKey {
     TerminalKey { device: major << 20 | minor, index }
 }
 
-/// What inotify told: watch, what happened, index.
-pub(super) type Told = (i32, ReadFlags, Option<u32>);
-
 /// An open terminal.
 #[derive(Debug)]
 struct Open {
@@ -70,27 +63,16 @@ struct Open {
     told: Option<TerminalEvent>,
 }
 
-/// A watched devpts instance. It is not held open, which would keep a container's alive.
-#[derive(Debug)]
-struct Watch {
-    instance: u64,
-    /// Who sees it at /dev/pts; none for slashtrace itself.
-    seen_by: Option<u32>,
-}
-
 /// Watches PTYs, and tells of those that a worker may belong to.
 #[derive(Debug)]
 pub(super) struct TerminalWatch {
-    inotify: Option<AsyncFd<OwnedFd>>,
+    watches: Watches,
     why_not: String,
     proc: ProcFs,
     rule: Option<TerminalRule>,
-    watches: BTreeMap<i32, Watch>,
     open: BTreeMap<Place, Open>,
     /// What inotify told and was not applied yet.
     held: Vec<Told>,
-    /// Places that were closed by what was taken last.
-    closed: BTreeSet<Place>,
     /// Which terminals are told of by now, and which no more, since that was asked for.
     changes: Vec<(bool, Place)>,
     /// Parents of workers, and who opens terminals for sessions above them: whose masters are
@@ -102,39 +84,21 @@ pub(super) struct TerminalWatch {
 impl TerminalWatch {
     /// Watches the devpts of this mount namespace; where there is none it watches nothing.
     pub(super) fn start(proc: ProcFs, rule: Option<TerminalRule>) -> Self {
+        let (watches, why_not) = Watches::new(proc.clone());
         let mut watch = Self {
-            inotify: None,
-            why_not: String::new(),
+            watches,
+            why_not: why_not.map(|error| format!("inotify: {error}")).unwrap_or_default(),
             proc,
             openers: Openers::new(rule.as_ref()),
             rule,
-            watches: BTreeMap::new(),
             open: BTreeMap::new(),
             held: Vec::new(),
-            closed: BTreeSet::new(),
             changes: Vec::new(),
             gateways: BTreeMap::new(),
         };
-        let started = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)
-            .map_err(io::Error::from)
-            .and_then(|fd| match tokio::runtime::Handle::try_current() {
-                Ok(_) => Ok(fd),
-                // Nobody would ever wait for it.
-                Err(error) => Err(io::Error::other(error)),
-            })
-            // SAFETY: an `OwnedFd` is always the same descriptor, and stays open until the `AsyncFd`
-            // that owns it is dropped.
-            .and_then(|fd| unsafe { AsyncFd::register(fd) }.map_err(Into::into));
-        match started {
-            Ok(fd) => watch.inotify = Some(fd),
-            Err(error) => watch.why_not = format!("inotify: {error}"),
-        }
-        if watch.inotify.is_some() {
-            let here = Devpts::at(Path::new("/dev/pts"));
-            let here = here.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "not mounted"));
-            if let Err(error) = here.and_then(|here| watch.add(&here, None)) {
-                watch.why_not = format!("no devpts on /dev/pts: {error}");
-            }
+        match Devpts::at(Path::new("/dev/pts")) {
+            Some(here) => drop(watch.add(&here, None)),
+            None => watch.why_not.push_str("no devpts on /dev/pts"),
         }
         watch
     }
@@ -148,13 +112,7 @@ impl TerminalWatch {
 
     /// Waits until the kernel has something to tell. Cancel-safe: it takes nothing.
     pub(super) async fn readable(&self) {
-        match &self.inotify {
-            Some(fd) if !self.watches.is_empty() => {
-                // An error is found again by the reading that follows.
-                let _ = fd.readable().await;
-            }
-            _ => pending().await,
-        }
+        self.watches.readable().await;
     }
 
     /// Takes what the kernel told.
@@ -183,27 +141,12 @@ impl TerminalWatch {
 
     /// Takes what inotify told, and holds it for [`Self::apply`].
     pub(super) fn read(&mut self) {
-        let told = &mut self.held;
-        if let Some(fd) = &self.inotify {
-            // Taken before the reading, so that what comes behind it makes it ready again.
-            let mut context = Context::from_waker(Waker::noop());
-            let ready = fd.poll_read_ready(&mut context);
-            let mut buffer = [MaybeUninit::uninit(); 4096];
-            let mut reader = inotify::Reader::new(fd.get_ref(), &mut buffer);
-            while let Ok(event) = reader.next() {
-                let name = event.file_name().and_then(|name| name.to_str().ok());
-                told.push((event.wd(), event.events(), name.and_then(|name| name.parse().ok())));
-            }
-            if let Poll::Ready(Ok(mut ready)) = ready {
-                ready.clear_ready();
-            }
-        }
+        self.watches.read(&mut self.held);
     }
 
     /// Makes observations of what inotify told.
     pub(super) fn apply(&mut self) -> Vec<Observation> {
         let told = std::mem::take(&mut self.held);
-        self.closed.clear();
         let now = boottime_ns();
         let mut found = Vec::new();
         for (wd, flags, index) in told {
@@ -214,12 +157,14 @@ impl TerminalWatch {
                 continue;
             }
             if flags.contains(ReadFlags::IGNORED) {
-                self.vanished(wd, now, &mut found);
+                // A devpts is unmounted when the last of its masters is closed.
+                let gone = self.watches.remove(wd);
+                self.vanished(gone, now, Some(&mut found));
                 continue;
             }
-            let Some(watch) = self.watches.get(&wd) else { continue };
+            let Some(instance) = self.watches.instance(wd) else { continue };
             let Some(index) = index else { continue };
-            let place = (watch.instance, index);
+            let place = (instance, index);
             if flags.contains(ReadFlags::DELETE) {
                 self.close(place, now, Source::Inotify, &mut found);
             } else if flags.contains(ReadFlags::CREATE) {
@@ -239,14 +184,14 @@ impl TerminalWatch {
         }
         // A terminal is told no later than the worker that was born on it.
         let mut found = self.take();
-        if let Some(devpts) = Devpts::of(&self.proc, spawn.pid)
-            && !self.watched().contains(&devpts.instance())
-        {
-            // Without a watch the terminal stays unknown, and nothing is found by it.
-            let _ = self.add(&devpts, Some(spawn.pid));
+        if let Some(devpts) = Devpts::of(&self.proc, spawn.pid) {
+            found.extend(self.add(&devpts, Some(spawn.pid)));
         }
         spawn.terminal = spawn.terminal.map(|terminal| Terminal {
-            instance: terminal.instance.or_else(|| self.instance_of(spawn, terminal.index)),
+            instance: terminal.instance.or_else(|| {
+                let who = self.who_has(spawn, terminal.index)?;
+                instance_of_tty(&self.proc, &who, terminal.index)
+            }),
             ..terminal
         });
         if spawn.role != Role::Worker {
@@ -260,10 +205,10 @@ impl TerminalWatch {
         if let Some(opener) = &spawn.opener {
             self.gateways.insert(opener.pid, opener.clone());
         }
-        // It was there at the spawn, which may be told of before its making was.
-        // What was closed meanwhile and opened again is another terminal.
+        // It was there at the spawn, which may be told of before its making was. Of one that was
+        // opened behind it nobody has the index: the close of the one before took that from all.
         if let Some(place) = own
-            && !self.closed.contains(&place)
+            && self.who_has(spawn, place.1).is_some()
             && let Some(open) = self.open.get_mut(&place)
             && open.told.is_none()
         {
@@ -280,6 +225,7 @@ impl TerminalWatch {
         let lives = |id: Identity| matches!(proc.stat(id.pid), Ok(Some(stat)) if proc.is_same(id, &stat) && !stat.ended());
         self.gateways.retain(|_, process| lives(process.identity()));
         self.openers.retain(lives);
+        self.watches.look_for_viewers(&self.known());
         if !self.gateways.is_empty() || self.open.values().any(|open| open.told.is_some()) {
             self.tell(None, &mut found);
         }
@@ -345,7 +291,7 @@ impl TerminalWatch {
 
     /// The terminals whose masters are held by those who open some, and by whom.
     fn masters(&self) -> BTreeMap<Place, Vec<Process>> {
-        let watched = self.watched();
+        let watched = self.watches.instances();
         let mut masters: BTreeMap<Place, Vec<Process>> = BTreeMap::new();
         for (pid, process) in &self.gateways {
             for place in look::masters(&self.proc, *pid, &watched) {
@@ -355,44 +301,30 @@ impl TerminalWatch {
         masters
     }
 
-    /// The instances that are watched.
-    fn watched(&self) -> BTreeSet<u64> {
-        self.watches.values().map(|watch| watch.instance).collect()
-    }
-
-    /// The instance of a spawn's terminal, which is the worker's, its parent's or that one's
-    /// session leader's.
-    fn instance_of(&self, spawn: &Spawn, index: u32) -> Option<u64> {
-        let stat = |pid: u32| self.proc.stat(pid).ok().flatten();
+    /// Who of a worker, its parent and that one's session leader has a terminal of this index.
+    fn who_has(&self, spawn: &Spawn, index: u32) -> Option<ProcStat> {
+        let stat = |id: Identity| {
+            let stat = self.proc.stat(id.pid).ok().flatten();
+            stat.filter(|stat| self.proc.is_same(id, stat))
+        };
         let parent = spawn.parent.as_ref().filter(|parent| !parent.reaper && !parent.gone);
-        let parent = parent.map(|parent| parent.process.identity()).and_then(|id| {
-            let stat = stat(id.pid)?;
-            self.proc.is_same(id, &stat).then_some(stat)
-        });
-        let leader = parent.as_ref().and_then(|parent| stat(parent.sid));
-        let own = stat(spawn.pid).filter(|stat| self.proc.is_same(spawn.identity(), stat));
-        let all = [own, parent, leader].into_iter().flatten();
-        let has_it = |stat: &&ProcStat| stat.terminal.is_some_and(|at| at.index == index);
-        let all: Vec<ProcStat> = all.collect();
-        let of = all.iter().find(has_it)?;
-        devpts::instance_of_tty(&self.proc, of, index)
+        let parent = parent.and_then(|parent| stat(parent.process.identity()));
+        let leader = parent.as_ref().and_then(|it| self.proc.stat(it.sid).ok().flatten());
+        let mut all = [stat(spawn.identity()), parent, leader].into_iter().flatten();
+        all.find(|stat| stat.terminal.is_some_and(|at| at.index == index))
     }
 
-    /// A devpts that is watched, as long as somebody who is known sees it.
-    fn devpts(&self, instance: u64) -> Option<Devpts> {
-        let here = Devpts::at(Path::new("/dev/pts"));
-        let watched = self.watches.values().filter(|watch| watch.instance == instance);
-        let pids = watched.filter_map(|watch| watch.seen_by).chain(self.gateways.keys().copied());
-        let mut all = here.into_iter().chain(pids.filter_map(|pid| Devpts::of(&self.proc, pid)));
-        all.find(|devpts| devpts.instance() == instance)
+    /// The processes through which a devpts may be seen.
+    fn known(&self) -> Vec<u32> {
+        self.gateways.keys().copied().collect()
     }
 
     /// Whose terminals they are, by their nodes.
     fn owners(&self, places: &BTreeSet<Place>) -> BTreeMap<Place, Option<u32>> {
-        let mut all: BTreeMap<u64, Option<Devpts>> = BTreeMap::new();
+        let known = self.known();
         let owner = |place: &Place| {
-            let devpts = all.entry(place.0).or_insert_with(|| self.devpts(place.0));
-            (*place, devpts.as_ref().and_then(|devpts| devpts.owner(place.1)))
+            let owner = self.watches.views(place.0, &known).find_map(|it| it.owner(place.1));
+            (*place, owner)
         };
         places.iter().map(owner).collect()
     }
@@ -405,7 +337,6 @@ impl TerminalWatch {
 
     fn close(&mut self, place: Place, now: u64, source: Source, found: &mut Vec<Observation>) {
         let Some(open) = self.open.remove(&place) else { return };
-        self.closed.insert(place);
         let Some(mut event) = open.told else { return };
         self.changes.push((false, place));
         event.state = TerminalState::Closed;
@@ -416,11 +347,14 @@ impl TerminalWatch {
     /// After loss: compares what is known with what is there. An index that was closed and opened
     /// again meanwhile looks as if nothing had happened.
     fn resync(&mut self, now: u64, found: &mut Vec<Observation>) {
-        let lists: Vec<(u64, BTreeSet<u32>)> = self
-            .watched()
-            .into_iter()
-            .filter_map(|instance| Some((instance, self.devpts(instance)?.list().ok()?)))
-            .collect();
+        let known = self.known();
+        for instance in self.watches.renew(&known) {
+            // Whether they were closed is not known: they are told of no more.
+            self.vanished(Some(instance), now, None);
+        }
+        let list = |instance: u64| self.watches.views(instance, &known).next()?.list().ok();
+        let lists = self.watches.instances().into_iter();
+        let lists: Vec<_> = lists.filter_map(|it| Some((it, list(it)?))).collect();
         for (instance, there) in lists {
             let known: Vec<Place> =
                 self.open.keys().filter(|place| place.0 == instance).copied().collect();
@@ -435,38 +369,41 @@ impl TerminalWatch {
         }
     }
 
-    /// Watches a devpts, and lists what is open on it.
-    fn add(&mut self, devpts: &Devpts, seen_by: Option<u32>) -> io::Result<()> {
-        let Some(fd) = &self.inotify else { return Ok(()) };
-        if self.watches.len() >= WATCHES_MAX {
-            return Err(io::Error::other("as many are watched as may be"));
-        }
-        let flags = WatchFlags::CREATE | WatchFlags::DELETE | WatchFlags::ONLYDIR;
-        let wd = inotify::add_watch(fd.get_ref(), devpts.path(), flags)?;
-        let instance = devpts.instance();
-        self.watches.entry(wd).or_insert(Watch { instance, seen_by });
+    /// Watches a devpts that is not watched yet.
+    fn add(&mut self, devpts: &Devpts, seen_by: Option<u32>) -> Option<Observation> {
         let now = boottime_ns();
-        for index in devpts.list()? {
-            self.insert((instance, index), now, Source::Proc);
+        match self.watches.add(devpts, seen_by) {
+            Added::Now(open) => {
+                for index in open {
+                    self.insert((devpts.instance(), index), now, Source::Proc);
+                }
+                None
+            }
+            Added::No => None,
+            Added::TooMany => {
+                let gap = Gap { reason: GapReason::TerminalsUnwatched, lost: 0, resynced: false };
+                Some(Observation { boottime_ns: now, body: Body::Gap(gap) })
+            }
         }
-        Ok(())
     }
 
-    /// A devpts is no more: it is unmounted when the last of its masters is closed. Its number will
-    /// be another's.
-    fn vanished(&mut self, wd: i32, now: u64, found: &mut Vec<Observation>) {
-        let Some(Watch { instance, .. }) = self.watches.remove(&wd) else { return };
-        let places: Vec<Place> =
-            self.open.keys().filter(|place| place.0 == instance).copied().collect();
-        for place in places {
-            self.close(place, now, Source::Proc, found);
+    /// An instance is watched no more: its number will be another's. Tells that its terminals are
+    /// closed, where that is so.
+    fn vanished(&mut self, gone: Option<u64>, now: u64, tell: Option<&mut Vec<Observation>>) {
+        let all = self.open.keys().filter(|place| Some(place.0) == gone);
+        let mut found = Vec::new();
+        for place in all.copied().collect::<Vec<Place>>() {
+            self.close(place, now, Source::Proc, &mut found);
+        }
+        if let Some(told) = tell {
+            told.extend(found);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
+    use std::os::{fd::OwnedFd, unix::fs::symlink};
 
     use rustix::pty::{OpenptFlags, openpt, ptsname, unlockpt};
 
@@ -495,9 +432,13 @@ mod tests {
         Some(watch)
     }
 
-    fn spawn_on((instance, index): Place) -> Spawn {
+    /// The spawn of 10 on a terminal, which it has by now or has no more.
+    fn spawn_on(fake: &FakeProc, (instance, index): Place, has_it: bool) -> Spawn {
+        let tty_nr = if has_it { (index & !0xff) << 12 | 136 << 8 | index & 0xff } else { 0 };
+        fake.put(&Fake { pid: 10, tty_nr, ..Fake::default() });
         let mut spawn = samples::spawn();
-        spawn.pid = std::process::id();
+        spawn.pid = 10;
+        spawn.start_ns = fake.proc().stat(10).unwrap().unwrap().start_ns;
         spawn.terminal = Some(Terminal { instance: Some(instance), index });
         spawn
     }
@@ -514,11 +455,12 @@ mod tests {
     /// The making of a terminal was read before a spawn on it is told: it is no later than that.
     #[tokio::test]
     async fn a_terminal_is_told_no_later_than_the_worker_that_was_born_on_it() {
-        let Some(mut watch) = watch(ProcFs::new("/proc")) else { return };
+        let fake = FakeProc::new();
+        let Some(mut watch) = watch(fake.proc()) else { return };
         let (master, _, place) = terminal();
         let at = boottime_ns();
         watch.read();
-        let found = watch.spawned(&mut spawn_on(place), at);
+        let found = watch.spawned(&mut spawn_on(&fake, place, true), at);
         assert!(told(&found, place).expect("it is told").opened_ns <= at);
         drop(master);
         watch.read();
@@ -529,19 +471,24 @@ mod tests {
     /// A spawn is told late: its terminal was closed, and its index is another's by now.
     #[tokio::test]
     async fn a_terminal_that_was_opened_behind_a_spawn_is_not_the_one_it_was_born_on() {
-        let Some(mut watch) = watch(ProcFs::new("/proc")) else { return };
-        let (master, _, place) = terminal();
-        drop(watch.take());
-        let at = boottime_ns();
-        drop(master);
-        let (master, _, again) = terminal();
-        if again != place {
-            eprintln!("SKIPPED: another process got the index");
-            return;
+        for has_it in [false, true] {
+            let fake = FakeProc::new();
+            let Some(mut watch) = watch(fake.proc()) else { return };
+            let (master, _, place) = terminal();
+            drop(watch.take());
+            let at = boottime_ns();
+            drop(master);
+            let (master, _, again) = terminal();
+            if again != place {
+                eprintln!("SKIPPED: another process got the index");
+                return;
+            }
+            let found = watch.spawned(&mut spawn_on(&fake, place, has_it), at);
+            // Or it was born on the later one, and the news of both came at once.
+            let opened = told(&found, place).expect("it is told").opened_ns;
+            assert_eq!(opened <= at, has_it, "{found:?}");
+            drop(master);
         }
-        let found = watch.spawned(&mut spawn_on(place), at);
-        assert!(told(&found, place).is_none_or(|event| event.opened_ns > at), "{found:?}");
-        drop(master);
     }
 
     /// A descriptor says its index alone; and it can be sent to anybody.
