@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// A step that takes longer hangs.
-const STEP_LIMIT: Duration = Duration::from_mins(20);
+const STEP_LIMIT: Duration = Duration::from_mins(25);
 
 /// A network that swallows packets is none.
 const FETCH_LIMIT: Duration = Duration::from_mins(1);

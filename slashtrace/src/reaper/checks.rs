@@ -2,7 +2,8 @@ use std::{
     collections::HashSet,
     fs, io,
     path::{Path, PathBuf},
-    process,
+    process, thread,
+    time::{Duration, Instant},
 };
 
 use super::{Decision, Facts, Protect};
@@ -18,6 +19,8 @@ use crate::{
 
 /// How far up the parents of a process are followed.
 const DEPTH_MAX: usize = 64;
+/// Longer than it takes from the end of a terminal's node to the end of its processes' hold on it.
+const HANG_UP: Duration = Duration::from_millis(50);
 
 /// Why a worker is not ended.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -65,11 +68,13 @@ impl Checks {
         let pid = decision.worker.pid;
         self.is_not_ours(pid)?;
         let (stat, cmdline, uid) = self.itself(decision)?;
-        let gateway = decision.gateway.filter(|gateway| self.lives(*gateway));
+        let looked = decision.gateway.map(|gateway| (gateway, self.proc.stat(gateway.pid)));
+        let lives = looked.filter(|(gateway, stat)| self.is_living(*gateway, stat));
+        let gateway = lives.as_ref().map(|(gateway, _)| *gateway);
         if let Some(gateway) = gateway {
             self.gateway(gateway, uid, decision)?;
         }
-        self.has_no_terminal(&stat, gateway, decision)?;
+        self.was_hung_up(&stat, lives.map(|(_, stat)| stat), decision)?;
         self.is_unprotected(pid, uid, &cmdline, gateway)?;
         self.is_no_gateway(&stat, decision)?;
         let orphaned = decision.gateway.is_some() && gateway.is_none();
@@ -95,8 +100,12 @@ impl Checks {
 
     /// Whether a process is there and runs: a zombie does not.
     pub(super) fn lives(&self, id: Identity) -> bool {
-        match self.proc.stat(id.pid) {
-            Ok(Some(stat)) => self.proc.is_same(id, &stat) && !stat.ended(),
+        self.is_living(id, &self.proc.stat(id.pid))
+    }
+
+    fn is_living(&self, id: Identity, stat: &io::Result<Option<ProcStat>>) -> bool {
+        match stat {
+            Ok(Some(stat)) => self.proc.is_same(id, stat) && !stat.ended(),
             Ok(None) => false,
             // Not known to have ended.
             Err(_) => true,
@@ -192,26 +201,42 @@ impl Checks {
         }
     }
 
+    /// As [`Self::has_no_terminal`]; but the close is told before the terminal is taken from its
+    /// processes (`devpts_pty_kill` and `tty_vhangup` in `pty_close`, drivers/tty/pty.c), so who has
+    /// it still is asked again for a moment.
+    fn was_hung_up(
+        &self,
+        worker: &ProcStat,
+        gateway: Option<io::Result<Option<ProcStat>>>,
+        decision: &Decision,
+    ) -> Result<(), No> {
+        let mut answer = self.has_no_terminal(worker, gateway, decision);
+        let until = Instant::now() + HANG_UP;
+        while answer.is_err() && Instant::now() < until {
+            thread::sleep(HANG_UP / 500);
+            let worker = self.identity(decision.worker)?;
+            let gateway = decision.gateway.map(|id| (id, self.proc.stat(id.pid)));
+            let gateway = gateway.filter(|(id, stat)| self.is_living(*id, stat));
+            answer = self.has_no_terminal(&worker, gateway.map(|(_, stat)| stat), decision);
+        }
+        answer
+    }
+
     /// Whether the terminal that is said to be closed is: the last close of a master takes it from
     /// every process of its session (`__tty_hangup`, drivers/tty/tty_io.c).
     fn has_no_terminal(
         &self,
         worker: &ProcStat,
-        gateway: Option<Identity>,
+        gateway: Option<io::Result<Option<ProcStat>>>,
         decision: &Decision,
     ) -> Result<(), No> {
         let Some(closed) = decision.terminal else { return Ok(()) };
-        let stat = |pid: u32, what: &str| {
-            self.proc.stat(pid).map_err(|error| No::unread(&format!("the stat of {what}"), &error))
-        };
-        let gateway = match gateway {
-            Some(gateway) => stat(gateway.pid, "its gateway")?,
-            None => None,
-        };
-        let leader = match &gateway {
-            Some(gateway) => stat(gateway.sid, "its gateway's session leader")?,
-            None => None,
-        };
+        let unread = |error| No::unread("whether its gateway has the closed terminal", &error);
+        let gateway = gateway.transpose().map_err(unread)?.flatten();
+        // Most often it leads its session itself.
+        let leader = gateway.as_ref().filter(|gateway| gateway.sid != gateway.pid);
+        let leader = leader.map(|gateway| self.proc.stat(gateway.sid));
+        let leader = leader.transpose().map_err(unread)?.flatten();
         for process in [Some(worker), gateway.as_ref(), leader.as_ref()].into_iter().flatten() {
             let same = |terminal: Terminal| {
                 // A sandbox that was started from a terminal keeps that, and has its own of the index.

@@ -162,9 +162,35 @@ fn a_terminal_that_somebody_still_has_is_not_closed() {
         let decision = Decision { worker: id(30), terminal, ..Subject::worker("echo").decision() };
         let root = proc.root();
         let checks = Checks::new(root, Profile::hermes(), Protect::default());
-        let allowed = checks.has_no_terminal(&worker, Some(id(20)), &decision);
+        let allowed = checks.has_no_terminal(&worker, Some(proc.stat(20)), &decision);
         assert_eq!(allowed.is_ok(), has_it == 0, "{has_it}: {allowed:?}");
-        let other = Decision { terminal: None, ..decision };
-        assert_eq!(checks.has_no_terminal(&worker, Some(id(20)), &other), Ok(()));
+        let other = Decision { terminal: None, ..decision.clone() };
+        assert_eq!(checks.has_no_terminal(&worker, Some(proc.stat(20)), &other), Ok(()));
+        let unreadable = Err(std::io::Error::other("for a test"));
+        let unread = checks.has_no_terminal(&worker, Some(unreadable), &decision);
+        assert!(matches!(unread, Err(No::Refused(_))));
     }
+}
+
+/// Its close was told, and the kernel is about to take the terminal from its processes.
+#[test]
+fn who_is_about_to_lose_a_terminal_is_waited_for() {
+    let fake = FakeProc::new();
+    let put = |tty_nr| fake.put(&Fake { pid: 30, sid: 30, tty_nr, ..Fake::default() });
+    put(136 << 8 | 3);
+    let proc = fake.proc();
+    let stat = proc.stat(30).unwrap().unwrap();
+    let worker = Identity { pid: 30, start_ns: stat.start_ns };
+    let terminal = Some(Terminal { instance: Some(7), index: 3 });
+    let decision = Decision { worker, terminal, ..Subject::worker("echo").decision() };
+    let checks = Checks::new(proc.root(), Profile::hermes(), Protect::default());
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+            put(0);
+        });
+        assert_eq!(checks.was_hung_up(&stat, None, &decision), Ok(()));
+    });
+    put(136 << 8 | 3);
+    assert!(checks.was_hung_up(&stat, None, &decision).is_err());
 }

@@ -144,21 +144,22 @@ impl EbpfSensor {
             tokio::select! {
                 ready = self.object.events.readable_mut() => {
                     let mut ready = ready.context("cannot wait for the ring buffer")?;
+                    // The close of a terminal comes with signals to who was on it.
+                    self.terminals.read();
                     let mut records = Vec::new();
                     while let Some(record) = ready.get_inner_mut().next() {
                         records.push(Bytes::copy_from_slice(&record));
                     }
                     ready.clear_ready();
                     self.take(records);
+                    self.apply_terminals();
                 }
                 () = self.terminals.readable() => {
                     // The kernel program told of a close before its node was removed, and knows
                     // who closed it.
                     self.terminals.read();
                     self.drain();
-                    let found = self.terminals.apply();
-                    self.tell(found);
-                    self.hand_over_terminals();
+                    self.apply_terminals();
                 }
                 _ = self.interval.tick() => self.round()?,
             }
@@ -242,6 +243,13 @@ impl EbpfSensor {
             }
         }
         self.pending.extend(found);
+    }
+
+    /// Tells what inotify told.
+    fn apply_terminals(&mut self) {
+        let found = self.terminals.apply();
+        self.tell(found);
+        self.hand_over_terminals();
     }
 
     /// Tells the kernel programs whose ends are to be told.

@@ -174,7 +174,9 @@ impl Object {
     /// Has the kernel forget a terminal.
     pub fn forget_terminal(&mut self, terminal: TerminalKey) {
         // It may have been forgotten at its end.
-        drop(self.terminals.remove(&TerminalPlace(terminal)));
+        if !matches!(self.terminal_hook, TerminalHook::Inotify { .. }) {
+            drop(self.terminals.remove(&TerminalPlace(terminal)));
+        }
     }
 
     /// The counters, summed over the CPUs.

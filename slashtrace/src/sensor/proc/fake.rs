@@ -106,7 +106,9 @@ impl FakeProc {
             )
             .into_bytes(),
         );
-        fs::write(dir.join("stat"), stat).unwrap();
+        // Who reads it meanwhile sees the one or the other.
+        fs::write(dir.join("stat.new"), stat).unwrap();
+        fs::rename(dir.join("stat.new"), dir.join("stat")).unwrap();
         fs::write(dir.join("cmdline"), fake.cmdline).unwrap();
         let status = format!("Name:\tx\nUid:\t1000\t0\t0\t0\nNSpid:\t{}\n", fake.pid);
         fs::write(dir.join("status"), status).unwrap();

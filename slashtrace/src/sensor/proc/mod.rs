@@ -20,7 +20,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::io::Errno;
+use rustix::{
+    fs::{Mode, OFlags},
+    io::Errno,
+};
 
 pub use book::IdentityBook;
 pub use fds::WriteEnds;
@@ -144,8 +147,8 @@ impl ProcFs {
         for task in gone_is_none(fs::read_dir(&tasks))?.into_iter().flatten() {
             let path = task?.path().join("children");
             buffer.clear();
-            match File::open(&path).and_then(|mut file| file.read_to_end(&mut buffer)) {
-                Ok(_) => {}
+            match read_whole(&path, &mut buffer) {
+                Ok(()) => {}
                 // The thread has ended, or there is no such file on this kernel.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     if path.parent().is_some_and(Path::exists) {
@@ -222,7 +225,7 @@ impl ProcFs {
     ) -> io::Result<Option<bool>> {
         buffer.clear();
         let mut read = || -> io::Result<bool> {
-            let mut file = File::open(self.path(pid, "cmdline"))?;
+            let mut file = open(&self.path(pid, "cmdline"))?;
             let mut len = 0;
             while len <= max {
                 // One page holds nearly every argument area; a long one is read in ever larger pieces.
@@ -244,7 +247,7 @@ impl ProcFs {
     /// True length of the argument area in bytes; `None` if the process is gone.
     pub fn cmdline_bytes(&self, pid: u32) -> io::Result<Option<u64>> {
         let count = || -> io::Result<u64> {
-            let file = File::open(self.path(pid, "cmdline"))?;
+            let file = open(&self.path(pid, "cmdline"))?;
             io::copy(&mut file.take(ARGV_BYTES_MAX as u64), &mut io::sink())
         };
         gone_is_none(count())
@@ -316,7 +319,25 @@ impl ProcFs {
 /// One read is enough: these files are one record, handed over whole if there is room for it
 /// (`single_open`, fs/seq_file.c).
 pub(super) fn read_up_to(path: &Path, buffer: &mut [u8]) -> io::Result<usize> {
-    File::open(path)?.read(buffer)
+    open(path)?.read(buffer)
+}
+
+/// A file that may be more than one record.
+fn read_whole(path: &Path, buffer: &mut Vec<u8>) -> io::Result<()> {
+    let mut file = open(path)?;
+    let mut piece = [0; 4096];
+    loop {
+        match file.read(&mut piece)? {
+            0 => return Ok(()),
+            n => buffer.extend_from_slice(&piece[..n]),
+        }
+    }
+}
+
+/// Opens a file to read it, by one system call: that of musl's open(3) are two.
+fn open(path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    Ok(File::from(rustix::fs::open(path, flags, Mode::empty())?))
 }
 
 /// A process that ends while it is read is no error: `open` says ENOENT, `read` says ESRCH.
