@@ -80,6 +80,30 @@ child.stdin.close()
 child.wait()
 "#;
 
+/// Runs one worker behind the other, each on a terminal of its own that it outlives; closes it at a
+/// line, and says `done` when the worker has ended by SIGTERM.
+const CLOSER: &str = r#"
+import fcntl, os, pty, signal, subprocess, sys, termios
+for line in sys.stdin:
+    master, slave = pty.openpty()
+    def lead():
+        os.setsid()
+        fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    worker = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(120)", "-m", sys.argv[1], "--session-key", "k"],
+        stdin=subprocess.PIPE, preexec_fn=lead)
+    os.close(slave)
+    print("done", flush=True)
+    sys.stdin.readline()
+    os.close(master)
+    try:
+        print("done" if worker.wait(20) == -signal.SIGTERM else worker.returncode, flush=True)
+    except subprocess.TimeoutExpired:
+        worker.kill()
+        print("it lives", flush=True)
+"#;
+
 struct Gateway {
     child: Child,
     stdin: Option<ChildStdin>,
@@ -176,6 +200,32 @@ fn a_session_that_is_shown_again_within_the_grace_keeps_its_worker() {
 
 /// `nohup` and a log-out: the controlling terminal of a gateway is the shell's that it was started
 /// from, and its sessions go on without it.
+/// The kernel tells of a close before it takes the terminal from its processes.
+#[test]
+fn without_a_grace_each_worker_is_ended_when_its_terminal_closes() {
+    if !host::may_load_kernel_programs() {
+        return;
+    }
+    let recording = with_terminals(reaper("enforce"), 0).start();
+    let mut closer =
+        Gateway::start(Command::new("python3").args(["-c", CLOSER, recording.token()]));
+    for count in 1..=8 {
+        closer.order("open");
+        recording.wait_for("its terminal", PATIENCE, |records| {
+            let opened = records.iter().filter(|record| match &record.body {
+                Body::Terminal(event) => event.state == TerminalState::Opened,
+                _ => false,
+            });
+            opened.count() >= count
+        });
+        closer.order("close");
+    }
+    let recorded = recording.stop();
+    let refused = actions(&recorded.records);
+    let refused = refused.iter().filter(|action| action.outcome == Some(Outcome::Refused));
+    assert_eq!(refused.count(), 0, "{recorded}");
+}
+
 #[test]
 fn a_gateway_outlives_the_terminal_that_it_was_started_from() {
     if !host::may_load_kernel_programs() {
