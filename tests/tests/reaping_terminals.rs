@@ -198,8 +198,6 @@ fn a_session_that_is_shown_again_within_the_grace_keeps_its_worker() {
     assert!(first.boottime_ns > closed.expect("two").boottime_ns, "{recorded}");
 }
 
-/// `nohup` and a log-out: the controlling terminal of a gateway is the shell's that it was started
-/// from, and its sessions go on without it.
 /// The kernel tells of a close before it takes the terminal from its processes.
 #[test]
 fn without_a_grace_each_worker_is_ended_when_its_terminal_closes() {
@@ -226,6 +224,8 @@ fn without_a_grace_each_worker_is_ended_when_its_terminal_closes() {
     assert_eq!(refused.count(), 0, "{recorded}");
 }
 
+/// `nohup` and a log-out: the controlling terminal of a gateway is the shell's that it was started
+/// from, and its sessions go on without it.
 #[test]
 fn a_gateway_outlives_the_terminal_that_it_was_started_from() {
     if !host::may_load_kernel_programs() {

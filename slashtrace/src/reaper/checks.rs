@@ -1,4 +1,5 @@
 use std::{
+    cell::Cell,
     collections::HashSet,
     fs, io,
     path::{Path, PathBuf},
@@ -21,6 +22,8 @@ use crate::{
 const DEPTH_MAX: usize = 64;
 /// Longer than it takes from the end of a terminal's node to the end of its processes' hold on it.
 const HANG_UP: Duration = Duration::from_millis(50);
+/// How long after a wait in vain there is no other: many may be looked at, one behind the other.
+const IMPATIENT: Duration = Duration::from_secs(1);
 
 /// Why a worker is not ended.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -52,13 +55,15 @@ pub(super) struct Checks {
     /// an orphan is adopted by a process that was above it before, or by the first of its pid
     /// namespace (`find_new_reaper`, kernel/exit.c), which is never ended.
     ours: io::Result<Vec<u32>>,
+    /// When somebody was waited for in vain last.
+    in_vain: Cell<Option<Instant>>,
 }
 
 impl Checks {
     pub(super) fn new(root: &Path, profile: Profile, protect: Protect) -> Self {
         let proc = ProcFs::new(root);
         let ours = above(&proc, process::id());
-        Self { proc, root: root.to_owned(), profile, protect, ours }
+        Self { proc, root: root.to_owned(), profile, protect, ours, in_vain: Cell::new(None) }
     }
 
     /// Whether the worker that was decided about is there, is what it was, and nobody needs it.
@@ -75,6 +80,8 @@ impl Checks {
             self.gateway(gateway, uid, decision)?;
         }
         self.was_hung_up(&stat, lives.map(|(_, stat)| stat), decision)?;
+        // The end of a terminal may have been its end.
+        let gateway = gateway.filter(|gateway| self.lives(*gateway));
         self.is_unprotected(pid, uid, &cmdline, gateway)?;
         self.is_no_gateway(&stat, decision)?;
         let orphaned = decision.gateway.is_some() && gateway.is_none();
@@ -201,57 +208,62 @@ impl Checks {
         }
     }
 
-    /// As [`Self::has_no_terminal`]; but the close is told before the terminal is taken from its
-    /// processes (`devpts_pty_kill` and `tty_vhangup` in `pty_close`, drivers/tty/pty.c), so who has
-    /// it still is asked again for a moment.
+    /// Whether the terminal that is said to be closed is: the last close of a master takes it from
+    /// every process of its session (`__tty_hangup`, drivers/tty/tty_io.c).
+    ///
+    /// It is told a moment before that (`devpts_pty_kill` and `tty_vhangup` in `pty_close`,
+    /// drivers/tty/pty.c), so who has it still is asked again; not where that was in vain just now.
     fn was_hung_up(
         &self,
         worker: &ProcStat,
         gateway: Option<io::Result<Option<ProcStat>>>,
         decision: &Decision,
     ) -> Result<(), No> {
-        let mut answer = self.has_no_terminal(worker, gateway, decision);
+        let Some(closed) = decision.terminal else { return Ok(()) };
+        let mut has_it = self.who_has(closed, worker, gateway)?;
         let until = Instant::now() + HANG_UP;
-        while answer.is_err() && Instant::now() < until {
+        let patient = self.in_vain.get().is_none_or(|then| then.elapsed() > IMPATIENT);
+        while has_it.is_some() && patient && Instant::now() < until {
             thread::sleep(HANG_UP / 500);
             let worker = self.identity(decision.worker)?;
             let gateway = decision.gateway.map(|id| (id, self.proc.stat(id.pid)));
             let gateway = gateway.filter(|(id, stat)| self.is_living(*id, stat));
-            answer = self.has_no_terminal(&worker, gateway.map(|(_, stat)| stat), decision);
+            has_it = self.who_has(closed, &worker, gateway.map(|(_, stat)| stat))?;
         }
-        answer
+        let Some(pid) = has_it else { return Ok(()) };
+        if patient {
+            self.in_vain.set(Some(Instant::now()));
+        }
+        Err(No::because(format!(
+            "{pid} has pts/{} as controlling terminal, which was said to be closed",
+            closed.index
+        )))
     }
 
-    /// Whether the terminal that is said to be closed is: the last close of a master takes it from
-    /// every process of its session (`__tty_hangup`, drivers/tty/tty_io.c).
-    fn has_no_terminal(
+    /// Who of a worker, its gateway and the leader of that one's session has a terminal.
+    fn who_has(
         &self,
+        closed: Terminal,
         worker: &ProcStat,
         gateway: Option<io::Result<Option<ProcStat>>>,
-        decision: &Decision,
-    ) -> Result<(), No> {
-        let Some(closed) = decision.terminal else { return Ok(()) };
+    ) -> Result<Option<u32>, No> {
         let unread = |error| No::unread("whether its gateway has the closed terminal", &error);
         let gateway = gateway.transpose().map_err(unread)?.flatten();
         // Most often it leads its session itself.
         let leader = gateway.as_ref().filter(|gateway| gateway.sid != gateway.pid);
         let leader = leader.map(|gateway| self.proc.stat(gateway.sid));
         let leader = leader.transpose().map_err(unread)?.flatten();
-        for process in [Some(worker), gateway.as_ref(), leader.as_ref()].into_iter().flatten() {
+        let mut all = [Some(worker), gateway.as_ref(), leader.as_ref()].into_iter().flatten();
+        let has_it = all.find(|process| {
             let same = |terminal: Terminal| {
                 // A sandbox that was started from a terminal keeps that, and has its own of the index.
                 let on = instance_of_tty(&self.proc, process, terminal.index);
                 let other = on.zip(closed.instance).is_some_and(|(on, closed)| on != closed);
                 terminal.index == closed.index && !other
             };
-            if process.terminal.is_some_and(same) {
-                return Err(No::because(format!(
-                    "{} has pts/{} as controlling terminal, which was said to be closed",
-                    process.pid, closed.index
-                )));
-            }
-        }
-        Ok(())
+            process.terminal.is_some_and(same)
+        });
+        Ok(has_it.map(|process| process.pid))
     }
 
     fn is_unprotected(

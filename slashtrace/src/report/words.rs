@@ -89,6 +89,11 @@ pub(super) fn is_gateway(parent: &Parent) -> bool {
     parent.how != ParentSource::Proc || !(parent.reaper || parent.gone)
 }
 
+/// How many events were lost, where that is known.
+pub(super) fn lost(events: u64) -> String {
+    if events == 0 { "some events".to_owned() } else { count(events, "event") }
+}
+
 /// The name of a gap's reason, as in the evidence.
 pub(super) fn gap_reason(reason: GapReason) -> &'static str {
     match reason {

@@ -159,15 +159,17 @@ fn a_terminal_that_somebody_still_has_is_not_closed() {
         let worker = proc.stat(30).unwrap().unwrap();
         let id = |pid: u32| Identity { pid, start_ns: proc.stat(pid).unwrap().unwrap().start_ns };
         let terminal = Some(Terminal { instance: Some(7), index: 3 });
-        let decision = Decision { worker: id(30), terminal, ..Subject::worker("echo").decision() };
+        let gateway = Some(id(20));
+        let decision =
+            Decision { worker: id(30), gateway, terminal, ..Subject::worker("echo").decision() };
         let root = proc.root();
         let checks = Checks::new(root, Profile::hermes(), Protect::default());
-        let allowed = checks.has_no_terminal(&worker, Some(proc.stat(20)), &decision);
+        let allowed = checks.was_hung_up(&worker, Some(proc.stat(20)), &decision);
         assert_eq!(allowed.is_ok(), has_it == 0, "{has_it}: {allowed:?}");
         let other = Decision { terminal: None, ..decision.clone() };
-        assert_eq!(checks.has_no_terminal(&worker, Some(proc.stat(20)), &other), Ok(()));
+        assert_eq!(checks.was_hung_up(&worker, Some(proc.stat(20)), &other), Ok(()));
         let unreadable = Err(std::io::Error::other("for a test"));
-        let unread = checks.has_no_terminal(&worker, Some(unreadable), &decision);
+        let unread = checks.was_hung_up(&worker, Some(unreadable), &decision);
         assert!(matches!(unread, Err(No::Refused(_))));
     }
 }
@@ -191,6 +193,11 @@ fn who_is_about_to_lose_a_terminal_is_waited_for() {
         });
         assert_eq!(checks.was_hung_up(&stat, None, &decision), Ok(()));
     });
+    // One that was waited for in vain is the last for a while.
     put(136 << 8 | 3);
-    assert!(checks.was_hung_up(&stat, None, &decision).is_err());
+    for waits in [true, false] {
+        let asked = std::time::Instant::now();
+        assert!(checks.was_hung_up(&stat, None, &decision).is_err());
+        assert_eq!(checks.in_vain.get().is_some_and(|then| then >= asked), waits);
+    }
 }

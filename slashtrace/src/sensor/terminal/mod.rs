@@ -12,6 +12,7 @@ mod watches;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io,
     path::Path,
 };
 
@@ -39,6 +40,8 @@ use crate::{
 /// Terminals that one devpts instance can have (`NR_UNIX98_PTY_MAX`, include/linux/pty.h, is
 /// larger; `kernel.pty.max` is 4096), in all instances together.
 const OPEN_MAX: usize = 16_384;
+/// Processes that are asked for the owner of a terminal where the first one does not know.
+const OTHER_VIEWS: usize = 8;
 /// An instance (`st_dev` of its mount) and an index on it.
 pub(super) type Place = (u64, u32);
 
@@ -97,8 +100,15 @@ impl TerminalWatch {
             gateways: BTreeMap::new(),
         };
         match Devpts::at(Path::new("/dev/pts")) {
-            Some(here) => drop(watch.add(&here, None)),
-            None => watch.why_not.push_str("no devpts on /dev/pts"),
+            Some(here) => {
+                if let Err(error) = watch.add(&here, None) {
+                    watch.why_not = format!("inotify on /dev/pts: {error}");
+                }
+            }
+            None if watch.why_not.is_empty() => {
+                "no devpts on /dev/pts".clone_into(&mut watch.why_not);
+            }
+            None => {}
         }
         watch
     }
@@ -159,7 +169,7 @@ impl TerminalWatch {
             if flags.contains(ReadFlags::IGNORED) {
                 // A devpts is unmounted when the last of its masters is closed.
                 let gone = self.watches.remove(wd);
-                self.vanished(gone, now, Some(&mut found));
+                self.vanished(gone, now, &mut found);
                 continue;
             }
             let Some(instance) = self.watches.instance(wd) else { continue };
@@ -184,8 +194,11 @@ impl TerminalWatch {
         }
         // A terminal is told no later than the worker that was born on it.
         let mut found = self.take();
-        if let Some(devpts) = Devpts::of(&self.proc, spawn.pid) {
-            found.extend(self.add(&devpts, Some(spawn.pid)));
+        if let Some(devpts) = Devpts::of(&self.proc, spawn.pid)
+            && self.add(&devpts, Some(spawn.pid)).is_err()
+        {
+            let gap = Gap { reason: GapReason::TerminalsUnwatched, lost: 0, resynced: false };
+            found.push(Observation { boottime_ns: boottime_ns(), body: Body::Gap(gap) });
         }
         spawn.terminal = spawn.terminal.map(|terminal| Terminal {
             instance: terminal.instance.or_else(|| {
@@ -322,11 +335,19 @@ impl TerminalWatch {
     /// Whose terminals they are, by their nodes.
     fn owners(&self, places: &BTreeSet<Place>) -> BTreeMap<Place, Option<u32>> {
         let known = self.known();
+        let mut first: BTreeMap<u64, Option<Devpts>> = BTreeMap::new();
         let owner = |place: &Place| {
-            let owner = self.watches.views(place.0, &known).find_map(|it| it.owner(place.1));
-            (*place, owner)
+            let (instance, index) = *place;
+            let first = first
+                .entry(instance)
+                .or_insert_with(|| self.watches.views(instance, &known).next());
+            // Who was asked first may have mounted something over it.
+            let others = || self.watches.views(instance, &known).skip(1).take(OTHER_VIEWS);
+            let owner = first.as_ref()?.owner(index);
+            owner.or_else(|| others().find_map(|devpts| devpts.owner(index)))
         };
-        places.iter().map(owner).collect()
+        let mut owner = owner;
+        places.iter().map(|place| (*place, owner(place))).collect()
     }
 
     fn insert(&mut self, place: Place, now: u64, source: Source) {
@@ -349,8 +370,7 @@ impl TerminalWatch {
     fn resync(&mut self, now: u64, found: &mut Vec<Observation>) {
         let known = self.known();
         for instance in self.watches.renew(&known) {
-            // Whether they were closed is not known: they are told of no more.
-            self.vanished(Some(instance), now, None);
+            self.vanished(Some(instance), now, found);
         }
         let list = |instance: u64| self.watches.views(instance, &known).next()?.list().ok();
         let lists = self.watches.instances().into_iter();
@@ -369,34 +389,26 @@ impl TerminalWatch {
         }
     }
 
-    /// Watches a devpts that is not watched yet.
-    fn add(&mut self, devpts: &Devpts, seen_by: Option<u32>) -> Option<Observation> {
+    /// Watches a devpts that is not watched yet. An error is given once.
+    fn add(&mut self, devpts: &Devpts, seen_by: Option<u32>) -> io::Result<()> {
         let now = boottime_ns();
         match self.watches.add(devpts, seen_by) {
             Added::Now(open) => {
                 for index in open {
                     self.insert((devpts.instance(), index), now, Source::Proc);
                 }
-                None
+                Ok(())
             }
-            Added::No => None,
-            Added::TooMany => {
-                let gap = Gap { reason: GapReason::TerminalsUnwatched, lost: 0, resynced: false };
-                Some(Observation { boottime_ns: now, body: Body::Gap(gap) })
-            }
+            Added::No => Ok(()),
+            Added::Refused(error) => Err(error),
         }
     }
 
-    /// An instance is watched no more: its number will be another's. Tells that its terminals are
-    /// closed, where that is so.
-    fn vanished(&mut self, gone: Option<u64>, now: u64, tell: Option<&mut Vec<Observation>>) {
+    /// An instance is no more, so that its terminals are closed; its number will be another's.
+    fn vanished(&mut self, gone: Option<u64>, now: u64, found: &mut Vec<Observation>) {
         let all = self.open.keys().filter(|place| Some(place.0) == gone);
-        let mut found = Vec::new();
         for place in all.copied().collect::<Vec<Place>>() {
-            self.close(place, now, Source::Proc, &mut found);
-        }
-        if let Some(told) = tell {
-            told.extend(found);
+            self.close(place, now, Source::Proc, found);
         }
     }
 }

@@ -33,14 +33,14 @@ struct Watch {
 }
 
 /// What came of [`Watches::add`].
-#[derive(Debug, Eq, PartialEq)]
+#[derive(Debug)]
 pub(super) enum Added {
     /// It is watched now, and these indices are open on it.
     Now(BTreeSet<u32>),
-    /// It was watched already, or is gone.
+    /// It was watched already, or what follows was said of it before.
     No,
-    /// It is one too many. Said once for each.
-    TooMany,
+    /// It cannot be watched.
+    Refused(io::Error),
 }
 
 /// The devpts instances that inotify(7) watches.
@@ -129,12 +129,20 @@ impl Watches {
         let of_user = self.all.values().filter(|it| it.seen_by.is_some() && it.uid == uid).count();
         let crowd = seen_by.is_some() && uid != Some(0) && of_user >= OF_USER_MAX;
         if crowd || self.all.len() >= WATCHES_MAX {
-            return if self.refused.insert(instance) { Added::TooMany } else { Added::No };
+            return self.refuse(instance, io::Error::other("as many are watched as may be"));
         }
         // What is made behind the begin of the watch is told, and what was made before is listed.
-        let Ok(wd) = watch(fd, devpts) else { return Added::No };
+        let wd = match watch(fd, devpts) {
+            Ok(wd) => wd,
+            Err(errno) => return self.refuse(instance, errno.into()),
+        };
         self.all.entry(wd).or_insert(Watch { instance, seen_by, uid });
         Added::Now(devpts.list().unwrap_or_default())
+    }
+
+    /// Said once for each instance.
+    fn refuse(&mut self, instance: u64, error: io::Error) -> Added {
+        if self.refused.insert(instance) { Added::Refused(error) } else { Added::No }
     }
 
     /// A watch has ended with its devpts; its instance.
@@ -145,13 +153,13 @@ impl Watches {
     }
 
     /// What was told of ended watches may be lost: begins each anew. The instances whose watches had
-    /// ended, or that nobody is known to see any more.
+    /// ended: another devpts has that number by now.
     pub(super) fn renew(&mut self, known: &[u32]) -> Vec<u64> {
         let Some(fd) = &self.inotify else { return Vec::new() };
         let ended = |(wd, it): (&i32, &Watch)| {
-            let same = self.views(it.instance, known).next().map(|devpts| watch(fd, &devpts));
-            let same = same.is_some_and(|new| new.is_ok_and(|new| new == *wd));
-            (!same).then_some(*wd)
+            let devpts = self.views(it.instance, known).next()?;
+            let other = watch(fd, &devpts).is_ok_and(|new| new != *wd);
+            other.then_some(*wd)
         };
         let ended: Vec<i32> = self.all.iter().filter_map(ended).collect();
         ended.into_iter().filter_map(|wd| self.remove(wd)).collect()
@@ -207,14 +215,19 @@ mod tests {
         assert!(why_not.is_none(), "{why_not:?}");
         let folders: Vec<_> = (0..OF_USER_MAX + 2).map(|_| tempfile::tempdir().unwrap()).collect();
         let devpts = |at: usize| Devpts::made_up(folders[at].path(), at as u64);
+        let mut add = |at: usize, pid: u32| match watches.add(&devpts(at), Some(pid)) {
+            Added::Now(_) => "now",
+            Added::No => "no",
+            Added::Refused(_) => "refused",
+        };
         for at in 0..OF_USER_MAX {
-            assert_eq!(watches.add(&devpts(at), Some(10)), Added::Now(BTreeSet::new()), "{at}");
+            assert_eq!(add(at, 10), "now", "{at}");
         }
         let (one_more, another) = (OF_USER_MAX, OF_USER_MAX + 1);
-        assert_eq!(watches.add(&devpts(0), Some(10)), Added::No, "it is watched");
-        assert_eq!(watches.add(&devpts(one_more), Some(10)), Added::TooMany);
-        assert_eq!(watches.add(&devpts(one_more), Some(10)), Added::No, "said once");
-        assert_eq!(watches.add(&devpts(another), Some(11)), Added::Now(BTreeSet::new()));
+        assert_eq!(add(0, 10), "no", "it is watched");
+        assert_eq!(add(one_more, 10), "refused");
+        assert_eq!(add(one_more, 10), "no", "said once");
+        assert_eq!(add(another, 11), "now");
         assert_eq!(watches.instances().len(), OF_USER_MAX + 1);
 
         // A folder that is removed ends its watch, which makes room.
@@ -223,6 +236,6 @@ mod tests {
         watches.read(&mut told);
         let ended = told.iter().find(|(_, flags, _)| flags.contains(ReadFlags::IGNORED));
         assert_eq!(watches.remove(ended.expect("it is told").0), Some(0));
-        assert_eq!(watches.add(&devpts(one_more), Some(10)), Added::Now(BTreeSet::new()));
+        assert!(matches!(watches.add(&devpts(one_more), Some(10)), Added::Now(_)));
     }
 }
