@@ -173,25 +173,7 @@ impl Raw {
 
 impl RawWorkerRule {
     fn check(self) -> Result<WorkerRule, Refusal> {
-        let tokens = self.tokens.get_ref();
-        if tokens.is_empty() {
-            return Err(refuse(&self.tokens, "`tokens` is empty: it would match every process"));
-        }
-        if tokens.len() > TOKENS_MAX {
-            let reason =
-                format!("`tokens` has {}; at most {TOKENS_MAX} are compared", tokens.len());
-            return Err(refuse(&self.tokens, reason));
-        }
-        for token in tokens {
-            check_token(token)?;
-        }
-        let bytes: usize = tokens.iter().map(|token| token.get_ref().len() + 1).sum();
-        if bytes > TOKENS_BYTES_MAX {
-            let reason = format!(
-                "`tokens` is {bytes} bytes long in argv; at most {TOKENS_BYTES_MAX} are searched"
-            );
-            return Err(refuse(&self.tokens, reason));
-        }
+        check_tokens("tokens", &self.tokens)?;
         check_flag("session_flag", &self.session_flag)?;
         if let Some(flag) = &self.model_flag {
             check_flag("model_flag", flag)?;
@@ -221,19 +203,12 @@ impl RawTerminalRule {
 
 impl RawOpenerRule {
     fn check(self) -> Result<OpenerRule, Refusal> {
-        let tokens = |name: &str, tokens: Spanned<Vec<Spanned<String>>>| {
-            let count = tokens.get_ref().len();
-            if count == 0 || count > TOKENS_MAX {
-                let why = format!("`{name}` has {count} tokens; it takes 1 to {TOKENS_MAX}");
-                return Err(refuse(&tokens, why));
-            }
-            tokens.get_ref().iter().try_for_each(check_token)?;
-            Ok(tokens.into_inner().into_iter().map(Spanned::into_inner).collect())
+        check_tokens("tokens", &self.tokens)?;
+        check_tokens("inner_gateway", &self.inner_gateway)?;
+        let plain = |tokens: Spanned<Vec<Spanned<String>>>| {
+            tokens.into_inner().into_iter().map(Spanned::into_inner).collect()
         };
-        Ok(OpenerRule {
-            tokens: tokens("tokens", self.tokens)?,
-            inner_gateway: tokens("inner_gateway", self.inner_gateway)?,
-        })
+        Ok(OpenerRule { tokens: plain(self.tokens), inner_gateway: plain(self.inner_gateway) })
     }
 }
 
@@ -335,6 +310,26 @@ fn check_name(key: &str, name: &Spanned<String>) -> Result<(), Refusal> {
 }
 
 /// A token that an argv can have.
+fn check_tokens(name: &str, at: &Spanned<Vec<Spanned<String>>>) -> Result<(), Refusal> {
+    let tokens = at.get_ref();
+    if tokens.is_empty() {
+        return Err(refuse(at, format!("`{name}` is empty: it would match every process")));
+    }
+    if tokens.len() > TOKENS_MAX {
+        let count = tokens.len();
+        return Err(refuse(at, format!("`{name}` has {count}; at most {TOKENS_MAX} are compared")));
+    }
+    tokens.iter().try_for_each(check_token)?;
+    let bytes: usize = tokens.iter().map(|token| token.get_ref().len() + 1).sum();
+    if bytes > TOKENS_BYTES_MAX {
+        let reason = format!(
+            "`{name}` is {bytes} bytes long in argv; at most {TOKENS_BYTES_MAX} are searched"
+        );
+        return Err(refuse(at, reason));
+    }
+    Ok(())
+}
+
 fn check_token(token: &Spanned<String>) -> Result<(), Refusal> {
     let text = token.get_ref();
     if text.is_empty() {
@@ -386,123 +381,4 @@ fn positive(key: &str, span: Option<Spanned<Span>>, default: Span) -> Result<Spa
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MINIMAL: &str =
-        "name = \"p\"\n[worker]\ntokens = [\"-m\", \"w\"]\nsession_flag = \"--session\"\n";
-
-    fn error(text: &str) -> String {
-        Profile::parse(text).expect_err("it should be refused").to_string()
-    }
-
-    /// [`MINIMAL`] with one line replaced.
-    fn with(line: usize, new: &str) -> String {
-        let mut lines: Vec<&str> = MINIMAL.lines().collect();
-        lines[line - 1] = new;
-        error(&lines.join("\n"))
-    }
-
-    #[test]
-    fn builtin_parses() {
-        let profile = Profile::hermes();
-        assert_eq!(profile.name, "hermes");
-        assert_eq!(profile.worker.tokens, ["-m", "tui_gateway.slash_worker"]);
-        assert_eq!(profile.graces, Graces::default());
-        assert_eq!(profile.windows, Windows::default());
-        assert_eq!(profile.helpers[0].grace, Span::from_secs(30));
-    }
-
-    #[test]
-    fn minimal_takes_the_defaults() {
-        let profile = Profile::parse(MINIMAL).unwrap();
-        assert_eq!(profile.graces, Graces::default());
-        assert_eq!(profile.worker.model_flag, None);
-        assert!(profile.helpers.is_empty());
-    }
-
-    #[test]
-    fn survives_the_start_record() {
-        let profile = Profile::hermes();
-        let json = serde_json::to_string(&profile).unwrap();
-        assert_eq!(serde_json::from_str::<Profile>(&json).unwrap(), profile);
-        assert_eq!(profile.check(), Ok(()));
-    }
-
-    #[test]
-    fn a_profile_from_elsewhere_is_checked_too() {
-        let mut profile = Profile::hermes();
-        profile.worker.tokens.clear();
-        let error = profile.check().unwrap_err();
-        assert_eq!(error.to_string(), "`tokens` is empty: it would match every process");
-    }
-
-    #[test]
-    fn zero_overlap_is_a_choice() {
-        let profile = Profile::parse(&format!("{MINIMAL}[graces]\noverlap = \"0s\"\n")).unwrap();
-        assert_eq!(profile.graces.overlap.as_ns(), 0);
-    }
-
-    fn opener(lines: &str) -> String {
-        let rule = "[terminal]\nsession_file_env = \"F\"\nsession_key = \"k\"\n[terminal.opener]\n";
-        with(4, &format!("session_flag = \"-s\"\n{rule}{lines}"))
-    }
-
-    #[test]
-    fn refusals_name_line_and_reason() {
-        let long = "x".repeat(65);
-        let all = [
-            error(""),
-            error("name = \"p\"\nname = \"q\""),
-            error("name = \"p\"\n[worker\n"),
-            with(1, "name = \"\""),
-            with(1, "name = \"../x\""),
-            with(1, "name = \".hidden\""),
-            with(1, "name = 3"),
-            with(3, "tokens = []"),
-            with(3, "tokens = [\"-m\",\n  \"\"]"),
-            with(3, r#"tokens = ["a\u0000b"]"#),
-            with(3, &format!("tokens = [\"{long}\"]")),
-            with(3, "tokens = [\"1\", \"2\", \"3\", \"4\", \"5\", \"6\", \"7\", \"8\", \"9\"]"),
-            with(3, &format!("tokens = [{}]", vec![format!("\"{}\"", &long[1..]); 4].join(", "))),
-            with(3, "tokens = \"-m\""),
-            with(3, "token = [\"-m\"]"),
-            with(4, "session_flag = \"\""),
-            with(4, "session_flag = \"session\""),
-            with(4, "session_flag = \"--\""),
-            with(4, "session_flag = \"--s=\""),
-            with(4, "session_flag = \"-s\"\nmodel_flag = \"-s\""),
-            with(4, "session_flag = \"-s\"\n[graces]\norphan = \"0s\""),
-            with(4, "session_flag = \"-s\"\n[graces]\noverlap = \"9000h\""),
-            with(4, "session_flag = \"-s\"\n[graces]\nzombie = \"-3s\""),
-            with(4, "session_flag = \"-s\"\n[graces]\nzombie = \"soon\""),
-            with(4, "session_flag = \"-s\"\n[graces]\ntty = \"3s\""),
-            with(4, "session_flag = \"-s\"\n[windows]\nchurn = \"0s\""),
-            with(
-                4,
-                "session_flag = \"-s\"\n[[helpers]]\nname = \"h\"\nfile = \"a/b\"\ngrace = \"3s\"",
-            ),
-            with(
-                4,
-                "session_flag = \"-s\"\n[[helpers]]\nname = \"h\"\nfile = \"a\"\ngrace = \"3s\"\n\
-                 [[helpers]]\nname = \"h\"\nfile = \"b\"\ngrace = \"3s\"",
-            ),
-            with(4, "session_flag = \"-s\"\n[project]\nname = \"p\"\nissues = \"javascript:\""),
-            with(
-                4,
-                "session_flag = \"-s\"\n[project]\nname = \"p\"\nissues = \"https://x/\"\n\
-                 [[project.known]]\nissue = 1\ntitle = \"\"\nsigns = [\"lost-worker\"]",
-            ),
-            with(
-                4,
-                "session_flag = \"-s\"\n[project]\nname = \"p\"\nissues = \"https://x/\"\n\
-                 [[project.known]]\nissue = 1\ntitle = \"t\"\nsigns = [\"lost\"]",
-            ),
-            opener(""),
-            opener("tokens = [\"dashboard\"]"),
-            opener("tokens = [\"dashboard\"]\ninner_gateway = []"),
-            opener("tokens = [\"\"]\ninner_gateway = [\"-m\"]"),
-        ];
-        insta::assert_snapshot!(all.join("\n"));
-    }
-}
+mod tests;

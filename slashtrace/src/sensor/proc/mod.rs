@@ -147,8 +147,8 @@ impl ProcFs {
         for task in gone_is_none(fs::read_dir(&tasks))?.into_iter().flatten() {
             let path = task?.path().join("children");
             buffer.clear();
-            match read_whole(&path, &mut buffer) {
-                Ok(()) => {}
+            match open(&path).and_then(|mut file| file.read_to_end(&mut buffer)) {
+                Ok(_) => {}
                 // The thread has ended, or there is no such file on this kernel.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     if path.parent().is_some_and(Path::exists) {
@@ -320,18 +320,6 @@ impl ProcFs {
 /// (`single_open`, fs/seq_file.c).
 pub(super) fn read_up_to(path: &Path, buffer: &mut [u8]) -> io::Result<usize> {
     open(path)?.read(buffer)
-}
-
-/// A file that may be more than one record.
-fn read_whole(path: &Path, buffer: &mut Vec<u8>) -> io::Result<()> {
-    let mut file = open(path)?;
-    let mut piece = [0; 4096];
-    loop {
-        match file.read(&mut piece)? {
-            0 => return Ok(()),
-            n => buffer.extend_from_slice(&piece[..n]),
-        }
-    }
 }
 
 /// Opens a file to read it, by one system call: that of musl's open(3) are two.

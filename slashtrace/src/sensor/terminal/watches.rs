@@ -26,10 +26,19 @@ pub(super) type Told = (i32, ReadFlags, Option<u32>);
 #[derive(Debug)]
 struct Watch {
     instance: u64,
-    /// Who sees it at /dev/pts; none for slashtrace itself, and 0 where nobody is known to.
-    seen_by: Option<u32>,
-    /// The user of whom it was found by.
+    /// Who is known to see it at /dev/pts.
+    seen_by: Viewer,
+    /// The user of the process that it was found through; none for slashtrace's own.
     uid: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Viewer {
+    /// Slashtrace itself.
+    Here,
+    Process(u32),
+    /// Nobody who lives.
+    Nobody,
 }
 
 /// What came of [`Watches::add`].
@@ -120,13 +129,16 @@ impl Watches {
         let instance = devpts.instance();
         let Some(fd) = &self.inotify else { return Added::No };
         if let Some(watch) = self.all.values_mut().find(|watch| watch.instance == instance) {
-            if watch.seen_by == Some(0) {
-                watch.seen_by = seen_by;
+            if watch.seen_by == Viewer::Nobody
+                && let Some(pid) = seen_by
+            {
+                watch.seen_by = Viewer::Process(pid);
             }
             return Added::No;
         }
         let uid = seen_by.and_then(|pid| Some(self.proc.ids(pid).ok()??.uid));
-        let of_user = self.all.values().filter(|it| it.seen_by.is_some() && it.uid == uid).count();
+        let of_others = self.all.values().filter(|watch| watch.seen_by != Viewer::Here);
+        let of_user = of_others.filter(|watch| watch.uid == uid).count();
         let crowd = seen_by.is_some() && uid != Some(0) && of_user >= OF_USER_MAX;
         if crowd || self.all.len() >= WATCHES_MAX {
             return self.refuse(instance, io::Error::other("as many are watched as may be"));
@@ -136,6 +148,7 @@ impl Watches {
             Ok(wd) => wd,
             Err(errno) => return self.refuse(instance, errno.into()),
         };
+        let seen_by = seen_by.map_or(Viewer::Here, Viewer::Process);
         self.all.entry(wd).or_insert(Watch { instance, seen_by, uid });
         Added::Now(devpts.list().unwrap_or_default())
     }
@@ -172,11 +185,11 @@ impl Watches {
             Devpts::of(&self.proc, pid).is_some_and(|devpts| devpts.instance() == instance)
         };
         for watch in self.all.values_mut() {
-            if let Some(pid) = watch.seen_by.filter(|pid| *pid != 0)
+            if let Viewer::Process(pid) = watch.seen_by
                 && !sees(pid, watch.instance)
             {
                 let other = known.iter().find(|pid| sees(**pid, watch.instance));
-                watch.seen_by = Some(other.copied().unwrap_or(0));
+                watch.seen_by = other.map_or(Viewer::Nobody, |pid| Viewer::Process(*pid));
             }
         }
     }
@@ -186,7 +199,10 @@ impl Watches {
     pub(super) fn views(&self, instance: u64, known: &[u32]) -> impl Iterator<Item = Devpts> {
         let here = std::iter::once_with(|| Devpts::at(Path::new("/dev/pts")));
         let watch = self.all.values().find(|watch| watch.instance == instance);
-        let seen_by = watch.and_then(|watch| watch.seen_by).filter(|pid| *pid != 0);
+        let seen_by = watch.and_then(|watch| match watch.seen_by {
+            Viewer::Process(pid) => Some(pid),
+            Viewer::Here | Viewer::Nobody => None,
+        });
         let pids = seen_by.into_iter().chain(known.iter().copied());
         let all = here.chain(pids.map(|pid| Devpts::of(&self.proc, pid))).flatten();
         all.filter(move |devpts| devpts.instance() == instance)

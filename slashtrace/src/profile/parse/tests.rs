@@ -1,0 +1,115 @@
+use super::*;
+
+const MINIMAL: &str =
+    "name = \"p\"\n[worker]\ntokens = [\"-m\", \"w\"]\nsession_flag = \"--session\"\n";
+
+fn error(text: &str) -> String {
+    Profile::parse(text).expect_err("it should be refused").to_string()
+}
+
+/// [`MINIMAL`] with one line replaced.
+fn with(line: usize, new: &str) -> String {
+    let mut lines: Vec<&str> = MINIMAL.lines().collect();
+    lines[line - 1] = new;
+    error(&lines.join("\n"))
+}
+
+#[test]
+fn builtin_parses() {
+    let profile = Profile::hermes();
+    assert_eq!(profile.name, "hermes");
+    assert_eq!(profile.worker.tokens, ["-m", "tui_gateway.slash_worker"]);
+    assert_eq!(profile.graces, Graces::default());
+    assert_eq!(profile.windows, Windows::default());
+    assert_eq!(profile.helpers[0].grace, Span::from_secs(30));
+}
+
+#[test]
+fn minimal_takes_the_defaults() {
+    let profile = Profile::parse(MINIMAL).unwrap();
+    assert_eq!(profile.graces, Graces::default());
+    assert_eq!(profile.worker.model_flag, None);
+    assert!(profile.helpers.is_empty());
+}
+
+#[test]
+fn survives_the_start_record() {
+    let profile = Profile::hermes();
+    let json = serde_json::to_string(&profile).unwrap();
+    assert_eq!(serde_json::from_str::<Profile>(&json).unwrap(), profile);
+    assert_eq!(profile.check(), Ok(()));
+}
+
+#[test]
+fn a_profile_from_elsewhere_is_checked_too() {
+    let mut profile = Profile::hermes();
+    profile.worker.tokens.clear();
+    let error = profile.check().unwrap_err();
+    assert_eq!(error.to_string(), "`tokens` is empty: it would match every process");
+}
+
+#[test]
+fn zero_overlap_is_a_choice() {
+    let profile = Profile::parse(&format!("{MINIMAL}[graces]\noverlap = \"0s\"\n")).unwrap();
+    assert_eq!(profile.graces.overlap.as_ns(), 0);
+}
+
+fn opener(lines: &str) -> String {
+    let rule = "[terminal]\nsession_file_env = \"F\"\nsession_key = \"k\"\n[terminal.opener]\n";
+    with(4, &format!("session_flag = \"-s\"\n{rule}{lines}"))
+}
+
+#[test]
+fn refusals_name_line_and_reason() {
+    let long = "x".repeat(65);
+    let all = [
+        error(""),
+        error("name = \"p\"\nname = \"q\""),
+        error("name = \"p\"\n[worker\n"),
+        with(1, "name = \"\""),
+        with(1, "name = \"../x\""),
+        with(1, "name = \".hidden\""),
+        with(1, "name = 3"),
+        with(3, "tokens = []"),
+        with(3, "tokens = [\"-m\",\n  \"\"]"),
+        with(3, r#"tokens = ["a\u0000b"]"#),
+        with(3, &format!("tokens = [\"{long}\"]")),
+        with(3, "tokens = [\"1\", \"2\", \"3\", \"4\", \"5\", \"6\", \"7\", \"8\", \"9\"]"),
+        with(3, &format!("tokens = [{}]", vec![format!("\"{}\"", &long[1..]); 4].join(", "))),
+        with(3, "tokens = \"-m\""),
+        with(3, "token = [\"-m\"]"),
+        with(4, "session_flag = \"\""),
+        with(4, "session_flag = \"session\""),
+        with(4, "session_flag = \"--\""),
+        with(4, "session_flag = \"--s=\""),
+        with(4, "session_flag = \"-s\"\nmodel_flag = \"-s\""),
+        with(4, "session_flag = \"-s\"\n[graces]\norphan = \"0s\""),
+        with(4, "session_flag = \"-s\"\n[graces]\noverlap = \"9000h\""),
+        with(4, "session_flag = \"-s\"\n[graces]\nzombie = \"-3s\""),
+        with(4, "session_flag = \"-s\"\n[graces]\nzombie = \"soon\""),
+        with(4, "session_flag = \"-s\"\n[graces]\ntty = \"3s\""),
+        with(4, "session_flag = \"-s\"\n[windows]\nchurn = \"0s\""),
+        with(4, "session_flag = \"-s\"\n[[helpers]]\nname = \"h\"\nfile = \"a/b\"\ngrace = \"3s\""),
+        with(
+            4,
+            "session_flag = \"-s\"\n[[helpers]]\nname = \"h\"\nfile = \"a\"\ngrace = \"3s\"\n\
+             [[helpers]]\nname = \"h\"\nfile = \"b\"\ngrace = \"3s\"",
+        ),
+        with(4, "session_flag = \"-s\"\n[project]\nname = \"p\"\nissues = \"javascript:\""),
+        with(
+            4,
+            "session_flag = \"-s\"\n[project]\nname = \"p\"\nissues = \"https://x/\"\n\
+             [[project.known]]\nissue = 1\ntitle = \"\"\nsigns = [\"lost-worker\"]",
+        ),
+        with(
+            4,
+            "session_flag = \"-s\"\n[project]\nname = \"p\"\nissues = \"https://x/\"\n\
+             [[project.known]]\nissue = 1\ntitle = \"t\"\nsigns = [\"lost\"]",
+        ),
+        opener(""),
+        opener("tokens = [\"dashboard\"]"),
+        opener("tokens = [\"dashboard\"]\ninner_gateway = []"),
+        opener("tokens = [\"\"]\ninner_gateway = [\"-m\"]"),
+    ];
+    insta::assert_snapshot!(all.join("\n"));
+}
