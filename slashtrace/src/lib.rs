@@ -8,6 +8,7 @@ pub mod cli;
 pub mod daemon;
 pub mod engine;
 pub mod evidence;
+pub mod host;
 pub mod model;
 pub mod profile;
 pub mod reaper;

@@ -9,13 +9,13 @@ use anyhow::{Context, Result};
 
 use super::redacting;
 use crate::{
-    model::Identity,
-    profile::Profile,
-    report::ps,
-    sensor::{
+    host::{
         clock,
         proc::{IdentityBook, ProcFs, snapshot},
     },
+    model::Identity,
+    profile::Profile,
+    report::ps,
 };
 
 /// The kernel walks page tables for a proportional set: with many workers that is left off after
@@ -71,7 +71,7 @@ fn run_on(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sensor::proc::fake::{Fake, FakeProc, WORKER};
+    use crate::host::proc::fake::{Fake, FakeProc, WORKER};
 
     fn printed(fake: &FakeProc, json: bool) -> String {
         let mut out = Vec::new();

@@ -8,14 +8,12 @@ use super::{
     tally::Tally,
 };
 use crate::{
+    host::clock::{boottime_ns, wall_time},
     model::{Body, Observation, SensorKind, Stop},
     profile::Profile,
     reaper::{Policy, Reaper},
     redact::Redaction,
-    sensor::{
-        Description,
-        clock::{boottime_ns, wall_time},
-    },
+    sensor::Description,
 };
 
 /// How long a command that was asked to end may take before the recording ends without it.

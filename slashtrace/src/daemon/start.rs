@@ -3,10 +3,11 @@ use std::{fs, time::Duration};
 use anyhow::{Context as _, Result};
 
 use crate::{
+    host::proc::ProcFs,
     model::{Host, Reaping, Start},
     profile::Profile,
     reaper::Policy,
-    sensor::{Description, proc::ProcFs},
+    sensor::Description,
 };
 
 /// The first record of a recording: the machine (no names of people or hosts), the sensors, the

@@ -19,20 +19,7 @@ mod terminal;
 mod worker;
 
 #[cfg(test)]
-mod driver;
-#[cfg(test)]
-mod histories;
-#[cfg(test)]
-mod oracle;
-#[cfg(test)]
-mod properties;
-#[cfg(test)]
-mod scenario;
-#[cfg(test)]
-mod world;
-
-#[cfg(test)]
-pub(crate) use properties::recordings;
+pub(crate) mod testing;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -9,13 +9,13 @@ use std::{
 
 use super::{Decision, Facts, Protect};
 use crate::{
+    host::{
+        devpts::instance_of_tty,
+        proc::{ARGV_SEARCHED_BYTES, Cmdline, INITIAL_PID_NAMESPACE, ProcFs, ProcStat},
+    },
     model::{Identity, Kind, Terminal},
     profile::Profile,
     redact,
-    sensor::{
-        instance_of_tty,
-        proc::{ARGV_SEARCHED_BYTES, Cmdline, INITIAL_PID_NAMESPACE, ProcFs, ProcStat},
-    },
 };
 
 /// How far up the parents of a process are followed.

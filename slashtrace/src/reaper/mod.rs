@@ -1,6 +1,6 @@
 //! Ends workers that nobody can use any more, where it is told to. `policy` says what may be done,
 //! `judge` (pure) who it is done to, `checks` asks the world again, `executor` acts, one step a time.
-//! May touch: `model`, `profile`, `redact`, `sensor::proc`, the clock; and signals, in one function.
+//! May touch: `model`, `profile`, `redact`, `host::proc`, the clock; and signals, in one function.
 
 mod checks;
 mod decision;
@@ -25,9 +25,9 @@ pub use judge::Judge;
 pub use policy::{Facts, Policy, Protect, Scope, Trigger, TriggerError};
 
 use crate::{
+    host::clock::boottime_ns,
     model::{Action, Body, Observation, Record, Step},
     profile::Profile,
-    sensor::clock::boottime_ns,
 };
 
 /// How long a deadline is slept for at a time: tokio's clock stands still while the machine is

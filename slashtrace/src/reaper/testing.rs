@@ -12,11 +12,11 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::Decision;
 use crate::{
+    host::proc::ProcFs,
     model::{
         Body, Confidence, FORMAT_VERSION, Finding, FindingState, FindingWorker, GatewayRef,
         Identity, Kind, Parent, ParentSource, Process, Record, Role, Source, Spawn,
     },
-    sensor::proc::ProcFs,
 };
 
 /// Gives bodies their place.

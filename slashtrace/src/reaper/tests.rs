@@ -7,9 +7,9 @@ use super::{
     testing::{LOOP, Recorder, Subject, finding, spawn, wait_until},
 };
 use crate::{
+    host::clock::boottime_ns,
     model::{Action, Body, FindingState, Kind, Mode, Observation, Outcome, Phase, Role, Step},
     profile::Profile,
-    sensor::clock::boottime_ns,
 };
 
 /// A reaper that is told of one orphan, and driven as the daemon drives it.

@@ -1,18 +1,14 @@
 //! Everything that looks at the world: kernel programs, /proc, samples. Turns it into
-//! [`Observation`]s. May touch: the kernel, /proc, the clock, `model`, `profile`, `redact`.
+//! [`Observation`]s. May touch: the kernel, `host`, `model`, `profile`, `redact`.
 //! Never the engine: nothing here judges.
 
 pub mod clients;
-pub mod clock;
 pub mod ebpf;
 pub mod poll;
-pub mod proc;
 mod program;
 pub mod sampler;
 pub mod scope;
 mod terminal;
-
-pub(crate) use self::terminal::instance_of_tty;
 
 use std::{collections::BTreeMap, time::Duration};
 

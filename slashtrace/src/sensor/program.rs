@@ -12,8 +12,8 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use super::proc::{INITIAL_PID_NAMESPACE, Links, ProcFs, Root};
 use crate::{
+    host::proc::{INITIAL_PID_NAMESPACE, Links, ProcFs, Root},
     model::{Body, Identity, Install, Observation, Program, Role, Source, Spawn},
     profile::Profile,
     redact,

@@ -7,7 +7,7 @@ use super::{
         version,
     },
 };
-use crate::sensor::proc::INITIAL_PID_NAMESPACE;
+use crate::host::proc::INITIAL_PID_NAMESPACE;
 
 /// The oldest kernel whose BPF has what the programs use (`bpf_loop`, in Linux 5.17).
 const OLDEST: (u32, u32) = (5, 17);

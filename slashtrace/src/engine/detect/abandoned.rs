@@ -89,7 +89,7 @@ pub(super) fn judge(table: &Table, id: Identity) -> Judgement {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::scenario::{History, K, S, pids};
+    use crate::engine::testing::scenario::{History, K, S, pids};
     use crate::model::{Confidence, Connection, Kind};
 
     const GRACE: u64 = 1_800 * S;

@@ -146,7 +146,7 @@ fn forecast(
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::scenario::{History, K, S};
+    use crate::engine::testing::scenario::{History, K, S};
     use crate::model::{Confidence, FindingState, Kind};
 
     const MIN: u64 = 60 * S;

@@ -31,7 +31,7 @@ fn verdict(view: &GroupView) -> Option<Verdict> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::scenario::{History, K, S, pids};
+    use crate::engine::testing::scenario::{History, K, S, pids};
     use crate::model::{Confidence, FindingState, Kind, ParentSource};
 
     #[test]

@@ -45,7 +45,7 @@ pub(super) fn judge(table: &Table, id: Identity) -> Judgement {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::scenario::{History, K, S, pids};
+    use crate::engine::testing::scenario::{History, K, S, pids};
     use crate::model::{Confidence, Kind, ParentSource, Role, Source};
 
     #[test]

@@ -72,7 +72,7 @@ fn is_detached(table: &Table, id: Identity, exit: Moment) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::scenario::{History, K, S, pids};
+    use crate::engine::testing::scenario::{History, K, S, pids};
     use crate::model::{Confidence, Kind, Role, Source};
 
     fn processes(history: &History) -> Vec<u32> {

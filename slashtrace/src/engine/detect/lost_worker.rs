@@ -95,7 +95,7 @@ fn deadline(view: &GroupView) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::scenario::{History, K, S, pids};
+    use crate::engine::testing::scenario::{History, K, S, pids};
     use crate::model::{Confidence, Kind};
 
     /// Two workers 50 ms apart, as a race between two requests makes them; both are sampled.

@@ -30,7 +30,7 @@ pub(super) fn judge(table: &Table) -> Judgement {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::scenario::{History, K, S};
+    use crate::engine::testing::scenario::{History, K, S};
     use crate::model::{Action, Body, Kind, Phase, Step};
 
     fn action(step: Step) -> Body {

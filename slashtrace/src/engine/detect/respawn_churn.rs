@@ -81,7 +81,7 @@ fn verdict(run: &[&Worker]) -> Verdict {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::scenario::{History, K, S, pids};
+    use crate::engine::testing::scenario::{History, K, S, pids};
     use crate::model::{Confidence, Kind};
 
     fn replaced(models: &[&str]) -> History {

@@ -48,7 +48,7 @@ fn verdict(view: &GroupView) -> Option<Verdict> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::scenario::{History, K, S};
+    use crate::engine::testing::scenario::{History, K, S};
     use crate::model::{Confidence, FindingState, Kind};
 
     /// Workers 101, 102, … of one group, ten seconds apart, with these calls counted.

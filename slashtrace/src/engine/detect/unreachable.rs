@@ -38,7 +38,7 @@ pub(super) fn judge(table: &Table, id: Identity) -> Judgement {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::scenario::{History, K, S, pids};
+    use crate::engine::testing::scenario::{History, K, S, pids};
     use crate::evidence::samples;
     use crate::model::{
         Body, Confidence, Kind,

@@ -9,15 +9,15 @@ use std::{
 
 use super::{Checks, No};
 use crate::{
+    host::proc::{
+        ProcFs,
+        fake::{Fake, FakeProc},
+    },
     model::{Identity, Kind, Terminal},
     profile::Profile,
     reaper::{
         Decision, Protect,
         testing::{LOOP, Subject, wait_until},
-    },
-    sensor::proc::{
-        ProcFs,
-        fake::{Fake, FakeProc},
     },
 };
 

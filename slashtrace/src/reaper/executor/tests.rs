@@ -12,13 +12,13 @@ use rustix::process::{Signal, getppid};
 
 use super::{Action, Begun, Escalation, Executor, InProgress, Ready, Terminated};
 use crate::{
+    host::{clock::boottime_ns, proc::ProcFs},
     model::{Identity, Kind, Mode, Outcome, Phase, Step},
     profile::Profile,
     reaper::{
         Decision, Policy, Protect,
         testing::{LOOP, Subject, wait_until},
     },
-    sensor::{clock::boottime_ns, proc::ProcFs},
 };
 
 const YES: &dyn Fn(&Identity) -> bool = &|_| true;

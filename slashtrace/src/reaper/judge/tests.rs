@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::{AGAIN_NS, Decision, Judge, Policy, WINDOW_NS};
 use crate::{
-    engine::recordings,
+    engine::testing::recordings,
     model::{
         Body, Confidence, Exec, Exit, Finding, FindingState, FindingWorker, Identity, Kind, Mode,
         Outcome, Record, Role, Source, Step,

@@ -20,8 +20,8 @@ use self::{
     sockets::Found,
 };
 use crate::{
+    host::proc::ProcFs,
     model::{Body, Capability, Clients, Connection, Identity, Observation, Role, Source, Spawn},
-    sensor::proc::ProcFs,
 };
 
 /// Looks at one gateway for its spawns are this far apart, ns.

@@ -30,13 +30,15 @@ use self::{
 use super::{
     Description, Last, Options,
     clients::ClientsWatch,
-    clock::boottime_ns,
-    proc::{self, ProcFs},
     program::ProgramWatch,
     sampler::Sampler,
     terminal::{self, TerminalWatch},
 };
 use crate::{
+    host::{
+        clock::boottime_ns,
+        proc::{self, ProcFs},
+    },
     model::{
         Body, Capability, Exit, Gap, GapReason, Identity, Limits, Observation, ParentSource, Role,
         SensorKind, Source, Spawn,

@@ -4,16 +4,14 @@ use slashtrace_ebpf::{ParentKnownBy, Role as WireRole, TerminalKey};
 
 use super::wire::{Event, Exec as WireExec, Task, What};
 use crate::{
+    host::proc::{IdentityBook, ProcFs},
     model::{
         Body, Exec, Exit, Identity, Observation, Parent, ParentSource, Process, Role, Sender,
         Signal, Source, Spawn, Terminal, signal_name,
     },
     profile::{Profile, tokens_of},
     redact,
-    sensor::{
-        proc::{IdentityBook, ProcFs},
-        terminal::instance_of,
-    },
+    sensor::terminal::instance_of,
 };
 
 /// Most bytes of a gateway's argument area that are read for its first token.

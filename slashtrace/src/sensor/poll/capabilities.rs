@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use crate::{model::Capability, sensor::proc::ProcFs};
+use crate::{host::proc::ProcFs, model::Capability};
 
 /// What reading /proc every `interval` can and cannot do here, in plain words.
 pub(super) fn of(proc: &ProcFs, interval: Duration, count_calls: bool) -> Vec<Capability> {

@@ -11,12 +11,12 @@ use anyhow::{Context, Result};
 use tokio::time::Instant;
 
 use super::{
-    Description, Last, Options,
-    clients::ClientsWatch,
+    Description, Last, Options, clients::ClientsWatch, program::ProgramWatch,
+    terminal::TerminalWatch,
+};
+use crate::host::{
     clock,
     proc::{ARGV_SEARCHED_BYTES, IdentityBook, ProcFs},
-    program::ProgramWatch,
-    terminal::TerminalWatch,
 };
 use crate::model::{Body, Limits, Observation, SensorKind};
 use table::Table;

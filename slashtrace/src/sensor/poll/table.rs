@@ -7,13 +7,11 @@ use std::{
 };
 
 use crate::{
+    host::proc::{ARGV_SEARCHED_BYTES, Entry, IdentityBook, ProcFs, Scan, Seen, inferred_exit},
     model::{Body, Exec, Gap, GapReason, Identity, Observation, Role, Source},
     profile::{Profile, tokens_of},
     redact,
-    sensor::{
-        proc::{ARGV_SEARCHED_BYTES, Entry, IdentityBook, ProcFs, Scan, Seen, inferred_exit},
-        sampler::Sampler,
-    },
+    sensor::sampler::Sampler,
 };
 
 /// A process that is not a worker may still become one by exec: soon after it was forked, most of

@@ -6,9 +6,9 @@ use std::{
 
 use super::*;
 use crate::{
+    host::proc::fake::{Fake, FakeProc, WORKER},
     model::{Body, Exec, Exit, ParentSource, Role, Source, Spawn, StdinState},
     profile::Profile,
-    sensor::proc::fake::{Fake, FakeProc, WORKER},
 };
 
 const SECOND: u64 = 1_000_000_000;

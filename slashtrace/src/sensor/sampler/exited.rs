@@ -1,7 +1,7 @@
 use super::bare;
 use crate::{
+    host::proc::ProcFs,
     model::{Identity, Sample},
-    sensor::proc::ProcFs,
 };
 
 /// Every child is a zombie for a moment: it is not looked at before that long after its exit.

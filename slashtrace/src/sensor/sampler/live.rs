@@ -1,7 +1,7 @@
 use super::{PSS_EVERY_NS, moved};
 use crate::{
+    host::proc::{ProcFs, ProcStat},
     model::{Identity, Sample},
-    sensor::proc::{ProcFs, ProcStat},
 };
 
 /// A worker in which nothing changes is still written that often, so that evidence shows it alive.

@@ -1,5 +1,5 @@
 use super::moved;
-use crate::{model::Memory, sensor::proc::ProcFs};
+use crate::{host::proc::ProcFs, model::Memory};
 
 const EVERY_NS: u64 = 10_000_000_000;
 const PERCENT: u64 = 2;

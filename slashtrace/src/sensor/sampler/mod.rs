@@ -11,8 +11,8 @@ mod stdin;
 use std::collections::{BTreeMap, HashMap};
 
 use crate::{
+    host::proc::{IdentityBook, ProcFs, ProcStat},
     model::{Body, Identity, Observation, Role, Sample, StdinPeer, Tick},
-    sensor::proc::{IdentityBook, ProcFs, ProcStat},
 };
 
 use exited::Exited;

@@ -1,8 +1,8 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::{
+    host::proc::{IdentityBook, ProcFs, ProcStat},
     model::{Identity, StdinPeer, StdinState},
-    sensor::proc::{IdentityBook, ProcFs, ProcStat},
 };
 
 /// Least time between two searches of every process while one of them may bring a new answer: few

@@ -2,8 +2,8 @@ use std::fs;
 
 use super::*;
 use crate::{
+    host::proc::fake::{Fake, FakeProc, WORKER},
     model::StdinState,
-    sensor::proc::fake::{Fake, FakeProc, WORKER},
 };
 
 const SECOND: u64 = 1_000_000_000;

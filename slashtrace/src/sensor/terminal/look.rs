@@ -7,15 +7,13 @@ use std::{
     path::Path,
 };
 
-use super::{
-    Place,
-    devpts::{Devpts, instance_of_tty, numbers},
-};
+use super::Place;
 use crate::{
+    host::devpts::{Devpts, instance_of_tty, numbers},
+    host::proc::{Links, ProcFs, Root},
     model::{Identity, Process},
     profile::TerminalRule,
     redact,
-    sensor::proc::{Links, ProcFs, Root},
 };
 
 /// More than an environment that execve(2) takes is not read.
@@ -127,8 +125,8 @@ mod tests {
 
     use super::*;
     use crate::{
+        host::proc::fake::{Fake, FakeProc},
         profile::Profile,
-        sensor::proc::fake::{Fake, FakeProc},
     };
 
     /// The kernel tells an index only. Who mounts a devpts of his own opens index 3 on it, and has a

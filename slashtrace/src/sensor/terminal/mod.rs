@@ -6,7 +6,6 @@
 //! May touch: the devpts mounts, /proc through `proc`; of an environment the one variable that the
 //! profile names.
 
-mod devpts;
 mod look;
 mod opener;
 mod watches;
@@ -20,17 +19,16 @@ use std::{
 use rustix::fs::inotify::ReadFlags;
 use slashtrace_ebpf::TerminalKey;
 
-pub(crate) use self::devpts::instance_of_tty;
 use self::{
-    devpts::Devpts,
     opener::Openers,
     watches::{Added, Told, Watches},
 };
-use super::{
-    clock::boottime_ns,
-    proc::{ProcFs, ProcStat},
-};
 use crate::{
+    host::{
+        clock::boottime_ns,
+        devpts::{Devpts, instance_of_tty},
+        proc::{ProcFs, ProcStat},
+    },
     model::{
         Body, Capability, Gap, GapReason, Identity, Observation, Process, Role, Source, Spawn,
         Terminal, TerminalEvent, TerminalState,

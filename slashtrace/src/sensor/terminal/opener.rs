@@ -1,10 +1,10 @@
 use std::collections::BTreeMap;
 
 use crate::{
+    host::proc::{Cmdline, ProcFs, ProcStat},
     model::{Identity, Process, Role, Spawn},
     profile::{OpenerRule, TerminalRule},
     redact,
-    sensor::proc::{Cmdline, ProcFs, ProcStat},
 };
 
 /// Processes that are looked at above one worker.
@@ -124,8 +124,8 @@ mod tests {
     use super::*;
     use crate::{
         evidence::samples,
+        host::proc::fake::{FAKE, Fake, FakeProc},
         model::Terminal,
-        sensor::proc::fake::{FAKE, Fake, FakeProc},
     };
 
     const DASHBOARD: &[u8] = b"python\0/opt/v/bin/hermes\0dashboard\0--tui\0";

@@ -5,7 +5,7 @@ use rustix::pty::{OpenptFlags, openpt, ptsname, unlockpt};
 use super::*;
 use crate::{
     evidence::samples,
-    sensor::proc::fake::{Fake, FakeProc},
+    host::proc::fake::{Fake, FakeProc},
 };
 
 /// A PTY of this test: its master, the path of its slave, its place.

@@ -11,8 +11,7 @@ use std::{
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use tokio::io::unix::AsyncFd;
 
-use super::devpts::Devpts;
-use crate::sensor::proc::ProcFs;
+use crate::host::{devpts::Devpts, proc::ProcFs};
 
 /// Instances of devpts that are watched: each takes one of root's inotify watches.
 const WATCHES_MAX: usize = 256;
@@ -217,7 +216,7 @@ fn watch(inotify: &AsyncFd<OwnedFd>, devpts: &Devpts) -> rustix::io::Result<i32>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sensor::proc::fake::{FAKE, Fake, FakeProc};
+    use crate::host::proc::fake::{FAKE, Fake, FakeProc};
 
     /// Anybody can make instances of devpts, as many as they like.
     #[tokio::test]

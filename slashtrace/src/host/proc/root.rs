@@ -17,11 +17,11 @@ use super::ProcFs;
 /// `..` its owner put there (`RESOLVE_IN_ROOT`, openat2(2)): an absolute link of a container would
 /// otherwise lead into the file system of the reader.
 #[derive(Debug)]
-pub(in crate::sensor) struct Root(OwnedFd);
+pub(crate) struct Root(OwnedFd);
 
 /// Whether links are followed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(in crate::sensor) enum Links {
+pub(crate) enum Links {
     /// Within the root.
     Follow,
     /// A link anywhere in the path is an error.
@@ -30,7 +30,7 @@ pub(in crate::sensor) enum Links {
 
 impl Root {
     /// Opens /proc/PID/root. Only its owner and root may.
-    pub(in crate::sensor) fn of(proc: &ProcFs, pid: u32) -> io::Result<Self> {
+    pub(crate) fn of(proc: &ProcFs, pid: u32) -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         Ok(Self(rustix::fs::open(proc.path(pid, "root"), flags, Mode::empty())?))
     }
@@ -38,12 +38,7 @@ impl Root {
     /// The beginning of a regular file, up to `max` bytes. Whatever else its name leads to (a pipe,
     /// a device) is an error, and is not opened: opening alone starts a watchdog, rewinds a tape or
     /// lets a pipe's writer go on.
-    pub(in crate::sensor) fn read(
-        &self,
-        path: &Path,
-        max: u64,
-        links: Links,
-    ) -> io::Result<Vec<u8>> {
+    pub(crate) fn read(&self, path: &Path, max: u64, links: Links) -> io::Result<Vec<u8>> {
         let found = self.open(path, OFlags::PATH, links)?;
         let kind = FileType::from_raw_mode(fstat(&found)?.st_mode);
         if kind != FileType::RegularFile {
@@ -58,7 +53,7 @@ impl Root {
     }
 
     /// Names in a folder, in no particular order, at most `max`.
-    pub(in crate::sensor) fn list(&self, path: &Path, max: usize) -> io::Result<Vec<OsString>> {
+    pub(crate) fn list(&self, path: &Path, max: usize) -> io::Result<Vec<OsString>> {
         let folder = self.open(path, OFlags::RDONLY | OFlags::DIRECTORY, Links::Follow)?;
         let entries = Dir::new(folder)?.take(max).filter_map(Result::ok);
         let names = entries.map(|entry| OsStr::from_bytes(entry.file_name().to_bytes()).to_owned());
@@ -66,7 +61,7 @@ impl Root {
     }
 
     /// A folder, to be looked at but not read.
-    pub(in crate::sensor) fn folder(&self, path: &Path) -> io::Result<OwnedFd> {
+    pub(crate) fn folder(&self, path: &Path) -> io::Result<OwnedFd> {
         self.open(path, OFlags::PATH | OFlags::DIRECTORY, Links::Follow)
     }
 
@@ -80,7 +75,7 @@ impl Root {
 }
 
 /// The path that leads to what a descriptor is open on, whatever its name is by now.
-pub(in crate::sensor) fn itself(fd: &impl AsRawFd) -> PathBuf {
+pub(crate) fn itself(fd: &impl AsRawFd) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
 }
 
@@ -89,7 +84,7 @@ mod tests {
     use std::{fs, os::unix::fs::symlink};
 
     use super::*;
-    use crate::sensor::proc::fake::{Fake, FakeProc};
+    use crate::host::proc::fake::{Fake, FakeProc};
 
     /// A process in a container whose owner made links of all sorts.
     #[test]

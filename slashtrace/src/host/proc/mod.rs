@@ -27,7 +27,7 @@ use rustix::{
 
 pub use book::IdentityBook;
 pub use fds::WriteEnds;
-pub(in crate::sensor) use root::{Links, Root, itself};
+pub(crate) use root::{Links, Root, itself};
 pub use scan::{Scan, Seen};
 pub use snapshot::{Resync, inferred_exit, resync, snapshot, snapshot_of};
 pub use stat::ProcStat;
@@ -304,7 +304,7 @@ impl ProcFs {
     }
 
     /// Where something of a process is.
-    pub(in crate::sensor) fn path(&self, pid: u32, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, pid: u32, name: &str) -> PathBuf {
         let mut path = self.root.join(pid.to_string());
         path.push(name);
         path

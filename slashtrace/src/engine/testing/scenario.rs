@@ -13,27 +13,27 @@ use crate::model::{
 };
 
 /// A second in ns.
-pub(super) const S: u64 = 1_000_000_000;
+pub(in crate::engine) const S: u64 = 1_000_000_000;
 /// The session of most histories.
-pub(super) const K: &str = "K";
+pub(in crate::engine) const K: &str = "K";
 
 /// The pids that a finding names.
-pub(super) fn pids(finding: &Finding) -> Vec<u32> {
+pub(in crate::engine) fn pids(finding: &Finding) -> Vec<u32> {
     finding.workers.iter().map(|worker| worker.pid).collect()
 }
 
 /// A history that is being told.
 #[derive(Debug)]
-pub(super) struct History {
-    pub(super) driver: Driver,
-    pub(super) now: u64,
+pub(in crate::engine) struct History {
+    pub(in crate::engine) driver: Driver,
+    pub(in crate::engine) now: u64,
     starts: BTreeMap<u32, u64>,
     /// When each terminal was opened.
     terminals: BTreeMap<u32, u64>,
 }
 
 impl History {
-    pub(super) fn new() -> Self {
+    pub(in crate::engine) fn new() -> Self {
         Self {
             driver: Driver::new(),
             now: 10 * S,
@@ -43,34 +43,34 @@ impl History {
     }
 
     /// Where the history begins.
-    pub(super) fn starting_at(mut self, now: u64) -> Self {
+    pub(in crate::engine) fn starting_at(mut self, now: u64) -> Self {
         self.now = now;
         self
     }
 
     /// The moment that it is, ns of the boot clock.
-    pub(super) fn now(&self) -> u64 {
+    pub(in crate::engine) fn now(&self) -> u64 {
         self.now
     }
 
     /// Time passes.
-    pub(super) fn after(&mut self, ns: u64) -> &mut Self {
+    pub(in crate::engine) fn after(&mut self, ns: u64) -> &mut Self {
         self.now += ns;
         self.driver.pass(self.now, 100_000);
         self
     }
 
-    pub(super) fn tell(&mut self, body: Body) -> &mut Self {
+    pub(in crate::engine) fn tell(&mut self, body: Body) -> &mut Self {
         self.driver.feed(self.now, body);
         self
     }
 
     /// A gateway forks a worker of a session, seen in the kernel.
-    pub(super) fn spawn(&mut self, pid: u32, gateway: u32, session: &str) -> &mut Self {
+    pub(in crate::engine) fn spawn(&mut self, pid: u32, gateway: u32, session: &str) -> &mut Self {
         self.spawn_with(pid, gateway, |spawn| spawn.session = Some(session.to_owned()))
     }
 
-    pub(super) fn spawn_with(
+    pub(in crate::engine) fn spawn_with(
         &mut self,
         pid: u32,
         gateway: u32,
@@ -84,7 +84,7 @@ impl History {
     }
 
     /// A worker that was there before, with who has it now.
-    pub(super) fn inherited(
+    pub(in crate::engine) fn inherited(
         &mut self,
         pid: u32,
         parent: u32,
@@ -94,7 +94,7 @@ impl History {
         self.inherited_with(pid, parent, session, start, |_| {})
     }
 
-    pub(super) fn inherited_with(
+    pub(in crate::engine) fn inherited_with(
         &mut self,
         pid: u32,
         parent: u32,
@@ -113,7 +113,7 @@ impl History {
     }
 
     /// A worker that the poll sensor saw appear.
-    pub(super) fn polled(&mut self, pid: u32, parent: u32, session: &str) -> &mut Self {
+    pub(in crate::engine) fn polled(&mut self, pid: u32, parent: u32, session: &str) -> &mut Self {
         self.spawn_with(pid, parent, |spawn| {
             spawn.session = Some(session.to_owned());
             spawn.source = Source::Poll;
@@ -122,7 +122,7 @@ impl History {
     }
 
     /// A process below a worker forks.
-    pub(super) fn child(&mut self, pid: u32, parent: u32, worker: u32) -> &mut Self {
+    pub(in crate::engine) fn child(&mut self, pid: u32, parent: u32, worker: u32) -> &mut Self {
         self.starts.insert(pid, self.now);
         let mut spawn = self.spawned(pid, parent, Role::Descendant);
         spawn.session = None;
@@ -131,7 +131,13 @@ impl History {
     }
 
     /// The same for a helper that the profile knows.
-    pub(super) fn helper(&mut self, pid: u32, parent: u32, worker: u32, name: &str) -> &mut Self {
+    pub(in crate::engine) fn helper(
+        &mut self,
+        pid: u32,
+        parent: u32,
+        worker: u32,
+        name: &str,
+    ) -> &mut Self {
         self.child(pid, parent, worker);
         let id = self.identity(pid);
         self.tell(Body::Exec(Exec {
@@ -146,7 +152,7 @@ impl History {
         }))
     }
 
-    pub(super) fn exec(&mut self, pid: u32, is_worker: bool) -> &mut Self {
+    pub(in crate::engine) fn exec(&mut self, pid: u32, is_worker: bool) -> &mut Self {
         let id = self.identity(pid);
         self.tell(Body::Exec(Exec {
             pid,
@@ -161,15 +167,15 @@ impl History {
     }
 
     /// A worker exits, seen in the kernel.
-    pub(super) fn exit(&mut self, pid: u32) -> &mut Self {
+    pub(in crate::engine) fn exit(&mut self, pid: u32) -> &mut Self {
         self.exit_as(pid, Role::Worker, Source::Kernel)
     }
 
-    pub(super) fn exit_gateway(&mut self, pid: u32) -> &mut Self {
+    pub(in crate::engine) fn exit_gateway(&mut self, pid: u32) -> &mut Self {
         self.exit_as(pid, Role::Gateway, Source::Kernel)
     }
 
-    pub(super) fn exit_as(&mut self, pid: u32, role: Role, source: Source) -> &mut Self {
+    pub(in crate::engine) fn exit_as(&mut self, pid: u32, role: Role, source: Source) -> &mut Self {
         let id = self.identity(pid);
         self.tell(Body::Exit(Exit {
             pid,
@@ -183,28 +189,32 @@ impl History {
     }
 
     /// A sample with the number of calls counted so far.
-    pub(super) fn reads(&mut self, pid: u32, reads: u64) -> &mut Self {
+    pub(in crate::engine) fn reads(&mut self, pid: u32, reads: u64) -> &mut Self {
         self.sample(pid, |sample| sample.reads = Some(reads))
     }
 
     /// A sample with the process's read system calls so far.
-    pub(super) fn syscr(&mut self, pid: u32, syscr: u64) -> &mut Self {
+    pub(in crate::engine) fn syscr(&mut self, pid: u32, syscr: u64) -> &mut Self {
         self.sample(pid, |sample| sample.syscr = Some(syscr))
     }
 
-    pub(super) fn rss(&mut self, pid: u32, kib: u64) -> &mut Self {
+    pub(in crate::engine) fn rss(&mut self, pid: u32, kib: u64) -> &mut Self {
         self.sample(pid, |sample| sample.rss_kib = Some(kib))
     }
 
-    pub(super) fn state(&mut self, pid: u32, state: char) -> &mut Self {
+    pub(in crate::engine) fn state(&mut self, pid: u32, state: char) -> &mut Self {
         self.sample(pid, |sample| sample.state = state)
     }
 
-    pub(super) fn stdin(&mut self, pid: u32, state: StdinState) -> &mut Self {
+    pub(in crate::engine) fn stdin(&mut self, pid: u32, state: StdinState) -> &mut Self {
         self.sample(pid, |sample| sample.stdin = Some(StdinPeer { state, holder: None }))
     }
 
-    pub(super) fn sample(&mut self, pid: u32, change: impl FnOnce(&mut Sample)) -> &mut Self {
+    pub(in crate::engine) fn sample(
+        &mut self,
+        pid: u32,
+        change: impl FnOnce(&mut Sample),
+    ) -> &mut Self {
         let id = self.identity(pid);
         let mut sample = Sample {
             pid,
@@ -222,7 +232,7 @@ impl History {
     }
 
     /// A look at a gateway's sockets.
-    pub(super) fn clients(
+    pub(in crate::engine) fn clients(
         &mut self,
         pid: u32,
         listening: u32,
@@ -233,7 +243,7 @@ impl History {
     }
 
     /// The same, with when each connection was heard from.
-    pub(super) fn clients_are(
+    pub(in crate::engine) fn clients_are(
         &mut self,
         pid: u32,
         listening: u32,
@@ -251,7 +261,11 @@ impl History {
     }
 
     /// The same, with when each connection was first seen: the kernel does not tell who spoke.
-    pub(super) fn clients_since(&mut self, pid: u32, connections: &[(u64, u64)]) -> &mut Self {
+    pub(in crate::engine) fn clients_since(
+        &mut self,
+        pid: u32,
+        connections: &[(u64, u64)],
+    ) -> &mut Self {
         let since = |&(id, since)| Connection { id, since_ns: Some(since), heard_ns: None };
         self.look(pid, |look| {
             look.connections = connections.iter().map(since).collect();
@@ -260,7 +274,11 @@ impl History {
     }
 
     /// A look at a gateway that listens.
-    pub(super) fn look(&mut self, pid: u32, change: impl FnOnce(&mut Clients)) -> &mut Self {
+    pub(in crate::engine) fn look(
+        &mut self,
+        pid: u32,
+        change: impl FnOnce(&mut Clients),
+    ) -> &mut Self {
         let mut clients = Clients {
             pid,
             start_ns: self.start_of(pid),
@@ -275,7 +293,7 @@ impl History {
     }
 
     /// A gateway opens a terminal, whose process names a session.
-    pub(super) fn open_terminal(
+    pub(in crate::engine) fn open_terminal(
         &mut self,
         index: u32,
         gateway: u32,
@@ -290,19 +308,19 @@ impl History {
     }
 
     /// A process that is no worker.
-    pub(super) fn process(&self, pid: u32) -> Process {
+    pub(in crate::engine) fn process(&self, pid: u32) -> Process {
         let Identity { pid, start_ns } = self.identity(pid);
         Process { pid, start_ns, comm: "python".to_owned(), argv0: None }
     }
 
     /// A terminal that no process opened which is known to have forked workers: a shell's.
-    pub(super) fn open_terminal_of_others(&mut self, index: u32) -> &mut Self {
+    pub(in crate::engine) fn open_terminal_of_others(&mut self, index: u32) -> &mut Self {
         self.terminals.insert(index, self.now);
         self.terminal(index, TerminalState::Opened, |_| {})
     }
 
     /// The last descriptor of a terminal's master is closed, told by inotify.
-    pub(super) fn close_terminal(&mut self, index: u32) -> &mut Self {
+    pub(in crate::engine) fn close_terminal(&mut self, index: u32) -> &mut Self {
         self.terminal(index, TerminalState::Closed, |_| {})
     }
 
@@ -328,14 +346,14 @@ impl History {
         self.tell(Body::Terminal(Box::new(event)))
     }
 
-    pub(super) fn tick_with_memory(&mut self, available_kib: u64) -> &mut Self {
+    pub(in crate::engine) fn tick_with_memory(&mut self, available_kib: u64) -> &mut Self {
         let memory =
             Memory { total_kib: 8 << 20, available_kib, swap_total_kib: 0, swap_free_kib: 0 };
         self.tell(Body::Tick(Tick { memory: Some(memory) }))
     }
 
     /// The open finding of a kind; there must not be two.
-    pub(super) fn open(&self, kind: Kind) -> Option<&Finding> {
+    pub(in crate::engine) fn open(&self, kind: Kind) -> Option<&Finding> {
         let mut open = self.driver.open.values().filter(|finding| finding.kind == kind);
         let first = open.next();
         assert!(open.next().is_none(), "more than one {kind} is open");
@@ -343,36 +361,36 @@ impl History {
     }
 
     /// The same where there must be one.
-    pub(super) fn found(&self, kind: Kind) -> &Finding {
+    pub(in crate::engine) fn found(&self, kind: Kind) -> &Finding {
         self.open(kind).unwrap_or_else(|| panic!("no {kind} is open; said: {:?}", self.findings()))
     }
 
     /// What was said last of a kind.
-    pub(super) fn last(&self, kind: Kind) -> &Finding {
+    pub(in crate::engine) fn last(&self, kind: Kind) -> &Finding {
         self.driver.said.iter().rfind(|finding| finding.kind == kind).expect("none of that kind")
     }
 
-    pub(super) fn states(&self, kind: Kind) -> Vec<FindingState> {
+    pub(in crate::engine) fn states(&self, kind: Kind) -> Vec<FindingState> {
         let of_kind = self.driver.said.iter().filter(|finding| finding.kind == kind);
         of_kind.map(|finding| finding.state).collect()
     }
 
-    pub(super) fn ever(&self, kind: Kind) -> bool {
+    pub(in crate::engine) fn ever(&self, kind: Kind) -> bool {
         self.driver.said.iter().any(|finding| finding.kind == kind)
     }
 
     /// Whether nothing was found at all.
-    pub(super) fn silent(&self) -> bool {
+    pub(in crate::engine) fn silent(&self) -> bool {
         self.driver.said.is_empty()
     }
 
-    pub(super) fn findings(&self) -> &[Finding] {
+    pub(in crate::engine) fn findings(&self) -> &[Finding] {
         &self.driver.said
     }
 
     /// Wall-clock time of a moment of the boot clock.
     #[expect(clippy::unused_self, reason = "reads like the other questions to a history")]
-    pub(super) fn wall(&self, boottime_ns: u64) -> Timestamp {
+    pub(in crate::engine) fn wall(&self, boottime_ns: u64) -> Timestamp {
         wall(boottime_ns)
     }
 

@@ -3,7 +3,7 @@
 use proptest::{prelude::*, sample::select};
 
 #[derive(Clone, Debug)]
-pub(super) enum Step {
+pub(in crate::engine) enum Step {
     Wait(u64),
     /// A user opens or resumes a session; with a terminal, which names it or not.
     Open {
@@ -42,7 +42,7 @@ pub(super) enum Step {
     Look,
 }
 
-pub(super) fn step() -> impl Strategy<Value = Step> {
+pub(in crate::engine) fn step() -> impl Strategy<Value = Step> {
     let gateway = || 0_u32..2;
     prop_oneof![
         6 => prop_oneof![0_u64..3_000, 4_000_u64..60_000, 1_000_000_u64..3_000_000]
@@ -68,7 +68,7 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
 
 /// In whose terminal a gateway is started.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Below {
+pub(in crate::engine) enum Below {
     /// A dashboard's, which opened it for the gateway's users.
     Tab,
     /// A shell's, from which it was started to outlive it.

@@ -12,11 +12,16 @@ use crate::model::{
     Tick,
 };
 
-pub(super) fn process(id: Identity) -> Process {
+pub(in crate::engine) fn process(id: Identity) -> Process {
     Process { pid: id.pid, start_ns: id.start_ns, comm: "python".to_owned(), argv0: None }
 }
 
-pub(super) fn spawn(id: Identity, role: Role, parent: Identity, session: Option<&str>) -> Spawn {
+pub(in crate::engine) fn spawn(
+    id: Identity,
+    role: Role,
+    parent: Identity,
+    session: Option<&str>,
+) -> Spawn {
     Spawn {
         role,
         pid: id.pid,
@@ -45,7 +50,7 @@ pub(super) fn spawn(id: Identity, role: Role, parent: Identity, session: Option<
     }
 }
 
-pub(super) fn exit(id: Identity, role: Role) -> Body {
+pub(in crate::engine) fn exit(id: Identity, role: Role) -> Body {
     Body::Exit(Exit {
         pid: id.pid,
         start_ns: id.start_ns,
@@ -57,7 +62,7 @@ pub(super) fn exit(id: Identity, role: Role) -> Body {
     })
 }
 
-pub(super) fn sample(id: Identity, change: impl FnOnce(&mut Sample)) -> Body {
+pub(in crate::engine) fn sample(id: Identity, change: impl FnOnce(&mut Sample)) -> Body {
     let mut sample = Sample {
         pid: id.pid,
         start_ns: id.start_ns,
@@ -73,7 +78,12 @@ pub(super) fn sample(id: Identity, change: impl FnOnce(&mut Sample)) -> Body {
     Body::Sample(sample)
 }
 
-pub(super) fn clients(id: Identity, listening: u32, connected: u32, complete: bool) -> Body {
+pub(in crate::engine) fn clients(
+    id: Identity,
+    listening: u32,
+    connected: u32,
+    complete: bool,
+) -> Body {
     let source = Source::Proc;
     let Identity { pid, start_ns } = id;
     Body::Clients(Clients {
@@ -89,7 +99,7 @@ pub(super) fn clients(id: Identity, listening: u32, connected: u32, complete: bo
 
 /// One thing that happens in a made-up world.
 #[derive(Clone, Debug)]
-pub(super) enum Step {
+pub(in crate::engine) enum Step {
     /// Time passes, ms.
     Wait(u64),
     Spawn {
@@ -144,7 +154,7 @@ pub(super) enum Step {
     Look(u32),
 }
 
-pub(super) fn step() -> impl Strategy<Value = Step> {
+pub(in crate::engine) fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => prop_oneof![0_u64..10, 100_u64..3_000, 4_990_u64..5_010, 5_000_u64..60_000]
             .prop_map(Step::Wait),
@@ -177,11 +187,11 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
 }
 
 /// What happened, when, and to which process: in the order in which it happened.
-pub(super) type Happened = (u64, Identity, Body);
+pub(in crate::engine) type Happened = (u64, Identity, Body);
 
 /// Plays steps in a world in which only what is possible happens: nobody dead acts.
 #[derive(Debug, Default)]
-pub(super) struct World {
+pub(in crate::engine) struct World {
     now: u64,
     next_pid: u32,
     /// Live workers: gateway, session, calls, reads.
@@ -197,7 +207,7 @@ pub(super) struct World {
 }
 
 impl World {
-    pub(super) fn play(steps: &[Step], one_a_group: bool) -> Vec<Happened> {
+    pub(in crate::engine) fn play(steps: &[Step], one_a_group: bool) -> Vec<Happened> {
         let mut world = Self { now: 10 * S, next_pid: 1_000, ..Self::default() };
         for step in steps {
             world.step(step, one_a_group);
@@ -425,7 +435,7 @@ fn any_spawn() -> impl Strategy<Value = Body> {
     )
 }
 
-pub(super) fn any_body() -> impl Strategy<Value = Body> {
+pub(in crate::engine) fn any_body() -> impl Strategy<Value = Body> {
     let state = select(vec!['S', 'Z', 'X', 'R', '\u{0}']);
     let stdin = option::of(select(vec![StdinState::Held, StdinState::Unheld, StdinState::Unknown]));
     let any_sample = (identity(), state, number(), number(), number(), stdin).prop_map(

@@ -6,12 +6,12 @@ use jiff::{SignedDuration, Timestamp};
 use proptest::{collection::vec, prelude::*};
 
 use super::{
-    Engine,
     driver::Driver,
     scenario::S,
     world::{Happened, World, any_body, step},
 };
 use crate::{
+    engine::Engine,
     model::{
         Body, Confidence, FORMAT_VERSION, Finding, FindingState, FindingWorker, Identity, Kind,
         Mode, Record, Tick,

@@ -9,7 +9,7 @@ use rustix::fs::{
     AtFlags, CWD, Dir, Mode, OFlags, ResolveFlags, StatxFlags, makedev, openat2, statx,
 };
 
-use crate::sensor::proc::{ProcFs, ProcStat, Root, itself};
+use crate::host::proc::{ProcFs, ProcStat, Root, itself};
 
 /// `DEVPTS_SUPER_MAGIC` (include/uapi/linux/magic.h).
 const DEVPTS_MAGIC: u64 = 0x1cd1;
@@ -20,26 +20,26 @@ const PTS_MAJOR: u32 = 136;
 /// A devpts that is mounted somewhere, held open: whatever its path leads to later, what is asked is
 /// asked of this one.
 #[derive(Debug)]
-pub(super) struct Devpts {
+pub(crate) struct Devpts {
     folder: OwnedFd,
     instance: u64,
 }
 
 impl Devpts {
     /// The one that is mounted at `path`.
-    pub(super) fn at(path: &Path) -> Option<Self> {
+    pub(crate) fn at(path: &Path) -> Option<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         Self::open_on(rustix::fs::open(path, flags, Mode::empty()).ok()?)
     }
 
     /// The one that a process sees at /dev/pts.
-    pub(super) fn of(proc: &ProcFs, pid: u32) -> Option<Self> {
+    pub(crate) fn of(proc: &ProcFs, pid: u32) -> Option<Self> {
         Self::open_on(Root::of(proc, pid).ok()?.folder(Path::new("dev/pts")).ok()?)
     }
 
     /// A folder that is to be taken for an instance.
     #[cfg(test)]
-    pub(super) fn made_up(path: &Path, instance: u64) -> Self {
+    pub(crate) fn made_up(path: &Path, instance: u64) -> Self {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         Self { folder: rustix::fs::open(path, flags, Mode::empty()).unwrap(), instance }
     }
@@ -52,19 +52,19 @@ impl Devpts {
     }
 
     /// Its instance: `st_dev` of stat(2).
-    pub(super) fn instance(&self) -> u64 {
+    pub(crate) fn instance(&self) -> u64 {
         self.instance
     }
 
     /// A path that leads to it and nowhere else.
-    pub(super) fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         itself(&self.folder)
     }
 
     /// The user that a terminal was made for: grantpt(3), and who logs somebody in, give the node
     /// to them. None if it is gone, or if something was mounted over it where this was looked at,
     /// be it another node of the same devpts.
-    pub(super) fn owner(&self, index: u32) -> Option<u32> {
+    pub(crate) fn owner(&self, index: u32) -> Option<u32> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let resolve = ResolveFlags::NO_XDEV;
         let node = openat2(&self.folder, index.to_string(), flags, Mode::empty(), resolve).ok()?;
@@ -77,7 +77,7 @@ impl Devpts {
     ///
     /// # Errors
     /// If it cannot be read.
-    pub(super) fn list(&self) -> io::Result<BTreeSet<u32>> {
+    pub(crate) fn list(&self) -> io::Result<BTreeSet<u32>> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let folder = rustix::fs::openat(self.folder.as_fd(), ".", flags, Mode::empty())?;
         let entries = Dir::new(folder)?.filter_map(Result::ok);
@@ -114,7 +114,7 @@ fn streams(proc: &ProcFs, pid: u32, index: u32) -> Vec<u64> {
 
 /// The file system that a file is on, and the device that it stands for. Whoever serves the file
 /// system (a network, a user's program) is not asked, so none is waited for.
-pub(super) fn numbers(path: &Path) -> Option<(u64, u64)> {
+pub(crate) fn numbers(path: &Path) -> Option<(u64, u64)> {
     let flags = AtFlags::STATX_DONT_SYNC;
     let file = statx(CWD, path, flags, StatxFlags::TYPE).ok()?;
     let on = makedev(file.stx_dev_major, file.stx_dev_minor);
@@ -137,7 +137,7 @@ mod tests {
     use rustix::pty::{OpenptFlags, openpt, ptsname, unlockpt};
 
     use super::*;
-    use crate::sensor::proc::fake::{Fake, FakeProc};
+    use crate::host::proc::fake::{Fake, FakeProc};
 
     /// `/dev/pts` of a foreigner's root is a link to wherever he likes.
     #[test]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::Engine;
+use crate::engine::Engine;
 use crate::{
     model::{Body, FORMAT_VERSION, Finding, FindingState, Record, Tick},
     profile::Profile,
@@ -13,16 +13,16 @@ use crate::{
 
 /// An engine, driven like the daemon drives it, with everything it was told and said.
 #[derive(Debug)]
-pub(super) struct Driver {
+pub(in crate::engine) struct Driver {
     engine: Engine,
-    pub(super) records: Vec<Record>,
-    pub(super) said: Vec<Finding>,
-    pub(super) open: BTreeMap<String, Finding>,
+    pub(in crate::engine) records: Vec<Record>,
+    pub(in crate::engine) said: Vec<Finding>,
+    pub(in crate::engine) open: BTreeMap<String, Finding>,
     seq: u64,
 }
 
 impl Driver {
-    pub(super) fn new() -> Self {
+    pub(in crate::engine) fn new() -> Self {
         Self {
             engine: Engine::new(Profile::hermes()),
             records: Vec::new(),
@@ -33,7 +33,7 @@ impl Driver {
     }
 
     /// Lets time pass up to `until`, ticking at each deadline; at most `most` times.
-    pub(super) fn pass(&mut self, until: u64, most: usize) {
+    pub(in crate::engine) fn pass(&mut self, until: u64, most: usize) {
         for _ in 0..most {
             let Some(due) = self.engine.next_deadline().filter(|&due| due <= until) else { return };
             self.feed(due, Body::Tick(Tick::default()));
@@ -44,7 +44,7 @@ impl Driver {
     }
 
     /// Gives a record its place and the engine the record; what it says follows as records.
-    pub(super) fn feed(&mut self, boottime_ns: u64, body: Body) {
+    pub(in crate::engine) fn feed(&mut self, boottime_ns: u64, body: Body) {
         self.seq += 1;
         let record =
             Record { v: FORMAT_VERSION, seq: self.seq, time: wall(boottime_ns), boottime_ns, body };
@@ -67,12 +67,12 @@ impl Driver {
     }
 
     /// When the engine wants to be told the time.
-    pub(super) fn next_deadline(&self) -> Option<u64> {
+    pub(in crate::engine) fn next_deadline(&self) -> Option<u64> {
         self.engine.next_deadline()
     }
 
     /// How many entries of each sort the engine holds.
-    pub(super) fn sizes(&self) -> Vec<usize> {
+    pub(in crate::engine) fn sizes(&self) -> Vec<usize> {
         let table = &self.engine.table;
         let deadlines = self.engine.deadlines.by_subject.len();
         [table.sizes(), vec![deadlines, self.engine.deadlines.queue.len()]].concat()
@@ -104,7 +104,7 @@ impl Driver {
 }
 
 /// Wall-clock time of a moment of the boot clock, in these histories.
-pub(super) fn wall(boottime_ns: u64) -> Timestamp {
+pub(in crate::engine) fn wall(boottime_ns: u64) -> Timestamp {
     let boot = Timestamp::from_second(1_793_000_000).expect("a moment in 2026");
     let since = i64::try_from(boottime_ns).unwrap_or(i64::MAX);
     boot.checked_add(SignedDuration::from_nanos(since)).unwrap_or(Timestamp::MAX)
