@@ -15,6 +15,7 @@ use crate::{
     model::{Body, Record},
     redact::printable,
     report::{live::Live, table::Table},
+    roster::Roster,
 };
 
 /// Flags of `replay`.
@@ -101,7 +102,7 @@ struct Json<'a> {
 }
 
 impl Sink for Json<'_> {
-    fn record(&mut self, record: &Record) -> Result<()> {
+    fn record(&mut self, record: &Record, _roster: &Roster) -> Result<()> {
         if matches!(record.body, Body::Finding(_)) {
             writeln!(self.out, "{}", line(record)?)?;
         }
@@ -119,9 +120,9 @@ struct Findings<'a> {
 }
 
 impl Sink for Findings<'_> {
-    fn record(&mut self, record: &Record) -> Result<()> {
+    fn record(&mut self, record: &Record, roster: &Roster) -> Result<()> {
         match record.body {
-            Body::Finding(_) => self.to.record(record),
+            Body::Finding(_) => self.to.record(record, roster),
             _ => Ok(()),
         }
     }

@@ -23,6 +23,7 @@ use crate::{
         Process, Record, Role, SensorKind, Signal, Spawn, Start, Stop, TerminalEvent,
         TerminalState,
     },
+    roster::Roster,
     sink::Sink,
 };
 
@@ -210,7 +211,7 @@ impl Live {
 }
 
 impl Sink for Live {
-    fn record(&mut self, record: &Record) -> Result<()> {
+    fn record(&mut self, record: &Record, _roster: &Roster) -> Result<()> {
         match self.text(record) {
             Some(text) => self.line(record.time, &text),
             None => Ok(()),

@@ -14,6 +14,7 @@ use crate::{
     model::{
         Action, Body, Confidence, Finding, Identity, Kind, Outcome, Phase, Record, Role, Step,
     },
+    roster::Roster,
     sink::Sink,
 };
 
@@ -68,7 +69,7 @@ pub struct Reaped {
 }
 
 impl Sink for Reaped {
-    fn record(&mut self, record: &Record) -> Result<()> {
+    fn record(&mut self, record: &Record, _roster: &Roster) -> Result<()> {
         match &record.body {
             Body::Spawn(spawn) if spawn.role == Role::Worker => {
                 self.sessions.insert(spawn.identity(), spawn.session.clone());
@@ -199,7 +200,7 @@ mod tests {
         }
         for (seq, body) in (1..).zip(records) {
             let record = samples::record(seq, 400_000_000_000, body);
-            reaped.record(&record).unwrap();
+            reaped.record(&record, &Roster::blank()).unwrap();
         }
         reaped
     }

@@ -16,6 +16,7 @@ use crate::{
         Body, Confidence, Exec, Exit, Finding, FindingState, Identity, Kind, Parent, ParentSource,
         Record, Role, Sample, Spawn,
     },
+    roster::Roster,
     sink::Sink,
 };
 
@@ -391,7 +392,7 @@ impl Table {
 }
 
 impl Sink for Table {
-    fn record(&mut self, record: &Record) -> Result<()> {
+    fn record(&mut self, record: &Record, _roster: &Roster) -> Result<()> {
         self.apply(record);
         Ok(())
     }

@@ -28,6 +28,7 @@ use self::{cases::Cases, chart::Chart, lives::Lives, timeline::Timeline, tree::T
 use super::words::{count, gap_reason, plain};
 use crate::{
     model::{Body, Identity, Phase, Program, Record, SensorKind, Start, Stop},
+    roster::Roster,
     sink::Sink,
 };
 
@@ -240,7 +241,7 @@ impl Digest {
 }
 
 impl Sink for Digest {
-    fn record(&mut self, record: &Record) -> Result<()> {
+    fn record(&mut self, record: &Record, _roster: &Roster) -> Result<()> {
         self.take(record);
         Ok(())
     }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::roster::Roster;
 use crate::{
     model::{
         Confidence, Exec, FindingState, Gap, GapReason, Kind, Role, Sample, Sender, Signal, Source,
@@ -8,10 +9,11 @@ use crate::{
 
 /// The report of these records, each with the second it is of.
 fn report(bodies: impl IntoIterator<Item = (u64, Body)>) -> Report {
-    let mut digest = Digest::new();
+    let (mut digest, mut roster) = (Digest::new(), Roster::blank());
     for (seq, (second, body)) in (1..).zip(bodies) {
         let record = Record { seq, ..at(second, body) };
-        digest.record(&record).expect("a digest takes every record");
+        roster.observe(&record);
+        digest.record(&record, &roster).expect("a digest takes every record");
     }
     digest.report()
 }

@@ -4,6 +4,7 @@ use std::{
 };
 
 use super::*;
+use crate::roster::Roster;
 use crate::{
     model::{Confidence, GapReason, Kind, Sender, Source, Tick, signal_name},
     report::samples::{S, at, exit, finding, gateway, sample, spawn, start},
@@ -27,7 +28,7 @@ fn shown(bodies: Vec<(u64, Body)>, color: bool) -> String {
     let zone = TimeZone::fixed(jiff::tz::offset(1));
     let mut live = Live::in_zone(Box::new(out.clone()), color, zone);
     for (moment, body) in bodies {
-        live.record(&at(moment, body)).unwrap();
+        live.record(&at(moment, body), &Roster::blank()).unwrap();
     }
     live.flush().unwrap();
     drop(live);
@@ -160,8 +161,8 @@ fn a_closed_pipe_ends_the_lines_and_nothing_else() {
     }
     let born = at(1, Body::Spawn(Box::new(spawn(1, gateway(2), "K"))));
     let mut live = Live::new(Box::new(Closed(0)), false);
-    live.record(&born).unwrap();
-    live.record(&born).unwrap();
+    live.record(&born, &Roster::blank()).unwrap();
+    live.record(&born, &Roster::blank()).unwrap();
     live.flush().unwrap();
 
     struct Full;
@@ -175,5 +176,5 @@ fn a_closed_pipe_ends_the_lines_and_nothing_else() {
         }
     }
     let mut live = Live::new(Box::new(Full), false);
-    assert!(live.record(&born).is_err(), "other errors are told");
+    assert!(live.record(&born, &Roster::blank()).is_err(), "other errors are told");
 }

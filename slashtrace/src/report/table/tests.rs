@@ -1,4 +1,5 @@
 use super::*;
+use crate::roster::Roster;
 use crate::{
     model::{Gap, GapReason, Source, Stop},
     report::samples::{S, at, exit, finding, gateway, sample, spawn, start},
@@ -7,7 +8,7 @@ use crate::{
 fn table(records: Vec<(u64, Body)>) -> Table {
     let mut table = Table::new().with_width(None);
     for (moment, body) in records {
-        table.record(&at(moment, body)).unwrap();
+        table.record(&at(moment, body), &Roster::blank()).unwrap();
     }
     table.flush().unwrap();
     table
@@ -168,8 +169,8 @@ fn a_launcher_is_not_counted_in_either_order() {
         let shown = text(&table, false);
         assert_eq!(row(&shown, "K")[..6], ["100", "python", "K", "1", "1", "0"], "{shown}");
         assert_eq!(table.rows.len(), 1, "{shown}");
-        table.record(&at(103, ended(101, None))).unwrap();
-        table.record(&at(104, ended(102, None))).unwrap();
+        table.record(&at(103, ended(101, None)), &Roster::blank()).unwrap();
+        table.record(&at(104, ended(102, None)), &Roster::blank()).unwrap();
         let shown = text(&table, false);
         assert_eq!(row(&shown, "K")[3..6], ["0", "1", "1"], "{shown}");
     }
