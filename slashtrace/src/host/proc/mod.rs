@@ -1,13 +1,16 @@
 //! Reads /proc: what the kernel programs cannot tell, and what was there before them.
-//! `stat` is one process, `book` gives it its identity, `fds` finds who holds a pipe, `root` opens
-//! what a process sees, `scan` and `snapshot` turn processes into observations.
+//! `stat` is one process, `clock` whether it ran, `book` gives it its identity, `fds` finds who holds
+//! a pipe, `root` opens what a process sees, `path` names files in /proc without the heap, `scan` and
+//! `snapshot` turn processes into observations.
 //! May touch: /proc (read only, and never a file behind an fd link), and files below a process's
 //! root where its callers name them, `model`, `profile`, `redact`.
 
 mod book;
+mod clock;
 #[cfg(test)]
 pub(crate) mod fake;
 mod fds;
+mod path;
 mod root;
 mod scan;
 mod snapshot;
@@ -52,6 +55,8 @@ pub struct ProcFs {
     root: PathBuf,
     tick_ns: u64,
     page_kib: u64,
+    /// Whether the pids in it are those that system calls take here.
+    own_pids: bool,
 }
 
 /// One entry of the list of processes.
@@ -103,10 +108,12 @@ impl Default for ProcFs {
 }
 
 impl ProcFs {
-    /// The proc file system at `root`: `/proc`, or a made-up one in tests. Nothing is read yet.
+    /// The proc file system at `root`: `/proc`, or a made-up one in tests. Only its `self` is read.
     pub fn new(root: impl Into<PathBuf>) -> Self {
+        let root = root.into();
         Self {
-            root: root.into(),
+            own_pids: clock::has_own_pids(&root),
+            root,
             tick_ns: 1_000_000_000 / procfs::ticks_per_second().max(1),
             page_kib: procfs::page_size() / 1024,
         }
@@ -312,7 +319,7 @@ impl ProcFs {
 
     /// Reads a file that fits into `buffer`; what does not fit is left out.
     fn read_small(&self, pid: u32, name: &str, buffer: &mut [u8]) -> io::Result<Option<usize>> {
-        gone_is_none(read_up_to(&self.path(pid, name), buffer))
+        gone_is_none(self.short(pid, name).and_then(|path| path.read(buffer)))
     }
 }
 
@@ -351,7 +358,13 @@ fn first_word(value: &[u8]) -> &[u8] {
 }
 
 fn number(digits: &[u8]) -> Option<u64> {
-    std::str::from_utf8(digits).ok()?.parse().ok()
+    if digits.is_empty() {
+        return None;
+    }
+    digits.iter().try_fold(0_u64, |value, byte| {
+        let digit = u64::from(byte.checked_sub(b'0').filter(|digit| *digit < 10)?);
+        value.checked_mul(10)?.checked_add(digit)
+    })
 }
 
 #[cfg(test)]
