@@ -22,13 +22,15 @@ pub enum Counter {
     ArgvTruncated,
     /// Workers whose forker was no longer in the fork cache: `real_parent` was taken.
     ForkerForgotten,
+    /// Entries of `TRACKED` that were another process's by then and were removed.
+    StaleEntry,
     /// Matches for which a per-CPU scratch buffer could not be had (cannot happen).
     NoScratch,
 }
 
 impl Counter {
     /// Every counter, by index.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::ExecSeen,
         Self::ArgvSearched,
         Self::Matched,
@@ -39,6 +41,7 @@ impl Counter {
         Self::ArgvNotSearched,
         Self::ArgvTruncated,
         Self::ForkerForgotten,
+        Self::StaleEntry,
         Self::NoScratch,
     ];
 
@@ -55,6 +58,7 @@ impl Counter {
             Self::ArgvNotSearched => "argv-not-searched",
             Self::ArgvTruncated => "argv-truncated",
             Self::ForkerForgotten => "forker-forgotten",
+            Self::StaleEntry => "stale-entry",
             Self::NoScratch => "no-scratch",
         }
     }
