@@ -10,9 +10,9 @@ use rustix::process::{Signal, pidfd_send_signal};
 use super::{
     Decision, Policy,
     checks::{Checks, No},
-    prepared::{has_ended, open_pidfd},
 };
 use crate::{
+    host::pidfd::{self, has_ended},
     model::{Action, Identity, Mode, Outcome, Phase, Record, Step},
     profile::Profile,
 };
@@ -113,7 +113,7 @@ impl Executor {
 
     /// Checks a decision. Sends nothing.
     pub fn begin(&self, decision: Decision, holds: Holds<'_>) -> Begun {
-        let opened = || open_pidfd(decision.worker.pid).map(Arc::new);
+        let opened = || pidfd::open(decision.worker.pid).map(Arc::new);
         let pidfd = self.checks.prepared().pidfd(&decision.worker).map_or_else(opened, Ok);
         let now = Instant::now();
         let checked = match pidfd {

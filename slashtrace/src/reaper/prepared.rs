@@ -6,12 +6,7 @@ use std::{
     time::Duration,
 };
 
-use rustix::{
-    event::{PollFd, PollFlags, poll},
-    io::Errno,
-    process::{Pid, PidfdFlags, Resource, getrlimit, pidfd_open},
-    time::Timespec,
-};
+use rustix::process::{Resource, getrlimit};
 
 use super::Policy;
 use crate::{
@@ -38,21 +33,14 @@ pub(super) struct Prepared {
     /// The age at which a worker is prepared, ns; none in `observe`.
     age_ns: Option<u64>,
     descriptors_max: usize,
-    ready: BTreeMap<Identity, Ahead>,
+    /// What is open for a worker, itself first.
+    ready: BTreeMap<Identity, Vec<Arc<Held>>>,
     /// Those to come: when, on the boot clock.
     waiting: BTreeMap<Identity, u64>,
     queue: BTreeSet<(u64, Identity)>,
     gateways: BTreeMap<Identity, Identity>,
     /// By pid. Shared: many workers have one gateway, and some are the gateway of others.
     held: HashMap<u32, Weak<Held>>,
-}
-
-/// What is open for one worker.
-#[derive(Debug)]
-struct Ahead {
-    pidfd: Arc<OwnedFd>,
-    /// Keeps them open.
-    _files: Vec<Arc<Held>>,
 }
 
 impl Prepared {
@@ -127,7 +115,7 @@ impl Prepared {
         self.waiting.remove(&id);
         let gateway = self.gateways.remove(&id);
         match self.open(id, gateway) {
-            Ok(Some(ahead)) => drop(self.ready.insert(id, ahead)),
+            Ok(Some(files)) => drop(self.ready.insert(id, files)),
             // It is checked by paths, which say why.
             Ok(None) | Err(_) => self.let_go(),
         }
@@ -139,13 +127,14 @@ impl Prepared {
         self.held.retain(|_, held| held.strong_count() > 0);
     }
 
-    fn open(&mut self, id: Identity, gateway: Option<Identity>) -> io::Result<Option<Ahead>> {
-        let pidfd = open_pidfd(id.pid)?;
-        let Some(worker) = self.hold(id.pid)? else { return Ok(None) };
-        // That it lives at the end says that its pid was its own: both are of this process.
-        if !worker.is(&self.proc, id) || has_ended(&pidfd)? {
+    fn open(
+        &mut self,
+        id: Identity,
+        gateway: Option<Identity>,
+    ) -> io::Result<Option<Vec<Arc<Held>>>> {
+        let Some(worker) = self.hold(id.pid)?.filter(|held| held.is(&self.proc, id)) else {
             return Ok(None);
-        }
+        };
         let mut files = vec![worker];
         // Without these it is only a little slower.
         if let Some(gateway) = gateway
@@ -156,7 +145,7 @@ impl Prepared {
             files.push(held);
             files.extend(self.hold(stat.sid).ok().flatten());
         }
-        Ok(Some(Ahead { pidfd: Arc::new(pidfd), _files: files }))
+        Ok(Some(files))
     }
 
     /// The files of whoever has a pid now, opened or open already.
@@ -173,12 +162,12 @@ impl Prepared {
 
     fn has_room(&self) -> bool {
         // A worker, its gateway and a leader.
-        self.descriptors() + 1 + 3 * Held::DESCRIPTORS <= self.descriptors_max
+        self.descriptors() + 3 * Held::DESCRIPTORS <= self.descriptors_max
     }
 
     /// How many descriptors are open, at most.
     fn descriptors(&self) -> usize {
-        self.ready.len() + self.held.len() * Held::DESCRIPTORS
+        self.held.len() * Held::DESCRIPTORS
     }
 
     /// Files that are held of a process of this pid: the one that has it, or one that had it and
@@ -189,21 +178,8 @@ impl Prepared {
 
     /// The pidfd of a worker, if it was prepared.
     pub(super) fn pidfd(&self, worker: &Identity) -> Option<Arc<OwnedFd>> {
-        self.ready.get(worker).map(|ahead| Arc::clone(&ahead.pidfd))
+        self.ready.get(worker)?.first().map(|held| held.pidfd())
     }
-}
-
-/// pidfd_open(2), Linux 5.3.
-pub(super) fn open_pidfd(pid: u32) -> Result<OwnedFd, Errno> {
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
-    pidfd_open(pid, PidfdFlags::empty())
-}
-
-/// Whether the process has ended: its pidfd is readable then (pidfd_open(2)).
-pub(super) fn has_ended(pidfd: &OwnedFd) -> io::Result<bool> {
-    let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
-    let none = Timespec { tv_sec: 0, tv_nsec: 0 };
-    Ok(poll(&mut fds, Some(&none))? > 0)
 }
 
 #[cfg(test)]

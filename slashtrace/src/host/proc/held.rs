@@ -1,12 +1,12 @@
-use std::{io, os::fd::OwnedFd};
+use std::{io, os::fd::OwnedFd, sync::Arc};
 
 use rustix::{
     fs::{Mode, OFlags, openat},
-    io::pread,
+    io::{Errno, pread},
 };
 
 use super::{Cmdline, Ids, ProcFs, ProcStat, fill, gone_is_none};
-use crate::model::Identity;
+use crate::{host::pidfd, model::Identity};
 
 /// Files of one process in /proc, held open: a read costs one system call and no path walk.
 ///
@@ -17,6 +17,9 @@ use crate::model::Identity;
 #[derive(Debug)]
 pub(crate) struct Held {
     pid: u32,
+    pidfd: Arc<OwnedFd>,
+    /// That never changes.
+    namespace_init: bool,
     stat: OwnedFd,
     status: OwnedFd,
     cmdline: OwnedFd,
@@ -26,29 +29,44 @@ pub(crate) struct Held {
 
 impl Held {
     /// Descriptors that one takes at most.
-    pub(crate) const DESCRIPTORS: usize = 4;
+    pub(crate) const DESCRIPTORS: usize = 5;
 
-    /// Opens the files of whoever has `pid`; `None` if nobody does.
+    /// Opens the files of whoever has `pid`; `None` if nobody does, or who does has ended.
     ///
     /// # Errors
     /// If one cannot be opened: no descriptor is left, or it may not be read.
     pub(crate) fn open(proc: &ProcFs, pid: u32) -> io::Result<Option<Self>> {
-        gone_is_none(Self::open_all(proc, pid))
+        let held = gone_is_none(Self::open_all(proc, pid))?;
+        // That it lives says that its pid was its own: pidfd and files are of the same process.
+        match held {
+            Some(held) if !pidfd::has_ended(&held.pidfd)? => Ok(Some(held)),
+            _ => Ok(None),
+        }
     }
 
     fn open_all(proc: &ProcFs, pid: u32) -> io::Result<Self> {
+        let pidfd = Arc::new(pidfd::open(pid)?);
         let folder = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let folder = rustix::fs::open(proc.path(pid, ""), folder, Mode::empty())?;
         // All below one folder: of the same process, or gone.
         let open =
             |name: &str| openat(&folder, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
-        Ok(Self {
+        let mut held = Self {
             pid,
+            pidfd,
+            namespace_init: false,
             stat: open("stat")?,
             status: open("status")?,
             cmdline: open("cmdline")?,
             children: open(&format!("task/{pid}/children")).ok(),
-        })
+        };
+        held.namespace_init = held.read_ids()?.ok_or(Errno::SRCH)?.namespace_init;
+        Ok(held)
+    }
+
+    /// Its pidfd.
+    pub(crate) fn pidfd(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.pidfd)
     }
 
     /// As [`ProcFs::stat`]; `None` once the process has been reaped.
@@ -60,8 +78,16 @@ impl Held {
         }
     }
 
-    /// As [`ProcFs::ids`].
+    /// As [`ProcFs::ids`]; where the kernel tells the user id of a pidfd it makes no page of text
+    /// of the process for it.
     pub(crate) fn ids(&self) -> io::Result<Option<Ids>> {
+        match pidfd::uid(&self.pidfd) {
+            Some(uid) => Ok(Some(Ids { uid, namespace_init: self.namespace_init })),
+            None => self.read_ids(),
+        }
+    }
+
+    fn read_ids(&self) -> io::Result<Option<Ids>> {
         let mut text = [0; Ids::TEXT_MAX];
         let len = gone_is_none(pread(&self.status, &mut text, 0).map_err(io::Error::from))?;
         Ok(len.and_then(|len| Ids::parse(self.pid, &text[..len])))
@@ -120,7 +146,8 @@ mod tests {
         let stat = held.stat(&proc).unwrap().unwrap();
         let id = Identity { pid, start_ns: stat.start_ns };
         assert!(held.is(&proc, id) && !held.is(&proc, Identity { start_ns: 0, ..id }));
-        assert_eq!(held.ids().unwrap(), proc.ids(pid).unwrap());
+        let ids = proc.ids(pid).unwrap();
+        assert_eq!((held.ids().unwrap(), held.read_ids().unwrap()), (ids, ids));
         let tokens = |cmdline: Option<Cmdline>| {
             let last = cmdline?.tokens().last().map(|token| token.to_vec());
             last.map(|token| String::from_utf8(token).unwrap())
