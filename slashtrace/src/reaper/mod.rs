@@ -1,5 +1,6 @@
 //! Ends workers that nobody can use any more, where it is told to. `policy` says what may be done,
-//! `judge` (pure) who it is done to, `checks` asks the world again, `executor` acts, one step a time.
+//! `judge` (pure) who it is done to, `prepared` opens ahead what that takes, `checks` asks the world
+//! again, `executor` acts, one step a time.
 //! May touch: `model`, `profile`, `redact`, `host::proc`, the clock; and signals, in one function.
 
 mod checks;
@@ -7,6 +8,7 @@ mod decision;
 mod executor;
 mod judge;
 mod policy;
+mod prepared;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -16,6 +18,7 @@ use std::{future::poll_fn, os::fd::OwnedFd, sync::Arc, task::Poll, time::Duratio
 
 use tokio::{
     io::{Interest, unix::AsyncFd},
+    task::yield_now,
     time::sleep,
 };
 
@@ -72,6 +75,7 @@ impl Reaper {
     /// Takes one record; all of them are to be given, in order.
     pub fn observe(&mut self, record: &Record, roster: &Roster) {
         self.judge.observe(record, roster);
+        self.executor.observe(record);
     }
 
     /// Whether the circuit breaker is open.
@@ -102,6 +106,11 @@ impl Reaper {
             let said = self.step(boottime_ns(), roster);
             if !said.is_empty() {
                 return said;
+            }
+            if self.executor.prepare(boottime_ns()) {
+                // One at a time: what the sensors have comes first.
+                yield_now().await;
+                continue;
             }
             self.watch();
             let wake = self.wake(boottime_ns());
@@ -214,7 +223,8 @@ impl Reaper {
         let most = if unwatched { LOOK_UNWATCHED } else { LOOK_AGAIN };
         // A little later rather than earlier, or it would be looked in vain.
         let ahead = |due: u64| Duration::from_nanos(due.saturating_sub(now_ns));
-        self.next_deadline().map_or(most, |due| ahead(due).min(most)) + Duration::from_millis(1)
+        let due = self.next_deadline().into_iter().chain(self.executor.next_to_prepare()).min();
+        due.map_or(most, |due| ahead(due).min(most)) + Duration::from_millis(1)
     }
 }
 
