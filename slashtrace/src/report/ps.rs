@@ -92,7 +92,10 @@ pub fn group(
     let workers: Vec<&Spawn> = spawns.iter().filter(|spawn| spawn.worker.is_none()).collect();
     let launcher_of = |spawn: &Spawn| {
         let parent = spawn.parent.as_ref()?.process.identity();
-        workers.iter().find(|w| w.identity() == parent && w.session == spawn.session).copied()
+        // Without a key nothing says that both are of one session.
+        let session = spawn.session.as_ref()?;
+        let launched = |w: &&&Spawn| w.identity() == parent && w.session.as_ref() == Some(session);
+        workers.iter().find(launched).copied()
     };
     let launchers: Vec<Identity> =
         workers.iter().filter_map(|spawn| launcher_of(spawn)).map(Spawn::identity).collect();
@@ -372,6 +375,9 @@ total: 15 workers in 5 groups, oldest 1h06m, RSS 1425 MiB
             spawn(21, Some("K"), Some((20, false))),
             // A worker of another session below a worker is no launch.
             spawn(22, Some("L"), Some((21, false))),
+            // Nor is one without a key below another without one.
+            spawn(30, None, Some((7, false))),
+            spawn(31, None, Some((30, false))),
         ];
         let groups = group(&spawns, 60 * SECOND, |_| Some((1, None)));
         let seen: Vec<_> = groups
@@ -381,7 +387,9 @@ total: 15 workers in 5 groups, oldest 1h06m, RSS 1425 MiB
                 (group.gateway.as_ref().unwrap().pid, group.live, worker.pid, worker.launcher)
             })
             .collect();
-        assert_eq!(seen, [(7, 1, 21, Some(20)), (21, 1, 22, None)]);
+        let expected =
+            [(7, 1, 21, Some(20)), (21, 1, 22, None), (7, 1, 30, None), (30, 1, 31, None)];
+        assert_eq!(seen, expected);
     }
 
     #[test]

@@ -1,15 +1,17 @@
 //! What a recording comes to, from its records alone: the verdict, a row a session, each worker's
 //! life, what speaks for which code path. `report` has the result's types, which every format is
-//! made of; `lives`, `cases`, `chart`, `tree`, `timeline` each follow one part of it, `conclusions`
-//! draws them.
+//! made of; `lives` (its results in `rows`), `cases`, `chart`, `tree`, `timeline` each follow one part of it,
+//! `conclusions` draws them.
 //! May touch: `model`, `profile`. Memory grows with the sessions of a recording (a row each), with
 //! nothing else of its length.
 
 mod cases;
 mod chart;
 mod conclusions;
+mod launchers;
 mod lives;
 mod report;
+mod rows;
 mod timeline;
 mod tree;
 
@@ -90,7 +92,9 @@ impl Digest {
         let at_ms = self.ms(record.boottime_ns);
         // The tree first: at its worst moment the worker whose end is told here still lives.
         self.trees.take(record, at_ms, &self.lives);
-        self.lives.take(record, at_ms);
+        if let Some(merged) = self.lives.take(record, at_ms) {
+            self.cases.merge(&merged);
+        }
         self.chart.take(record, at_ms, &self.lives);
         self.timeline.take(record, at_ms, &self.lives);
         match &record.body {
@@ -135,7 +139,7 @@ impl Digest {
             let key = |case: &Case| (case.open, case.confidence, case.workers.len());
             key(b).cmp(&key(a)).then_with(|| a.opened_ms.cmp(&b.opened_ms))
         });
-        let (workers, workers_omitted) = self.lives.report(&sessions, &findings, &stale);
+        let (workers, workers_omitted) = self.lives.report(&findings, &stale);
         let (timeline, timeline_omitted) = self.timeline.report();
         let recording = self.recording();
         let memory = self.memory(&recording, &findings, total);
