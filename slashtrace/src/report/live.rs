@@ -12,10 +12,8 @@ use jiff::{Timestamp, civil::Date, tz::TimeZone};
 
 use super::{
     ending::{Sent, ending},
-    words::{
-        BOLD, BOLD_YELLOW, DIM, GREEN, YELLOW, age, colour_of, count, gap_reason, is_gateway, lost,
-        paint, plain,
-    },
+    style::{BOLD, BOLD_YELLOW, DIM, GREEN, YELLOW, paint, style_of},
+    words::{age, count, gap_reason, is_gateway, lost, plain},
 };
 use crate::{
     model::{
@@ -35,7 +33,6 @@ const KNOWN_MAX: usize = 65_536;
 /// Writes a line for a person when something happens.
 pub struct Live {
     out: Box<dyn Write + Send>,
-    color: bool,
     zone: TimeZone,
     /// Whoever read has gone: nothing is written any more.
     closed: bool,
@@ -58,14 +55,14 @@ impl fmt::Debug for Live {
 }
 
 impl Live {
-    /// Writes to `out`, in colour if `color`, with times of the system's time zone.
-    pub fn new(out: Box<dyn Write + Send>, color: bool) -> Self {
-        Self::in_zone(out, color, TimeZone::system())
+    /// Writes to `out`, in colours that it may strip, with times of the system's time zone.
+    pub fn new(out: Box<dyn Write + Send>) -> Self {
+        Self::in_zone(out, TimeZone::system())
     }
 
     /// The same with times of another zone.
-    pub fn in_zone(out: Box<dyn Write + Send>, color: bool, zone: TimeZone) -> Self {
-        Self { out, color, zone, closed: false, date: None, known: HashMap::new() }
+    pub fn in_zone(out: Box<dyn Write + Send>, zone: TimeZone) -> Self {
+        Self { out, zone, closed: false, date: None, known: HashMap::new() }
     }
 
     fn line(&mut self, time: Timestamp, text: &str) -> Result<()> {
@@ -73,10 +70,10 @@ impl Live {
         let mut day = String::new();
         if self.date != Some(local.date()) {
             self.date = Some(local.date());
-            day = paint(&local.date().to_string(), DIM, self.color) + "\n";
+            day = paint(&local.date().to_string(), DIM) + "\n";
         }
         let moment = local.strftime("%H:%M:%S %z").to_string();
-        let lines = format!("{day}{} {text}\n", paint(&moment, DIM, self.color));
+        let lines = format!("{day}{} {text}\n", paint(&moment, DIM));
         self.write(|out| out.write_all(lines.as_bytes()))
     }
 
@@ -104,7 +101,7 @@ impl Live {
     /// The line for a record, if it gets one.
     fn text(&mut self, record: &Record) -> Option<String> {
         match &record.body {
-            Body::Start(start) => Some(paint(&header(start), BOLD, self.color)),
+            Body::Start(start) => Some(paint(&header(start), BOLD)),
             Body::Spawn(spawn) if spawn.role == Role::Worker => Some(self.spawned(spawn)),
             Body::Exec(exec) => self.executed(exec),
             Body::Exit(exit) => self.exited(record, exit),
@@ -112,11 +109,11 @@ impl Live {
                 self.signalled(record, signal);
                 None
             }
-            Body::Gap(gap) => Some(paint(&missed(gap), BOLD_YELLOW, self.color)),
-            Body::Finding(finding) => Some(self.found(finding)),
-            Body::Stop(stop) => Some(paint(&stopped(stop), BOLD, self.color)),
+            Body::Gap(gap) => Some(paint(&missed(gap), BOLD_YELLOW)),
+            Body::Finding(finding) => Some(found(finding)),
+            Body::Stop(stop) => Some(paint(&stopped(stop), BOLD)),
             Body::Terminal(terminal) => terminal_closed(terminal),
-            Body::Action(action) => Some(paint(&acted(action), BOLD_YELLOW, self.color)),
+            Body::Action(action) => Some(paint(&acted(action), BOLD_YELLOW)),
             Body::Spawn(_)
             | Body::Sample(_)
             | Body::Program(_)
@@ -196,17 +193,6 @@ impl Live {
         let calls = exit.reads.map(|reads| format!(", {}", count(reads, "call")));
         Some(format!("exit   {who}: {how}, lived {lived}{}", calls.unwrap_or_default()))
     }
-
-    fn found(&self, finding: &Finding) -> String {
-        let (state, colour) = match finding.state {
-            FindingState::Opened => ("OPENED", colour_of(finding.confidence)),
-            FindingState::Updated => ("updated", YELLOW),
-            FindingState::Closed => ("closed", GREEN),
-        };
-        let head = format!("{state} {} ({})", finding.kind, finding.confidence);
-        let place = place(finding).map(|place| format!(" {place}")).unwrap_or_default();
-        format!("{}{place}: {}", paint(&head, colour, self.color), plain(&finding.text))
-    }
 }
 
 impl Sink for Live {
@@ -235,6 +221,17 @@ fn header(start: &Start) -> String {
         plain(&start.host.arch),
         plain(&start.profile.name),
     )
+}
+
+fn found(finding: &Finding) -> String {
+    let (state, colour) = match finding.state {
+        FindingState::Opened => ("OPENED", style_of(finding.confidence)),
+        FindingState::Updated => ("updated", YELLOW),
+        FindingState::Closed => ("closed", GREEN),
+    };
+    let head = format!("{state} {} ({})", finding.kind, finding.confidence);
+    let place = place(finding).map(|place| format!(" {place}")).unwrap_or_default();
+    format!("{}{place}: {}", paint(&head, colour), plain(&finding.text))
 }
 
 /// The end of a terminal; that one was opened is no news.

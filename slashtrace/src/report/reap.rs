@@ -6,10 +6,12 @@ use std::{
 };
 
 use anyhow::Result;
-use comfy_table::presets;
 use serde::Serialize;
 
-use super::words::{age, plain};
+use super::{
+    columns::{Column, Columns},
+    words::{age, plain},
+};
 use crate::{
     model::{
         Action, Body, Confidence, Finding, Identity, Kind, Outcome, Phase, Record, Role, Step,
@@ -17,7 +19,14 @@ use crate::{
     sink::Sink,
 };
 
-const COLUMNS: [&str; 6] = ["WORKER", "SESSION", "AGE", "FINDING", "WHAT", "WHY"];
+const COLUMNS: [Column; 6] = [
+    Column::left("WORKER"),
+    Column::left("SESSION"),
+    Column::left("AGE"),
+    Column::left("FINDING"),
+    Column::left("WHAT"),
+    Column::left("WHY"),
+];
 
 /// What was done about a worker, or would be.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
@@ -115,8 +124,7 @@ impl Reaped {
         if self.rows.is_empty() {
             return writeln!(out, "no finding justifies ending a worker");
         }
-        let mut table = comfy_table::Table::new();
-        table.load_style(presets::NOTHING).set_header(COLUMNS);
+        let mut table = Columns::new(COLUMNS);
         for row in self.rows() {
             let finding = match (row.kind, row.confidence) {
                 (Some(kind), Some(confidence)) => format!("{kind} ({confidence})"),
@@ -129,22 +137,16 @@ impl Reaped {
                 Fate::Gone => ("had ended", None),
                 Fate::Lives => ("lives", None),
             };
-            table.add_row([
-                row.pid.to_string(),
-                plain(row.session.as_deref().unwrap_or("–")).into_owned(),
-                age(row.age_s.saturating_mul(1_000_000_000)),
-                finding,
-                what.to_owned(),
-                plain(why.unwrap_or(&row.detail)).into_owned(),
+            table.row([
+                row.pid.to_string().into(),
+                plain(row.session.as_deref().unwrap_or("–")).as_ref().into(),
+                age(row.age_s.saturating_mul(1_000_000_000)).into(),
+                finding.into(),
+                what.into(),
+                plain(why.unwrap_or(&row.detail)).as_ref().into(),
             ]);
         }
-        for column in table.column_iter_mut() {
-            column.set_padding((0, 2));
-        }
-        for line in table.to_string().lines() {
-            writeln!(out, "{}", line.trim_end())?;
-        }
-        Ok(())
+        table.write(2, None, out)
     }
 
     fn found(&mut self, finding: &Finding) {
@@ -184,6 +186,8 @@ impl Reaped {
 
 #[cfg(test)]
 mod tests {
+    use anstream::adapter::strip_str;
+
     use super::*;
     use crate::evidence::samples;
 
@@ -207,7 +211,7 @@ mod tests {
     fn printed(reaped: &Reaped) -> String {
         let mut out = Vec::new();
         reaped.table(&mut out).unwrap();
-        String::from_utf8(out).unwrap()
+        strip_str(str::from_utf8(&out).unwrap()).to_string()
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What a recording comes to, from its records alone: the verdict, a row a session, each worker's
 //! life, what speaks for which code path. `report` has the result's types, which every format is
-//! made of; `lives` (its results in `rows`), `cases`, `chart`, `tree`, `timeline` each follow one part of it,
+//! made of; `lives` (its results in `rows`), `cases`, `open`, `chart`, `tree`, `timeline` each follow one part of it,
 //! `conclusions` draws them.
 //! May touch: `model`, `profile`. Memory grows with the sessions of a recording (a row each), with
 //! nothing else of its length.
@@ -10,6 +10,7 @@ mod chart;
 mod conclusions;
 mod launchers;
 mod lives;
+mod open;
 mod report;
 mod rows;
 mod timeline;
@@ -26,7 +27,10 @@ use jiff::{SignedDuration, Timestamp};
 pub use lives::WORKERS_MAX;
 pub use report::*;
 
-use self::{cases::Cases, chart::Chart, lives::Lives, timeline::Timeline, tree::Trees};
+use self::{
+    cases::Cases, chart::Chart, lives::Lives, open::Open, rows::Shown, timeline::Timeline,
+    tree::Trees,
+};
 use super::words::{count, gap_reason, plain};
 use crate::{
     model::{Body, Identity, Phase, Program, Record, SensorKind, Start, Stop},
@@ -41,6 +45,7 @@ pub struct Digest {
     last: Option<Moment>,
     lives: Lives,
     cases: Cases,
+    open: Open,
     chart: Chart,
     trees: Trees,
     timeline: Timeline,
@@ -94,12 +99,16 @@ impl Digest {
         self.trees.take(record, at_ms, &self.lives);
         if let Some(merged) = self.lives.take(record, at_ms) {
             self.cases.merge(&merged);
+            self.open.merge(&merged);
         }
         self.chart.take(record, at_ms, &self.lives);
         self.timeline.take(record, at_ms, &self.lives);
         match &record.body {
             Body::Start(start) => self.start = Some((**start).clone()),
-            Body::Finding(finding) => self.cases.take(record, at_ms, finding, &self.lives),
+            Body::Finding(finding) => {
+                self.cases.take(record, at_ms, finding, &self.lives);
+                self.open.take(finding, &self.lives);
+            }
             Body::Gap(gap) => {
                 let lost = self.lost.entry(gap_reason(gap.reason)).or_default();
                 *lost = lost.saturating_add(gap.lost);
@@ -132,7 +141,14 @@ impl Digest {
     pub fn report(&self) -> Report {
         let project = self.start.as_ref().and_then(|start| start.profile.project.as_ref());
         let stale = self.cases.stale();
-        let sessions = self.lives.sessions(&stale, &self.cases);
+        let shown = Shown {
+            cases: &self.cases,
+            open: &self.open,
+            by_row: self.open.by_row(),
+            stale: &stale,
+        };
+        let now_ns = self.last.map_or(0, |last| last.boottime_ns);
+        let sessions = self.lives.sessions(&shown, now_ns);
         let total = self.lives.total(&sessions, &stale, self.cases.most_of_all());
         let mut findings = self.cases.report(&self.lives, project);
         findings.sort_by(|a, b| {
@@ -156,6 +172,7 @@ impl Digest {
             total,
             memory,
             findings,
+            open: self.open.report(),
             timeline,
             timeline_omitted,
             tree: self.trees.report(&self.lives),
