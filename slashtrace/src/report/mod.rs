@@ -1,6 +1,8 @@
 //! What people see: live lines, tables. One file a format; `words.rs` has what they share.
 //! May touch: `model`, and the writer it is handed.
 
+#[cfg(test)]
+mod agreement;
 pub(crate) mod columns;
 pub mod diff;
 pub mod digest;

@@ -79,15 +79,22 @@ impl Launchers {
 
 impl Lives {
     /// Where a worker's parent is a worker of the same session, that one only launched it (`uv
-    /// run`, a wrapper script) and is not counted. Returns the row of both.
-    pub(super) fn launched(&mut self, parent: &Parent, session: Option<&str>) -> Option<Key> {
+    /// run`, a wrapper script) and is not counted; unless it had become another program before
+    /// `at_ns`. Returns the row of both.
+    pub(super) fn launched(
+        &mut self,
+        parent: &Parent,
+        session: Option<&str>,
+        at_ns: u64,
+    ) -> Option<Key> {
         let parent = parent.process.identity();
         let same = |key: &Key| key.session.is_some() && key.session.as_deref() == session;
         if let Some(key) = self.launchers.row(&parent) {
             return same(key).then(|| key.clone());
         }
-        let key = self.workers.get(&parent)?.key.clone();
-        if !same(&key) {
+        let worker = self.workers.get(&parent)?;
+        let key = worker.key.clone();
+        if !same(&key) || worker.away_ns.is_some_and(|away_ns| away_ns <= at_ns) {
             return None;
         }
         self.step_back(parent);

@@ -37,6 +37,8 @@ pub(super) struct Worker {
     /// It is gone for good; one with `to_ms` that is not may come back (as a worker, by an exec).
     pub(super) ended: bool,
     zombie: bool,
+    /// When it executed something that is no worker, ns of the boot clock, if it did not come back.
+    pub(super) away_ns: Option<u64>,
     /// How it ended, in words.
     pub(super) end: Option<String>,
     pub(super) calls_ms: VecDeque<u64>,
@@ -100,9 +102,9 @@ impl Lives {
         self.clock.get_or_insert(moment);
         match &record.body {
             Body::Spawn(spawn) if spawn.role == Role::Worker => {
-                return self.spawned(spawn, at_ms);
+                return self.spawned(spawn, at_ms, record.boottime_ns);
             }
-            Body::Exec(exec) => self.executed(exec, at_ms),
+            Body::Exec(exec) => self.executed(exec, at_ms, record.boottime_ns),
             Body::Exit(exit) => self.exited(exit, at_ms, record.boottime_ns),
             Body::Signal(signal) => self.signalled(record, signal),
             Body::Sample(sample) => self.sampled(sample, at_ms),
@@ -136,18 +138,19 @@ impl Lives {
         self.gateways.get(&id).map(|known| named(&known.comm, id))
     }
 
-    fn spawned(&mut self, spawn: &Spawn, at_ms: u64) -> Option<Merged> {
+    fn spawned(&mut self, spawn: &Spawn, at_ms: u64, at_ns: u64) -> Option<Merged> {
         let id = spawn.identity();
         if self.workers.contains_key(&id) {
             // It had become something else and is a worker again.
-            self.revive(id);
+            self.come_back(id);
             return None;
         }
         if self.launchers.row(&id).is_some() {
             return None;
         }
         let parent = spawn.parent.as_ref();
-        let key = match parent.and_then(|parent| self.launched(parent, spawn.session.as_deref())) {
+        let session = spawn.session.as_deref();
+        let key = match parent.and_then(|parent| self.launched(parent, session, at_ns)) {
             Some(key) => key,
             None => Key {
                 gateway: parent.and_then(|parent| self.know(parent)),
@@ -176,6 +179,7 @@ impl Lives {
                 inherited: spawn.inherited,
                 ended: false,
                 zombie: false,
+                away_ns: None,
                 end: None,
                 calls_ms: VecDeque::new(),
                 reads: None,
@@ -189,7 +193,7 @@ impl Lives {
             },
         );
         let early = self.early.take(&id);
-        let merged = self.take_over(id, spawn.session.as_deref());
+        let merged = self.take_over(id, session);
         match early {
             Some(Early { at_ms, reads, how }) => self.end(id, at_ms, reads, how),
             None => self.revive(id),
@@ -227,19 +231,29 @@ impl Lives {
         }
     }
 
-    fn executed(&mut self, exec: &Exec, at_ms: u64) {
+    fn executed(&mut self, exec: &Exec, at_ms: u64, at_ns: u64) {
+        let id = exec.identity();
         if exec.is_worker {
-            self.revive(exec.identity());
-        } else {
+            self.come_back(id);
+        } else if let Some(worker) = self.workers.get_mut(&id) {
+            worker.away_ns.get_or_insert(at_ns);
             let end = format!("became {}, no worker any more", plain(&exec.comm));
-            self.leave(exec.identity(), at_ms, Some(end));
+            self.leave(id, at_ms, Some(end));
         }
     }
 
-    /// It lives as a worker.
+    fn come_back(&mut self, id: Identity) {
+        if let Some(worker) = self.workers.get_mut(&id) {
+            (worker.away_ns, worker.zombie) = (None, false);
+            self.revive(id);
+        }
+    }
+
+    /// It lives as a worker, unless something says otherwise.
     fn revive(&mut self, id: Identity) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
-        if worker.ended || worker.to_ms.take().is_none() {
+        let dead = worker.ended || worker.zombie || worker.away_ns.is_some();
+        if dead || worker.to_ms.take().is_none() {
             return;
         }
         worker.end = None;
@@ -318,11 +332,11 @@ impl Lives {
             return;
         }
         let Some(worker) = self.workers.get_mut(&id).filter(|worker| !worker.ended) else { return };
-        if let Some(kib) = sample.rss_kib {
+        let live = worker.to_ms.is_none();
+        // That of another program is none of the worker's.
+        if let Some(kib) = sample.rss_kib.filter(|_| live) {
             let before = worker.rss_kib.replace(kib).unwrap_or(0);
-            if worker.to_ms.is_none() {
-                self.rss_kib = self.rss_kib.saturating_sub(before) + kib;
-            }
+            self.rss_kib = self.rss_kib.saturating_sub(before) + kib;
         }
         let rose = |now: Option<u64>, before: Option<u64>| {
             now.is_some_and(|now| before.is_some_and(|before| now > before))
@@ -332,7 +346,7 @@ impl Lives {
             // Its start reads a lot, too.
             (None, syscr) => rose(syscr, worker.syscr) && at_ms > worker.from_ms + 5_000,
         };
-        if served && worker.to_ms.is_none() {
+        if served && live {
             if worker.calls_ms.len() >= CALLS_MAX {
                 worker.calls_ms.pop_front();
             }

@@ -187,8 +187,10 @@ fn workers_without_a_key_launch_nobody() {
 #[test]
 fn a_worker_that_becomes_another_program_may_come_back() {
     let began = [worker(300, "K"), (301, exec(300, false))];
-    let away = report(began.clone());
+    let sampled = (301, Body::Sample(sample(300, 900, None)));
+    let away = report(began.clone().into_iter().chain([sampled]));
     assert_eq!(rows(&away), [(100, 1, 0, 1)]);
+    assert_eq!(away.workers[0].rss_kib, None, "the memory of another program");
     assert_eq!(away.workers[0].end.as_deref(), Some("became sh, no worker any more"));
     let respawned = (302, worker(300, "K").1);
     for back in [(302, exec(300, true)), respawned] {
