@@ -61,6 +61,12 @@ impl Roster {
         self.drop_descendant(id, None);
         let mut worker = new_worker(record, spawn);
         if let Some(known) = self.workers.get(&id) {
+            // Who is told to be a worker later than it was seen as a zombie lives.
+            let revived = known.zombie.is_some_and(|zombie| zombie.at < record.boottime_ns);
+            if revived {
+                self.set_zombie(id, None);
+            }
+            let Some(known) = self.workers.get(&id) else { return };
             if !supersedes(&worker, known) {
                 self.fill_in(id, worker);
                 return;
@@ -219,6 +225,9 @@ impl Roster {
             let worker = descendant.worker;
             self.touch(Subject::Worker(worker));
         }
+        if self.workers.get(&id).is_some_and(|worker| worker.zombie.is_some()) {
+            self.set_zombie(id, None);
+        }
         let Some(worker) = self.workers.get_mut(&id) else { return };
         if exec.is_worker == worker.left.is_some() && worker.exit.is_none() {
             worker.left = (!exec.is_worker).then(|| moment(record, exec.source));
@@ -259,6 +268,13 @@ impl Roster {
         self.clientless.remove(&id);
         if surer(end, self.ends.get(id)) {
             self.ends.remember(id, end, self.now);
+        }
+    }
+
+    fn set_zombie(&mut self, id: Identity, zombie: Option<Moment>) {
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.zombie = zombie;
+            self.life_changed(id);
         }
     }
 

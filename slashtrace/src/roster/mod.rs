@@ -30,6 +30,8 @@ use std::{
     sync::Arc,
 };
 
+use jiff::Timestamp;
+
 pub(crate) use self::{
     attribution::GroupKey,
     client::How,
@@ -41,7 +43,7 @@ pub(crate) use self::{
 };
 use self::{ends::Ends, retire::Retiring, terminal::Terminals};
 use crate::{
-    model::{Body, Identity, Memory, Record},
+    model::{Body, FORMAT_VERSION, Identity, Memory, Record, Spawn},
     profile::Profile,
 };
 
@@ -135,6 +137,17 @@ impl Roster {
             changed: BTreeSet::new(),
             retiring: Retiring::default(),
         }
+    }
+
+    /// Whoever a snapshot of /proc shows, with nothing of a past: no grace or window matters.
+    pub(crate) fn of(spawns: &[Spawn], now_ns: u64) -> Self {
+        let mut roster = Self::new(&Profile::hermes());
+        for (seq, spawn) in (1..).zip(spawns) {
+            let body = Body::Spawn(Box::new(spawn.clone()));
+            let time = Timestamp::UNIX_EPOCH;
+            roster.observe(&Record { v: FORMAT_VERSION, seq, time, boottime_ns: now_ns, body });
+        }
+        roster
     }
 
     /// One for the built-in profile that has seen nothing.
