@@ -55,6 +55,9 @@ pub fn handle(ctx: &BtfTracePointContext) {
             return;
         }
     }
+    // By address: the verifier comes here from each exit of the loops above, and would look the
+    // structure up each time.
+    let task = task.address();
     let start_ns: u64 = task.read(Field::TaskStartBoottime);
     // SAFETY: a map value that the verifier knows the size of.
     let role_before = known(tgid, start_ns).map_or(0, |known| unsafe { (*known).role });
@@ -62,7 +65,6 @@ pub fn handle(ctx: &BtfTracePointContext) {
         return;
     }
 
-    let task = task.address();
     let record = &mut scratch.record;
     record.matched = u8::from(matched);
     record.role_before = role_before;
