@@ -5,10 +5,11 @@ use std::{
     io,
     os::unix::ffi::OsStrExt as _,
     ptr,
+    time::Duration,
 };
 
-use slashtrace::model::{Kind, ParentSource};
-use slashtrace_tests::{Program, Recording, Step, host, program::ORDERS};
+use slashtrace::model::{Body, Kind, ParentSource};
+use slashtrace_tests::{Program, Recording, Step, host, program::ORDERS, recorded};
 
 /// `struct clone_args` of clone3(2) up to `set_tid_size`.
 #[repr(C)]
@@ -105,4 +106,36 @@ fn a_reused_pid_is_another_worker() {
         assert_eq!((parent.process.pid, parent.how), (std::process::id(), ParentSource::Fork));
     }
     assert!(recorded.opened(Kind::DuplicateWorker).is_empty(), "{recorded}");
+}
+
+#[test]
+fn a_reused_pid_of_a_gateway_is_nobody() {
+    if !host::may_load_kernel_programs() {
+        return;
+    }
+    let recording = Recording::start();
+    // The launcher is gone when its child executes the worker, and its pid is then a stranger's.
+    let worker = recording.worker("left", vec![Step::Sleep(500)]);
+    let launcher = Program::new(
+        "launcher",
+        vec![Step::Fork(vec![Step::Sleep(500), Step::Exec(worker)]), Step::Exit(0)],
+    );
+    let pid = launcher.run();
+    recording.wait_for("the worker", Duration::from_secs(30), |records| {
+        !recorded::workers(records).is_empty()
+    });
+    let stranger = Program::new("stranger", vec![Step::Exit(3)]);
+    match run_as(pid, &stranger) {
+        Ok(()) => {}
+        Err(error) => return host::skip(&format!("the pid cannot be had again: {error}")),
+    }
+    recording.wait_for("the worker's end", Duration::from_secs(30), |records| {
+        records.iter().any(|record| matches!(record.body, Body::Exit(_)))
+    });
+    let recorded = recording.stop();
+
+    let parent = recorded.worker("left").parent.as_ref().expect("the forker is known");
+    assert_eq!((parent.process.pid, parent.gone), (pid, true));
+    assert!(recorded.exits().iter().all(|exit| exit.pid != pid), "{recorded}");
+    assert_eq!(recorded.counter("tracked"), 0);
 }

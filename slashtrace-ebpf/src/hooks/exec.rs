@@ -1,7 +1,11 @@
 //! `sched_process_exec` (fs/exec.c, `exec_binprm`): the new program's address space and argument
 //! area are in place, and a thread that executed has become the leader of its group.
 
-use aya_ebpf::{cty::c_void, programs::BtfTracePointContext};
+use aya_ebpf::{
+    cty::{c_long, c_void},
+    helpers::generated::bpf_loop,
+    programs::BtfTracePointContext,
+};
 use aya_log_ebpf::info;
 use slashtrace_ebpf::{
     ARGV_MAX, CHAIN_MAX, Counter, EXEC_TAIL_MAX, ExecRecord, FORK_SLOTS, FORKED_AS_SIBLING, Field,
@@ -51,6 +55,9 @@ pub fn handle(ctx: &BtfTracePointContext) {
             return;
         }
     }
+    // By address: the verifier comes here from each exit of the loops above, and would look the
+    // structure up each time.
+    let task = task.address();
     let start_ns: u64 = task.read(Field::TaskStartBoottime);
     // SAFETY: a map value that the verifier knows the size of.
     let role_before = known(tgid, start_ns).map_or(0, |known| unsafe { (*known).role });
@@ -58,7 +65,6 @@ pub fn handle(ctx: &BtfTracePointContext) {
         return;
     }
 
-    let task = task.address();
     let record = &mut scratch.record;
     record.matched = u8::from(matched);
     record.role_before = role_before;
@@ -107,7 +113,7 @@ const _: () = assert!(core::mem::offset_of!(ExecScratch, tail) == size_of::<Exec
 /// has ended is not tracked: no exit would remove it again.
 #[inline(always)]
 fn follow_parents(task: Address, tgid: u32, start_ns: u64, scratch: &mut ExecScratch) {
-    let mut current = task.follow(Field::TaskRealParent).follow(Field::TaskGroupLeader);
+    let current = task.follow(Field::TaskRealParent).follow(Field::TaskGroupLeader);
     let parent: u32 = current.read(Field::TaskTgid);
     let parent_start_ns: u64 = current.read(Field::TaskStartBoottime);
     let record = &mut scratch.record;
@@ -128,55 +134,94 @@ fn follow_parents(task: Address, tgid: u32, start_ns: u64, scratch: &mut ExecScr
         }
         _ => count(Counter::ForkerForgotten),
     }
-    let reparented = record.reparented != 0;
-    if reparented && record.forker_gone == 0 {
+    if record.reparented != 0 && record.forker_gone == 0 {
         // Whether it lives cannot be asked by its pid: userspace does.
         track_above(record.forker, record.forker_start_ns, Role::Gateway);
     }
 
-    for i in 0..CHAIN_MAX {
-        scratch.begun[i] = Begun { leader: current.0, tgid: 0, role: 0 };
-        if current.is_null() {
-            break;
-        }
-        let at = argv_padded(filter::length(scratch)).min(ARGV_MAX) + i * size_of::<TaskInfo>();
-        // SAFETY: at most the last of `CHAIN_MAX` places behind `ARGV_MAX` bytes, at a multiple
-        // of 8.
-        let info = unsafe { &mut *scratch.tail.as_mut_ptr().add(at).cast::<TaskInfo>() };
-        task::describe(current, info);
-        scratch.record.chain_len = i as u32 + 1;
-        let above = info.tgid;
-        let role = if i == 0 { Role::Gateway } else { Role::Ancestor };
-        // A reaper's ancestors say nothing of the worker.
-        if !reparented && (i == 0 || above > 1) {
-            if task::is_ending(current) {
-                scratch.record.forker_gone |= u8::from(i == 0);
-            } else if track_above(above, info.start_ns, role) {
-                scratch.begun[i].tgid = above;
-                scratch.begun[i].role = role as u32;
-            }
-        }
-        if above <= 1 || task::leads_session(current) {
-            break;
-        }
-        current = current.follow(Field::TaskRealParent).follow(Field::TaskGroupLeader);
+    let mut climb = Climb { current: current.0, scratch };
+    // A loop by helper: its body is verified once or twice, where a plain loop is verified as often
+    // as it may run (230,000 instructions against 40,000).
+    // SAFETY: the callback has the signature that the helper calls, and takes a `Climb`.
+    unsafe { bpf_loop(CHAIN_MAX as u32, above as *mut c_void, (&raw mut climb).cast(), 0) };
+}
+
+/// State of the way up from a worker's parent. Nothing in it is a number that the verifier knows:
+/// before Linux 6.7 it took what was known in the first run of the body for known in all.
+#[repr(C)]
+struct Climb {
+    /// Address of the `task_struct` that is next.
+    current: u64,
+    scratch: *mut ExecScratch,
+}
+
+/// A place in the chain. The loops run at most `CHAIN_MAX` times; the mask is for the verifier, which
+/// loses a comparison where the compiler widens the number again.
+#[inline(always)]
+fn place(index: u32) -> usize {
+    const { assert!(CHAIN_MAX.is_power_of_two()) };
+    index as usize & (CHAIN_MAX - 1)
+}
+
+/// One process above the worker; returns 1 to stop.
+unsafe extern "C" fn above(index: u32, climb: *mut c_void) -> c_long {
+    // SAFETY: `follow_parents` passes a `Climb` that outlives the loop.
+    let climb = unsafe { &mut *climb.cast::<Climb>() };
+    // SAFETY: this CPU's own value.
+    let scratch = unsafe { &mut *climb.scratch };
+    let current = Address(climb.current);
+    let index = place(index);
+    if current.is_null() {
+        return 1;
     }
+    let is_parent = index == 0;
+    scratch.begun[index] = Begun { leader: current.0, tgid: 0, role: 0 };
+    let at = argv_padded(filter::length(scratch)).min(ARGV_MAX) + index * size_of::<TaskInfo>();
+    // SAFETY: at most the last of `CHAIN_MAX` places behind `ARGV_MAX` bytes, at a multiple of 8.
+    let info = unsafe { &mut *scratch.tail.as_mut_ptr().add(at).cast::<TaskInfo>() };
+    task::describe(current, info);
+    scratch.record.chain_len = index as u32 + 1;
+    let tgid = info.tgid;
+    // A reaper's ancestors say nothing of the worker.
+    if scratch.record.reparented == 0 && (is_parent || tgid > 1) {
+        let role = if is_parent { Role::Gateway } else { Role::Ancestor };
+        if task::is_ending(current) {
+            scratch.record.forker_gone |= u8::from(is_parent);
+        } else if track_above(tgid, info.start_ns, role) {
+            scratch.begun[index].tgid = tgid;
+            scratch.begun[index].role = role as u32;
+        }
+    }
+    if tgid <= 1 || task::leads_session(current) {
+        return 1;
+    }
+    climb.current = current.follow(Field::TaskRealParent).follow(Field::TaskGroupLeader).0;
+    0
 }
 
 /// Reports the end of those above the worker that ended while they were about to be tracked. Either
 /// the exit program saw the mark, or this sees that `signal->live` is zero.
 #[inline(always)]
-fn end_what_ended(scratch: &ExecScratch) {
-    for i in 0..CHAIN_MAX {
-        if i >= scratch.record.chain_len as usize {
-            break;
-        }
-        let Begun { leader, tgid, role } = scratch.begun[i];
-        let leader = Address(leader);
-        if role != 0 && task::is_ending(leader) && untrack(tgid) {
-            submit_exit(leader, tgid, role, 0);
-        }
+fn end_what_ended(scratch: &mut ExecScratch) {
+    let mut climb = Climb { current: 0, scratch };
+    // SAFETY: as above.
+    unsafe { bpf_loop(CHAIN_MAX as u32, end_if_ended as *mut c_void, (&raw mut climb).cast(), 0) };
+}
+
+/// One process of the chain; returns 1 to stop.
+unsafe extern "C" fn end_if_ended(index: u32, climb: *mut c_void) -> c_long {
+    // SAFETY: `end_what_ended` passes a `Climb` that outlives the loop.
+    let scratch = unsafe { &*(*climb.cast::<Climb>()).scratch };
+    let index = place(index);
+    if index >= scratch.record.chain_len as usize {
+        return 1;
     }
+    let Begun { leader, tgid, role } = scratch.begun[index];
+    let leader = Address(leader);
+    if role != 0 && task::is_ending(leader) && untrack(tgid) {
+        submit_exit(leader, tgid, role, 0);
+    }
+    0
 }
 
 #[inline(always)]

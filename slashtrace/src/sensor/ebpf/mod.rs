@@ -199,10 +199,24 @@ impl EbpfSensor {
                 _ => 0,
             };
             match self.translator.translate(event) {
-                Some(observation) => self.keep(observation),
+                Some(observation) => {
+                    self.untrack_dead_forker(&observation.body);
+                    self.keep(observation);
+                }
                 // Tracked for a collision of hashes only.
                 None => drop(self.object.untrack(pid)),
             }
+        }
+    }
+
+    /// The kernel cannot ask whether the forker of a sibling (`CLONE_PARENT`) lives, and tracks it.
+    /// Who is a zombie or gone has passed the exit program, and has an entry for ever.
+    fn untrack_dead_forker(&mut self, body: &Body) {
+        if let Body::Spawn(spawn) = body
+            && let Some(parent) = spawn.parent.as_ref().filter(|parent| parent.gone)
+            && !self.is_alive(parent.process.identity())
+        {
+            self.object.untrack_process(parent.process.identity());
         }
     }
 

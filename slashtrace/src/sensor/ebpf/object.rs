@@ -26,7 +26,10 @@ use super::{
     },
     rule::Rule,
 };
-use crate::{model::Capability, sensor::TerminalChoice};
+use crate::{
+    model::{Capability, Identity},
+    sensor::TerminalChoice,
+};
 
 static PROBES: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/probes"));
 
@@ -180,6 +183,12 @@ impl Object {
             self.marks.remove(pid);
         }
         removed
+    }
+
+    /// As [`Self::untrack`], unless the entry is of another process that got that pid.
+    pub fn untrack_process(&mut self, process: Identity) -> bool {
+        self.tracked(process.pid).is_some_and(|known| is_same(known.start_ns, process.start_ns))
+            && self.untrack(process.pid)
     }
 
     /// Has the kernel forget those who have ended without its noticing, as `has_ended` (a pid and

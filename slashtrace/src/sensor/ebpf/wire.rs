@@ -98,7 +98,7 @@ pub fn decode(record: Bytes) -> Result<Event, DecodeError> {
         return Err(DecodeError::Size);
     }
     let what = match RecordKind::from_u8(header.kind).ok_or(DecodeError::Unknown)? {
-        RecordKind::Exec => What::Exec(exec(record)?),
+        RecordKind::Exec => What::Exec(exec(&record)?),
         RecordKind::Fork => {
             let this: ForkRecord = whole(&record)?;
             What::Fork {
@@ -131,8 +131,8 @@ pub fn decode(record: Bytes) -> Result<Event, DecodeError> {
     Ok(Event { boottime_ns: header.boottime_ns, what })
 }
 
-fn exec(record: Bytes) -> Result<Exec, DecodeError> {
-    let (this, tail) = ExecRecord::read_from_prefix(&record).map_err(|_| DecodeError::Size)?;
+fn exec(record: &Bytes) -> Result<Exec, DecodeError> {
+    let (this, tail) = ExecRecord::read_from_prefix(record).map_err(|_| DecodeError::Size)?;
     let (argv_len, chain_len) = (this.argv_len as usize, this.chain_len as usize);
     if argv_len > ARGV_MAX || chain_len > CHAIN_MAX {
         return Err(DecodeError::Size);

@@ -1,0 +1,170 @@
+//! The kernel's table of tracked processes: who is dead by the time a worker executes leaves
+//! nothing in it, however it came to be the worker's forker.
+
+use std::{
+    ffi::{CString, OsString, c_int, c_long},
+    io,
+    os::{fd::AsRawFd as _, unix::ffi::OsStrExt as _},
+    ptr,
+    time::Duration,
+};
+
+use slashtrace::model::{Body, ParentSource, Role};
+use slashtrace_tests::{Program, Recording, Step, host, program::ORDERS};
+
+const LIVES: usize = 2_000;
+const PATIENCE: Duration = Duration::from_mins(3);
+
+/// A program that can be executed after fork(2), where nothing may be allocated.
+struct Prepared {
+    _strings: Vec<CString>,
+    binary: CString,
+    argv: Vec<*const libc::c_char>,
+    environment: Vec<*const libc::c_char>,
+}
+
+impl Prepared {
+    fn new(program: &Program) -> Self {
+        let c_string = |bytes: &[u8]| CString::new(bytes).expect("no NUL");
+        let mut orders = OsString::from(format!("{ORDERS}="));
+        orders.push(serde_json::to_string(&program.steps).expect("orders are plain data"));
+        let mut strings: Vec<CString> = program.argv.iter().map(|token| c_string(token)).collect();
+        let argv = strings.iter().map(|string| string.as_ptr()).chain([ptr::null()]).collect();
+        let orders = c_string(orders.as_bytes());
+        let environment = vec![orders.as_ptr(), ptr::null()];
+        strings.push(orders);
+        let binary = c_string(host::subject().as_os_str().as_bytes());
+        Self { _strings: strings, binary, argv, environment }
+    }
+
+    /// Executes it; does not return.
+    fn execute(&self) -> ! {
+        // SAFETY: pointers to NUL-terminated strings in arrays that end with a null pointer.
+        unsafe {
+            libc::execve(self.binary.as_ptr(), self.argv.as_ptr(), self.environment.as_ptr());
+            libc::_exit(127)
+        }
+    }
+}
+
+fn wait_for_end(pid: c_int) {
+    let mut status = 0;
+    // SAFETY: the status is valid for writing.
+    let reaped = unsafe { libc::waitpid(pid, &raw mut status, 0) };
+    assert_eq!((reaped, status), (pid, 0), "{}", io::Error::last_os_error());
+}
+
+/// Starts the program from a process that is gone before the program is executed, as a launcher
+/// does that forks twice. Returns the pid of the one that is gone.
+fn launch(program: &Prepared) -> u32 {
+    // SAFETY: the children call nothing but fork, getppid, sched_yield, execve and _exit.
+    let forker = unsafe { libc::fork() };
+    if forker == 0 {
+        // SAFETY: as above.
+        unsafe {
+            let forker = libc::getpid();
+            if libc::fork() == 0 {
+                while libc::getppid() == forker {
+                    libc::sched_yield();
+                }
+                program.execute();
+            }
+            libc::_exit(0);
+        }
+    }
+    assert!(forker > 0, "{}", io::Error::last_os_error());
+    wait_for_end(forker);
+    forker.cast_unsigned()
+}
+
+fn exited_workers(records: &[slashtrace::model::Record]) -> usize {
+    let is_worker = |body: &Body| matches!(body, Body::Exit(exit) if exit.role == Role::Worker);
+    records.iter().filter(|record| is_worker(&record.body)).count()
+}
+
+#[test]
+fn two_thousand_double_forked_lives_leave_nothing_in_the_table() {
+    if !host::may_load_kernel_programs() {
+        return;
+    }
+    let recording = Recording::start();
+    let worker = Prepared::new(&recording.worker("twice_forked", Vec::new()));
+    let forkers: Vec<u32> = (0..LIVES).map(|_| launch(&worker)).collect();
+    recording
+        .wait_for("the end of all workers", PATIENCE, |so_far| exited_workers(so_far) == LIVES);
+    let recorded = recording.stop();
+
+    let workers = recorded.workers();
+    assert_eq!(workers.len(), LIVES);
+    for worker in &workers {
+        let parent = worker.parent.as_ref().expect("the forker is known");
+        assert!(parent.gone && parent.how == ParentSource::Fork, "{parent:?}");
+        assert!(forkers.contains(&parent.process.pid), "{parent:?}");
+    }
+    // Nobody but the workers was tracked, and they have ended.
+    assert_eq!(recorded.exits().len(), LIVES);
+    assert_eq!((recorded.counter("tracked"), recorded.counter("stale-entry")), (0, 0));
+}
+
+#[test]
+fn a_dead_forker_of_a_sibling_is_not_tracked() {
+    if !host::may_load_kernel_programs() {
+        return;
+    }
+    let recording = Recording::start();
+    let worker = Prepared::new(&recording.worker("sibling", Vec::new()));
+    let (reader, writer) = io::pipe().expect("a pipe");
+    // SAFETY: the children call nothing but clone, read, execve and _exit.
+    let forker = unsafe { libc::fork() };
+    if forker == 0 {
+        let flags = c_long::from(libc::CLONE_PARENT | libc::SIGCHLD);
+        // SAFETY: as above; without a stack the child runs on a copy of this one, as after fork.
+        unsafe {
+            if libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) == 0 {
+                let mut byte = 0_u8;
+                libc::read(reader.as_raw_fd(), (&raw mut byte).cast(), 1);
+                worker.execute();
+            }
+            libc::_exit(0);
+        }
+    }
+    wait_for_end(forker);
+    io::Write::write_all(&mut &writer, b"x").expect("the worker reads it");
+    recording.wait_for("the worker's end", PATIENCE, |so_far| exited_workers(so_far) == 1);
+    let recorded = recording.stop();
+
+    let parent = recorded.worker("sibling").parent.as_ref().expect("the forker is known");
+    assert_eq!((parent.process.pid, parent.gone), (forker.cast_unsigned(), true), "{parent:?}");
+    assert_eq!(recorded.counter("tracked"), 0);
+}
+
+#[test]
+fn a_living_forker_of_a_sibling_is_its_gateway() {
+    if !host::may_load_kernel_programs() {
+        return;
+    }
+    let recording = Recording::start();
+    let worker = Prepared::new(&recording.worker("sibling", vec![Step::Sleep(500)]));
+    // SAFETY: the children call nothing but clone, usleep, execve and _exit.
+    let forker = unsafe { libc::fork() };
+    if forker == 0 {
+        let flags = c_long::from(libc::CLONE_PARENT | libc::SIGCHLD);
+        // SAFETY: as above.
+        unsafe {
+            if libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) == 0 {
+                worker.execute();
+            }
+            libc::usleep(1_500_000);
+            libc::_exit(0);
+        }
+    }
+    wait_for_end(forker);
+    recording.wait_for("the worker's end", PATIENCE, |so_far| exited_workers(so_far) == 1);
+    let recorded = recording.stop();
+
+    let parent = recorded.worker("sibling").parent.as_ref().expect("the forker is known");
+    assert_eq!((parent.process.pid, parent.gone), (forker.cast_unsigned(), false), "{parent:?}");
+    let exit = recorded.exit_of(parent.process.identity());
+    assert_eq!((exit.role, exit.code), (Role::Gateway, Some(0)));
+    assert_eq!(recorded.counter("tracked"), 0);
+}
