@@ -23,8 +23,8 @@ use crate::{
 const DEPTH_MAX: usize = 64;
 /// Longer than it takes from the end of a terminal's node to the end of its processes' hold on it.
 const HANG_UP: Duration = Duration::from_millis(50);
-/// How long of that no sleep is slept. Most often it takes some 50 µs, and the shortest sleep is as
-/// long (the timer slack of 50 µs, prctl(2)).
+/// How much of that is waited without a sleep: the kernel is at it, on another CPU or on this one,
+/// and even the shortest sleep is 50 µs too long (`PR_SET_TIMERSLACK`, prctl(2)).
 const AT_ONCE: Duration = Duration::from_millis(1);
 /// How long after a wait in vain there is no other: many may be looked at, one behind the other.
 const IMPATIENT: Duration = Duration::from_secs(1);
@@ -97,12 +97,12 @@ impl Checks {
     pub(super) fn all(&self, decision: &Decision) -> Result<(), No> {
         let pid = decision.worker.pid;
         self.is_not_ours(pid)?;
-        let (stat, cmdline, uid) = self.itself(decision)?;
+        let (mut stat, cmdline, uid) = self.itself(decision)?;
         let gateway = self.living_gateway(decision);
         if let Some((gateway, _)) = gateway {
             self.gateway(gateway, uid, decision)?;
         }
-        let gateway = self.was_hung_up(&stat, gateway, decision)?;
+        let gateway = self.was_hung_up(&mut stat, gateway, decision)?;
         self.is_unprotected(pid, uid, &cmdline, gateway)?;
         self.is_no_gateway(&stat, decision)?;
         let orphaned = decision.gateway.is_some() && gateway.is_none();
@@ -269,10 +269,11 @@ impl Checks {
     /// It is told a moment before that (`devpts_pty_kill` and `tty_vhangup` in `pty_close`,
     /// drivers/tty/pty.c), so who has it still is asked again; not where that was in vain just now.
     ///
-    /// The gateway, if it lived at the last look: the end of a terminal may be its end.
+    /// Returns the gateway, if it lived at the last look: the end of a terminal may be its end. What
+    /// was read of the worker is read anew at each look.
     fn was_hung_up(
         &self,
-        worker: &ProcStat,
+        worker: &mut ProcStat,
         gateway: Option<Looked>,
         decision: &Decision,
     ) -> Result<Option<Identity>, No> {
@@ -287,10 +288,10 @@ impl Checks {
             } else {
                 thread::sleep(HANG_UP / 500);
             }
-            let worker = self.identity(decision.worker)?;
+            *worker = self.identity(decision.worker)?;
             let gateway = self.living_gateway(decision);
             lives = gateway.as_ref().map(|(gateway, _)| *gateway);
-            has_it = self.who_has(closed, &worker, gateway)?;
+            has_it = self.who_has(closed, worker, gateway)?;
         }
         let Some(pid) = has_it else { return Ok(lives) };
         if patient {

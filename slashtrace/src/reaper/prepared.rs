@@ -8,7 +8,7 @@ use std::{
 
 use rustix::process::{Resource, getrlimit};
 
-use super::Policy;
+use super::{Policy, Scope};
 use crate::{
     host::proc::{Held, ProcFs},
     model::{Body, Identity, Mode, Record, Role, Spawn},
@@ -26,13 +26,14 @@ const AHEAD: Duration = Duration::from_secs(1);
 ///
 /// Nothing is known from it: each check reads anew at the moment of acting, from a descriptor
 /// instead of a path. A worker that is not prepared (too young, no descriptor left) is checked by
-/// paths. In `observe` nothing is prepared.
+/// paths. In `observe` nothing is prepared, nor is a worker that is out of the policy's scope.
 #[derive(Debug)]
 pub(super) struct Prepared {
     proc: ProcFs,
     /// The age at which a worker is prepared, ns; none in `observe`.
     age_ns: Option<u64>,
     descriptors_max: usize,
+    scope: Scope,
     /// What is open for a worker, itself first.
     ready: BTreeMap<Identity, Vec<Arc<Held>>>,
     /// Those to come: when, on the boot clock.
@@ -53,6 +54,7 @@ impl Prepared {
             proc,
             age_ns: acts.then(|| u64::try_from(age.as_nanos()).unwrap_or(u64::MAX)),
             descriptors_max: DESCRIPTORS_MAX.min(half),
+            scope: policy.scope.clone(),
             ready: BTreeMap::new(),
             waiting: BTreeMap::new(),
             queue: BTreeSet::new(),
@@ -84,8 +86,13 @@ impl Prepared {
         if self.ready.contains_key(&id) || self.waiting.contains_key(&id) {
             return;
         }
-        if let Some(parent) = spawn.parent.as_ref().filter(|parent| !parent.reaper) {
-            self.gateways.insert(id, parent.process.identity());
+        let parent = spawn.parent.as_ref().filter(|parent| !parent.reaper);
+        let gateway = parent.map(|parent| parent.process.identity());
+        if !self.scope.has(gateway, spawn.session.as_deref()) {
+            return;
+        }
+        if let Some(gateway) = gateway {
+            self.gateways.insert(id, gateway);
         }
         self.waiting.insert(id, due_ns);
         self.queue.insert((due_ns, id));

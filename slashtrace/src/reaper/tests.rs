@@ -176,3 +176,18 @@ async fn a_storm_is_told_of_and_ends_nobody() {
     assert_eq!(said.iter().filter(|one| **one == gone).count(), 9);
     wait_until(|| bench.subject.runs());
 }
+
+#[tokio::test]
+async fn what_the_end_of_a_worker_takes_is_opened_while_there_is_nothing_to_do() {
+    let subject = Subject::worker(&format!("echo; {LOOP}"));
+    for (mode, opens) in [(Mode::Enforce, true), (Mode::DryRun, true), (Mode::Observe, false)] {
+        let policy = Policy { mode, min_age: Duration::ZERO, ..Policy::default() };
+        let mut reaper = Reaper::new(Profile::hermes(), policy);
+        let spawn = Body::Spawn(Box::new(spawn(subject.id(), Role::Worker)));
+        reaper.observe(&Recorder::default().record(boottime_ns(), spawn));
+        assert_eq!(reaper.executor.next_to_prepare().is_some(), opens);
+        let next = timeout(Duration::from_millis(400), reaper.next()).await;
+        assert!(next.is_err(), "{next:?}");
+        assert_eq!(reaper.executor.next_to_prepare(), None, "it was, and is not looked for again");
+    }
+}

@@ -156,7 +156,7 @@ fn a_terminal_that_somebody_still_has_is_not_closed() {
             fake.put(&Fake { pid, sid, tty_nr, ..Fake::default() });
         }
         let proc = fake.proc();
-        let worker = proc.stat(30).unwrap().unwrap();
+        let mut worker = proc.stat(30).unwrap().unwrap();
         let id = |pid: u32| Identity { pid, start_ns: proc.stat(pid).unwrap().unwrap().start_ns };
         let terminal = Some(Terminal { instance: Some(7), index: 3 });
         let gateway = Some(id(20));
@@ -164,13 +164,13 @@ fn a_terminal_that_somebody_still_has_is_not_closed() {
             Decision { worker: id(30), gateway, terminal, ..Subject::worker("echo").decision() };
         let root = proc.root();
         let checks = Checks::new(root, Profile::hermes(), &Policy::default());
-        let allowed = checks.was_hung_up(&worker, Some((id(20), proc.stat(20))), &decision);
+        let allowed = checks.was_hung_up(&mut worker, Some((id(20), proc.stat(20))), &decision);
         assert_eq!(allowed.is_ok(), has_it == 0, "{has_it}: {allowed:?}");
         let other = Decision { terminal: None, ..decision.clone() };
         let looked = Some((id(20), proc.stat(20)));
-        assert_eq!(checks.was_hung_up(&worker, looked, &other), Ok(gateway));
+        assert_eq!(checks.was_hung_up(&mut worker, looked, &other), Ok(gateway));
         let unreadable = (id(20), Err(std::io::Error::other("for a test")));
-        let unread = checks.was_hung_up(&worker, Some(unreadable), &decision);
+        let unread = checks.was_hung_up(&mut worker, Some(unreadable), &decision);
         assert!(matches!(unread, Err(No::Refused(_))));
     }
 }
@@ -182,7 +182,7 @@ fn who_is_about_to_lose_a_terminal_is_waited_for() {
     let put = |tty_nr| fake.put(&Fake { pid: 30, sid: 30, tty_nr, ..Fake::default() });
     put(136 << 8 | 3);
     let proc = fake.proc();
-    let stat = proc.stat(30).unwrap().unwrap();
+    let mut stat = proc.stat(30).unwrap().unwrap();
     let worker = Identity { pid: 30, start_ns: stat.start_ns };
     let terminal = Some(Terminal { instance: Some(7), index: 3 });
     let decision = Decision { worker, terminal, ..Subject::worker("echo").decision() };
@@ -192,13 +192,15 @@ fn who_is_about_to_lose_a_terminal_is_waited_for() {
             std::thread::sleep(std::time::Duration::from_millis(5));
             put(0);
         });
-        assert_eq!(checks.was_hung_up(&stat, None, &decision), Ok(None));
+        let mut seen = stat.clone();
+        assert_eq!(checks.was_hung_up(&mut seen, None, &decision), Ok(None));
+        assert_eq!(seen.terminal, None, "as it was at the last look");
     });
     // One that was waited for in vain is the last for a while.
     put(136 << 8 | 3);
     for waits in [true, false] {
         let asked = std::time::Instant::now();
-        assert!(checks.was_hung_up(&stat, None, &decision).is_err());
+        assert!(checks.was_hung_up(&mut stat, None, &decision).is_err());
         assert_eq!(checks.in_vain.get().is_some_and(|then| then >= asked), waits);
     }
 }
