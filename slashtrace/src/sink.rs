@@ -1,4 +1,4 @@
-//! Where records go: the evidence file, live lines, the table at the end. A room of its own, so
+//! Where records go: the evidence file, live lines, the digest of a report. A room of its own, so
 //! that those who write records need not know who hands them out.
 
 use anyhow::Result;

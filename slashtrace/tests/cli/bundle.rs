@@ -99,6 +99,38 @@ fn a_bundle_is_reported_in_every_format() {
 }
 
 #[test]
+fn colours_are_for_text_and_only_where_they_are_wanted() {
+    let folder = Folder::new();
+    let output = duplicate(&folder, &[]);
+    assert!(!stderr(&output).contains('\x1b'), "a pipe: {}", stderr(&output));
+    let rec = &folder.text("rec");
+    let shown = |format: &str, more: &[&str], variables: &[(&str, &str)]| {
+        let mut command = slashtrace();
+        command.env_remove("CLICOLOR_FORCE").env_remove("NO_COLOR");
+        command.args(["report", rec, "--format", format]).args(more);
+        stdout(&command.envs(variables.iter().copied()).output().unwrap())
+    };
+    let bare = shown("text", &[], &[]);
+    assert!(!bare.contains('\x1b'), "{bare:?}");
+    let always = shown("text", &["--color", "always"], &[("NO_COLOR", "1")]);
+    assert!(always.contains("\x1b[1mGATEWAY"), "{always:?}");
+    assert_eq!(anstream::adapter::strip_str(&always).to_string(), bare);
+    let force = ("CLICOLOR_FORCE", "1");
+    assert_eq!(shown("text", &[], &[force]), always);
+    assert_eq!(shown("text", &[], &[force, ("NO_COLOR", "1")]), bare);
+    assert_eq!(shown("text", &["--color", "never"], &[force]), bare);
+    for format in ["json", "junit", "html", "markdown"] {
+        let data = shown(format, &[], &[]);
+        assert_eq!(shown(format, &["--color", "always"], &[]), data, "{format}");
+    }
+    for (when, expected) in [("auto", &bare), ("always", &always)] {
+        let file = folder.text(when);
+        shown("text", &["-o", &file, "--color", when], &[]);
+        assert_eq!(&fs::read_to_string(file).unwrap(), expected, "{when}");
+    }
+}
+
+#[test]
 fn sessions_are_hashed_where_that_is_wanted() {
     let folder = Folder::new();
     let output = duplicate(&folder, &["--sessions", "hash"]);
