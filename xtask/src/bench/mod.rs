@@ -4,6 +4,7 @@
 
 mod close;
 mod daemon;
+mod document;
 mod evidence;
 mod idle;
 mod instructions;
@@ -25,7 +26,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{apt, build, checkout, run, setup, step};
 use peers::Peer;
@@ -47,6 +48,9 @@ pub(crate) struct Args {
     /// Show the medians of an earlier run, as its JSON, in a column of their own.
     #[arg(long, value_name = "FILE")]
     before: Option<PathBuf>,
+    /// Put the table into docs/BENCHMARKS.md.
+    #[arg(long, conflicts_with_all = ["only", "quick"])]
+    document: bool,
     /// Measure this slashtrace instead of building one.
     #[arg(long, value_name = "FILE")]
     program: Option<PathBuf>,
@@ -180,7 +184,11 @@ pub(crate) fn bench(args: &Args) -> Result<ExitCode> {
             format!("{name}-{}", format!("{only:?}").to_lowercase())
         }),
     };
-    let rows = measure(&bench, names, &results.join(&name), &before)?;
+    let machine = machine(&bench)?;
+    let rows = measure(&bench, &machine, names, &results.join(&name), &before)?;
+    if args.document {
+        document::update(&machine, &table::markdown(&rows, &before))?;
+    }
     let unmet = rows.iter().filter(|row| row.met() == Some(false)).count();
     eprintln!("    targets not met: {unmet}");
     Ok(if args.check && unmet > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
@@ -190,6 +198,7 @@ pub(crate) fn bench(args: &Args) -> Result<ExitCode> {
 /// known is written, so that a run that is cut off is not lost.
 fn measure(
     bench: &Bench,
+    machine: &Value,
     names: &[Name],
     files: &Path,
     before: &BTreeMap<String, f64>,
@@ -220,7 +229,7 @@ fn measure(
             let file = files.with_extension(ending);
             fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))
         };
-        write("json", format!("{:#}\n", table::json(&machine(bench)?, &sorted)))?;
+        write("json", format!("{:#}\n", table::json(machine, &sorted)))?;
         write("md", table::markdown(&sorted, before))?;
         write(
             "instructions.svg",
@@ -235,11 +244,12 @@ fn measure(
 }
 
 /// The machine, as far as figures depend on it.
-fn machine(bench: &Bench) -> Result<serde_json::Value> {
+fn machine(bench: &Bench) -> Result<Value> {
     let cpus = std::thread::available_parallelism()?.get();
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
     let model = fs::read_to_string("/proc/cpuinfo")?;
     let model = model.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    let load = fs::read_to_string("/proc/loadavg")?;
     let version = Command::new(&bench.program).arg("--version").output();
     let version = version.map(|out| String::from_utf8_lossy(&out.stdout).trim().to_owned());
     Ok(json!({
@@ -247,6 +257,7 @@ fn machine(bench: &Bench) -> Result<serde_json::Value> {
         "arch": env::consts::ARCH,
         "cpu": model.map(|(_, model)| model),
         "cpus": cpus,
+        "load": load.split(' ').next(),
         "slashtrace": version.unwrap_or_default(),
         "quick": bench.quick,
     }))
