@@ -65,22 +65,28 @@ impl Daemon {
         fs::metadata(&self.evidence).map_or(0, |file| file.len())
     }
 
-    /// Waits until it has caught up: its evidence does not grow and it hardly computes. False if
-    /// that took longer than `most`.
+    /// Waits until it has caught up: whenever it is looked at for a second it sleeps, and its
+    /// evidence does not grow. One that waits for a CPU is not asleep, however busy the machine is.
+    /// False if that took longer than `most`.
     pub(crate) fn catch_up(&self, most: Duration) -> Result<bool> {
-        const LOOK: Duration = Duration::from_millis(250);
+        const LOOK: Duration = Duration::from_millis(50);
         let begun = Instant::now();
-        let mut last = (process::cpu_ns(self.pid())?, self.bytes());
-        let mut quiet = 0;
-        while quiet < 3 {
+        let (mut bytes, mut quiet) = (self.bytes(), 0);
+        while quiet < 20 {
             if begun.elapsed() > most {
                 return Ok(false);
             }
             thread::sleep(LOOK);
-            let now = (process::cpu_ns(self.pid())?, self.bytes());
-            let busy = (now.0 - last.0) * 20 > LOOK.as_nanos() as u64;
-            quiet = if busy || now.1 > last.1 { 0 } else { quiet + 1 };
-            last = now;
+            let asleep = process::state(self.pid()).context("slashtrace is gone")? == 'S';
+            let now = self.bytes();
+            let grown = now != bytes;
+            bytes = now;
+            // It may wake up for a moment because time passes.
+            quiet = match (asleep, grown) {
+                (true, false) => quiet + 1,
+                (false, false) => quiet - quiet.min(5),
+                _ => 0,
+            };
         }
         Ok(true)
     }

@@ -58,7 +58,7 @@ fn many(bench: &Bench, rows: &mut Vec<Row>) -> Result<()> {
     eprintln!("    idle: {live} workers, {rounds} times {seconds} s");
     let daemon = Daemon::start(bench)?;
     let pid = daemon.pid();
-    thread::sleep(Duration::from_secs(2));
+    daemon.catch_up(Duration::from_mins(1))?;
     let before = process::rss_kib(pid)?;
     let workers = Spawner::hold(bench, LIVE)?;
     // The first samples of each are news.

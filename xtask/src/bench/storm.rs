@@ -112,7 +112,7 @@ pub(crate) fn rows(bench: &Bench, times: &mut Vec<Series>) -> Result<Vec<Row>> {
 }
 
 const LOST: &str = "lost events";
-const CPU: &str = "CPU per life, µs";
+const CPU: &str = "CPU per life seen, µs";
 const PEAK: &str = "peak RSS, MiB";
 
 fn title(lives: u64, sessions: u64, what: &str) -> String {
@@ -124,7 +124,7 @@ fn storm(bench: &Bench, case: &mut Case) -> Result<()> {
     let patience = Duration::from_secs(if bench.quick { 60 } else { 300 });
     let daemon = Daemon::start(bench)?;
     let mut spawner = Spawner::burst(bench, true)?;
-    thread::sleep(Duration::from_secs(1));
+    daemon.catch_up(patience)?;
     let pid = daemon.pid();
     let (rss, cpu, bytes) = (process::rss_kib(pid)?, process::cpu_ns(pid)?, daemon.bytes());
     let took = spawner.lives(case.lives, case.sessions)?;
@@ -134,11 +134,9 @@ fn storm(bench: &Bench, case: &mut Case) -> Result<()> {
             patience.as_secs()
         );
     }
-    let lives = case.lives as f64;
+    let (cpu, bytes) = (process::cpu_ns(pid)? - cpu, daemon.bytes() - bytes);
     let seen = &mut case.seen;
-    seen.rate.0.push(lives / took.as_secs_f64());
-    seen.cpu_us.0.push((process::cpu_ns(pid)? - cpu) as f64 / 1e3 / lives);
-    seen.bytes.0.push((daemon.bytes() - bytes) as f64 / lives);
+    seen.rate.0.push(case.lives as f64 / took.as_secs_f64());
     seen.peak_mib.0.push(process::peak_rss_kib(pid)? as f64 / 1024.0);
     // Time has passed once something happens again: a daemon on which nothing comes in may sleep.
     let mut after = process::rss_kib(pid)?;
@@ -155,7 +153,12 @@ fn storm(bench: &Bench, case: &mut Case) -> Result<()> {
     seen.before_mib.0.push(rss as f64 / 1024.0);
     seen.after_mib.0.push(after as f64 / 1024.0);
     let counts = daemon.stop()?;
-    seen.lost.0.push(counts.lost(case.lives + more) as f64);
+    let lost = counts.lost(case.lives + more) as f64;
+    seen.lost.0.push(lost);
+    // What was lost cost nothing: the rest is what was paid for.
+    let whole = (case.lives as f64 - lost / 2.0).max(1.0);
+    seen.cpu_us.0.push(cpu as f64 / 1e3 / whole);
+    seen.bytes.0.push(bytes as f64 / whole);
     seen.incomplete.0.push(f64::from(u8::from(!counts.complete)));
     Ok(())
 }
@@ -170,7 +173,7 @@ impl Case {
             Row::new(Sort::Count, title(LOST), seen.lost.clone()).target(none),
             Row::new(Sort::Count, title("recordings not complete"), seen.incomplete.clone())
                 .target(none),
-            Row::new(Sort::Count, title("evidence per life, bytes"), seen.bytes.clone()),
+            Row::new(Sort::Count, title("evidence per life seen, bytes"), seen.bytes.clone()),
             Row::new(Sort::Time, title(CPU), cpu.clone()).target(Target::AtMost(CPU_US)),
             Row::new(Sort::Time, title(PEAK), seen.peak_mib.clone()),
             Row::new(Sort::Time, title("RSS before, MiB"), seen.before_mib.clone()),
@@ -190,7 +193,7 @@ impl Case {
             && largest.is_some_and(|largest| largest.lives == self.lives)
         {
             let small = number(smallest.lives as f64);
-            let what = title(&format!("CPU per life, µs (ratio to {small} lives)"));
+            let what = title(&format!("CPU per life seen, µs (ratio to {small} lives)"));
             let ratio = cpu.median() / smallest.seen.cpu_us.median();
             rows.push(
                 Row::new(Sort::Time, what, cpu.clone())
