@@ -37,8 +37,8 @@ enum Command {
     Test(test::Args),
     /// Set up, and run slashtrace on other kernels in qemu.
     Vm,
-    /// Set up, build, and measure; prints figures and judges none.
-    Bench,
+    /// Set up, build, and measure, beside other tools; prints one table.
+    Bench(bench::Args),
     /// Set up, build, and trace a gateway that leaks while it leaks.
     Demo(demo::Args),
     /// Build slashtrace and run it as root, with its exit code.
@@ -61,7 +61,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Build(args) => build::set_up_and_build(args).map(|_| ExitCode::SUCCESS),
         Command::Test(args) => test::test(&args),
         Command::Vm => Ok(test::sum_up_alone(&vm::vm()?)),
-        Command::Bench => bench::bench().map(|never| match never {}),
+        Command::Bench(args) => bench::bench(&args),
         Command::Demo(args) => demo::demo(&args).map(|never| match never {}),
         Command::Run(args) => run::run(&args).map(|never| match never {}),
     }

@@ -2,10 +2,12 @@
 grace 0, against a C program that does inotify and kill and nothing else. Alternating rounds in one
 run; prints a line for each and the ratio of their medians. Ends only processes that it started.
 
-Needs root (as slashtrace does), a C compiler, and the program: bench.py SLASHTRACE [ROUNDS]
+Needs root (as slashtrace does), a C compiler, and the program: bench.py SLASHTRACE [ROUNDS] [--json]
+With --json it prints every time, in ns, for `cargo xtask bench`.
 """
 
 import fcntl
+import json
 import os
 import pty
 import secrets
@@ -90,8 +92,9 @@ def one(rival, token, watcher):
 
 
 def main():
-    program = Path(sys.argv[1]).resolve()
-    rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 25
+    arguments = [argument for argument in sys.argv[1:] if argument != "--json"]
+    program = Path(arguments[0]).resolve()
+    rounds = int(arguments[1]) if len(arguments) > 1 else 25
     with tempfile.TemporaryDirectory(prefix="slashtrace_bench_") as folder:
         folder = Path(folder)
         rival = compile_rival(folder)
@@ -110,6 +113,9 @@ def main():
             watcher.wait()
             tracer.terminate()
             tracer.wait()
+    if "--json" in sys.argv:
+        print(json.dumps(times))
+        return
     print(f"from the close of a terminal to SIGTERM, us, {rounds} alternating rounds")
     print(f"{'':16}{'median':>9}{'lowest':>9}{'highest':>9}")
     for name, measured in times.items():
