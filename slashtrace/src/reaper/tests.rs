@@ -184,9 +184,12 @@ async fn what_the_end_of_a_worker_takes_is_opened_while_there_is_nothing_to_do()
         let policy = Policy { mode, min_age: Duration::ZERO, ..Policy::default() };
         let mut reaper = Reaper::new(Profile::hermes(), policy);
         let spawn = Body::Spawn(Box::new(spawn(subject.id(), Role::Worker)));
-        reaper.observe(&Recorder::default().record(boottime_ns(), spawn));
+        let record = Recorder::default().record(boottime_ns(), spawn);
+        let mut roster = Roster::blank();
+        roster.observe(&record);
+        reaper.observe(&record, &roster);
         assert_eq!(reaper.executor.next_to_prepare().is_some(), opens);
-        let next = timeout(Duration::from_millis(400), reaper.next()).await;
+        let next = timeout(Duration::from_millis(400), reaper.next(&roster)).await;
         assert!(next.is_err(), "{next:?}");
         assert_eq!(reaper.executor.next_to_prepare(), None, "it was, and is not looked for again");
     }
