@@ -1,7 +1,11 @@
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use clap::{Args, ValueEnum};
+use clap::{
+    Args,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
+use strum::VariantNames as _;
 
 use crate::{
     model::Mode,
@@ -14,8 +18,8 @@ use crate::{
 pub(super) struct Reaping {
     /// What to do about workers that a finding shows to be unused: nothing, write what would be
     /// done, or end them (SIGTERM, and SIGKILL after --term-grace)
-    #[arg(long, value_name = "MODE", default_value = "observe")]
-    policy: PolicyMode,
+    #[arg(long, value_name = "MODE", default_value = "observe", value_parser = mode())]
+    policy: Mode,
     /// A kind of finding that justifies it, held at least `strong` or at the given confidence; may
     /// be repeated, and replaces the default set
     /// [default: gateway-orphan terminal-orphan unreachable]
@@ -64,11 +68,9 @@ pub(super) struct Whom {
     units: Vec<String>,
 }
 
-#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-enum PolicyMode {
-    Observe,
-    DryRun,
-    Enforce,
+/// A mode by its name in the evidence.
+fn mode() -> impl TypedValueParser<Value = Mode> {
+    PossibleValuesParser::new(Mode::VARIANTS).try_map(|name| name.parse::<Mode>())
 }
 
 impl Reaping {
@@ -78,13 +80,12 @@ impl Reaping {
     /// If flags contradict each other.
     pub(super) fn policy(&self) -> Result<Option<Policy>> {
         let mode = match self.policy {
-            PolicyMode::Observe if self.triggers.is_empty() => return Ok(None),
-            PolicyMode::Observe => bail!(
+            Mode::Observe if self.triggers.is_empty() => return Ok(None),
+            Mode::Observe => bail!(
                 "--trigger says what justifies ending a worker, and --policy observe ends none\n\
                  next step: add --policy dry-run to see what would be done"
             ),
-            PolicyMode::DryRun => Mode::DryRun,
-            PolicyMode::Enforce => Mode::Enforce,
+            mode => mode,
         };
         let span = |span: Span| Duration::from_nanos(span.as_ns());
         let (protect, scope) = self.whom.protect()?;

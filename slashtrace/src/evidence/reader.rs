@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::Result;
 use serde::Deserialize;
+use strum::VariantNames as _;
 
 use super::source;
 use crate::model::{Body, FORMAT_VERSION, Record};
@@ -164,13 +165,9 @@ impl<R: BufRead> Reader<R> {
     }
 
     fn why_not(&self, error: &serde_json::Error) -> Problem {
-        const KNOWN: [&str; 14] = [
-            "start", "spawn", "exec", "exit", "signal", "sample", "terminal", "program", "clients",
-            "action", "tick", "gap", "finding", "stop",
-        ];
         match serde_json::from_slice::<Envelope>(&self.buffer) {
             Ok(envelope) if envelope.v != FORMAT_VERSION => Problem::Version(envelope.v),
-            Ok(envelope) if !KNOWN.contains(&envelope.kind.as_str()) => {
+            Ok(envelope) if !Body::VARIANTS.contains(&envelope.kind.as_str()) => {
                 Problem::UnknownType(crate::redact::escape(envelope.kind.as_bytes()))
             }
             _ => {

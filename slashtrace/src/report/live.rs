@@ -13,8 +13,8 @@ use jiff::{Timestamp, civil::Date, tz::TimeZone};
 use super::{
     ending::{Sent, ending},
     words::{
-        BOLD, BOLD_YELLOW, DIM, GREEN, YELLOW, age, colour_of, count, gap_reason, is_gateway, lost,
-        paint, plain,
+        BOLD, BOLD_YELLOW, DIM, GREEN, YELLOW, age, colour_of, count, is_gateway, lost, paint,
+        plain,
     },
 };
 use crate::{
@@ -252,7 +252,7 @@ fn acted(action: &Action) -> String {
 
 fn missed(gap: &Gap) -> String {
     let healed = if gap.resynced { "; what is there now was read from /proc" } else { "" };
-    format!("GAP {}: {} not seen{healed}", gap_reason(gap.reason), lost(gap.lost))
+    format!("GAP {}: {} not seen{healed}", gap.reason.name(), lost(gap.lost))
 }
 
 fn stopped(stop: &Stop) -> String {

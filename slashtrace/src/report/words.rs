@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::model::{Confidence, GapReason, Parent, ParentSource};
+use crate::model::{Confidence, Parent, ParentSource};
 
 /// Select graphic rendition parameters (ECMA-48, console_codes(4)).
 pub(super) const BOLD: &str = "1";
@@ -92,21 +92,6 @@ pub(super) fn is_gateway(parent: &Parent) -> bool {
 /// How many events were lost, where that is known.
 pub(super) fn lost(events: u64) -> String {
     if events == 0 { "some events".to_owned() } else { count(events, "event") }
-}
-
-/// The name of a gap's reason, as in the evidence.
-pub(super) fn gap_reason(reason: GapReason) -> &'static str {
-    match reason {
-        GapReason::RingFull => "ring-full",
-        GapReason::MapFull => "map-full",
-        GapReason::ReadFailed => "read-failed",
-        GapReason::ProgramMissed => "program-missed",
-        GapReason::Unread => "unread",
-        GapReason::Undecodable => "undecodable",
-        GapReason::QueueFull => "queue-full",
-        GapReason::TerminalsUnwatched => "terminals-unwatched",
-        GapReason::ArgvNotSearched => "argv-not-searched",
-    }
 }
 
 #[cfg(test)]

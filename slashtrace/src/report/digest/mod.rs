@@ -25,7 +25,7 @@ pub use lives::WORKERS_MAX;
 pub use report::*;
 
 use self::{cases::Cases, chart::Chart, lives::Lives, timeline::Timeline, tree::Trees};
-use super::words::{count, gap_reason, plain};
+use super::words::{count, plain};
 use crate::{
     model::{Body, Identity, Phase, Program, Record, SensorKind, Start, Stop},
     sink::Sink,
@@ -97,7 +97,7 @@ impl Digest {
             Body::Start(start) => self.start = Some((**start).clone()),
             Body::Finding(finding) => self.cases.take(record, at_ms, finding, &self.lives),
             Body::Gap(gap) => {
-                let lost = self.lost.entry(gap_reason(gap.reason)).or_default();
+                let lost = self.lost.entry(gap.reason.name()).or_default();
                 *lost = lost.saturating_add(gap.lost);
             }
             Body::Action(action)
