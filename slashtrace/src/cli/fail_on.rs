@@ -1,4 +1,4 @@
-use std::{fmt, str::FromStr};
+use std::str::FromStr;
 
 use crate::{
     daemon::tally::Tally,
@@ -41,18 +41,13 @@ impl Failure {
 }
 
 /// What is no failure's name.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("`{0}` is none of: any, weak, strong, proven, {kinds}", kinds = kinds())]
 pub(super) struct NoFailure(String);
 
-impl fmt::Display for NoFailure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kinds: Vec<_> = Kind::ALL.iter().map(|kind| kind.name()).collect();
-        let kinds = kinds.join(", ");
-        write!(f, "`{}` is none of: any, weak, strong, proven, {kinds}", self.0)
-    }
+fn kinds() -> String {
+    Kind::ALL.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(", ")
 }
-
-impl std::error::Error for NoFailure {}
 
 impl FromStr for Failure {
     type Err = NoFailure;

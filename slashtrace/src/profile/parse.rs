@@ -1,5 +1,3 @@
-use std::fmt;
-
 use toml::{
     Spanned,
     de::{DeTable, DeValue},
@@ -11,24 +9,14 @@ use super::{Profile, check};
 pub const BUILTIN_HERMES: &str = include_str!("hermes.toml");
 
 /// Why a profile was refused.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{}{reason}", line.map(|line| format!("line {line}: ")).unwrap_or_default())]
 pub struct ParseError {
     /// Line in the file, from 1, where one can be named.
     pub line: Option<usize>,
     /// What is wrong with it.
     pub reason: String,
 }
-
-impl fmt::Display for ParseError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.line {
-            Some(line) => write!(f, "line {line}: {}", self.reason),
-            None => f.write_str(&self.reason),
-        }
-    }
-}
-
-impl std::error::Error for ParseError {}
 
 impl Profile {
     /// Parses and checks a profile.

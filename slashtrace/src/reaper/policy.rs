@@ -75,16 +75,9 @@ impl Trigger {
 }
 
 /// Why a text names no trigger.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{0}")]
 pub struct TriggerError(String);
-
-impl fmt::Display for TriggerError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for TriggerError {}
 
 impl FromStr for Trigger {
     type Err = TriggerError;
