@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow};
 use clap::{
     Args,
     builder::{PossibleValuesParser, TypedValueParser},
@@ -9,6 +9,7 @@ use strum::VariantNames as _;
 
 use crate::{
     model::Mode,
+    next_step::NextStep as _,
     profile::Span,
     reaper::{Policy, Protect, Scope, Trigger},
 };
@@ -81,10 +82,12 @@ impl Reaping {
     pub(super) fn policy(&self) -> Result<Option<Policy>> {
         let mode = match self.policy {
             Mode::Observe if self.triggers.is_empty() => return Ok(None),
-            Mode::Observe => bail!(
-                "--trigger says what justifies ending a worker, and --policy observe ends none\n\
-                 next step: add --policy dry-run to see what would be done"
-            ),
+            Mode::Observe => {
+                let what = "--trigger says what justifies ending a worker, and --policy observe \
+                            ends none";
+                let step = "add --policy dry-run to see what would be done";
+                return Err(anyhow!(what)).next_step(step);
+            }
             mode => mode,
         };
         let span = |span: Span| Duration::from_nanos(span.as_ns());
@@ -113,10 +116,9 @@ impl Whom {
     /// If a path is none.
     pub(super) fn protect(&self) -> Result<(Protect, Scope)> {
         if let Some(path) = self.cgroups.iter().find(|path| !path.starts_with('/')) {
-            bail!(
-                "--protect-cgroup {path}: a path in the cgroup hierarchy begins with `/`\n\
-                 next step: see /proc/PID/cgroup, behind the second colon"
-            );
+            let what = "a path in the cgroup hierarchy begins with `/`";
+            return Err(anyhow!("--protect-cgroup {path}: {what}"))
+                .next_step("see /proc/PID/cgroup, behind the second colon");
         }
         let protect = Protect {
             pids: self.pids.iter().copied().collect(),
@@ -135,7 +137,10 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::model::{Confidence, Kind};
+    use crate::{
+        model::{Confidence, Kind},
+        next_step::next_steps,
+    };
 
     #[derive(Debug, Parser)]
     struct Cli {
@@ -181,8 +186,8 @@ mod tests {
             &["--trigger", "unreachable"][..],
             &["--policy", "enforce", "--protect-cgroup", "web.slice"],
         ] {
-            let error = policy(flags).unwrap_err().to_string();
-            assert!(error.contains("next step:"), "{error}");
+            let error = policy(flags).unwrap_err();
+            assert_eq!(next_steps(&error).len(), 1, "{error}");
         }
         let error = policy(&["--policy", "enforce", "--trigger", "zombie"]).unwrap_err();
         assert!(error.to_string().contains("shows nobody to be unused"), "{error}");

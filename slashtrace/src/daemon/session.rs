@@ -155,7 +155,8 @@ pub struct CommandEnded(pub u8);
 
 /// Whether all there is to an error is that the reader of stdout went away.
 fn is_closed(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    let mut errors = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
+    errors.any(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 fn observe(pipeline: &mut Pipeline<'_>, observations: Vec<Observation>) -> Result<()> {
