@@ -39,6 +39,8 @@ counters! {
     ArgvTruncated = "argv-truncated",
     /// Workers whose forker was no longer in the fork cache: `real_parent` was taken.
     ForkerForgotten = "forker-forgotten",
+    /// Entries of `TRACKED` that were another process's by then and were removed.
+    StaleEntry = "stale-entry",
     /// Matches for which a per-CPU scratch buffer could not be had (cannot happen).
     NoScratch = "no-scratch",
 }

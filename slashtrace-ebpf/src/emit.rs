@@ -1,9 +1,12 @@
-//! Writes records, tracks processes, and counts what could not be done: loss is never silent.
+//! Writes records, and counts what could not be written: loss is never silent.
 
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
-use slashtrace_ebpf::{Counter, Header, RecordKind, Role, Tracked, WIRE_VERSION, is_same_start};
+use slashtrace_ebpf::{Counter, ExitRecord, Field, Header, RecordKind, WIRE_VERSION};
 
-use crate::maps::{COUNTERS, EVENTS, TRACKED};
+use crate::{
+    maps::{COUNTERS, EVENTS},
+    task::{self, Address},
+};
 
 /// Adds one to a counter of this CPU.
 #[inline(always)]
@@ -51,27 +54,17 @@ pub fn submit_bytes(bytes: &[u8]) {
     }
 }
 
-/// Starts tracking a process, replacing what was known of that pid.
+/// Submits the end of a thread group.
 #[inline(always)]
-pub fn track(tgid: u32, tracked: &Tracked) {
-    if TRACKED.insert(tgid, tracked, 0).is_err() {
-        count(Counter::MapFull);
-    }
-}
-
-/// Starts tracking a process above a worker unless it is tracked already (a gateway may itself be
-/// a worker's descendant, which must stay one).
-#[inline(always)]
-pub fn track_above(tgid: u32, start_ns: u64, role: Role) {
-    if let Some(known) = TRACKED.get_ptr_mut(tgid) {
-        // SAFETY: a map value that the verifier knows the size of.
-        let known = unsafe { &mut *known };
-        if is_same_start(known.start_ns, start_ns) {
-            if known.role == Role::Ancestor as u32 && role == Role::Gateway {
-                known.role = role as u32;
-            }
-            return;
-        }
-    }
-    track(tgid, &Tracked { start_ns, worker_start_ns: 0, reads: 0, worker: 0, role: role as u32 });
+pub fn submit_exit(leader: Address, tgid: u32, role: u32, reads: u64) {
+    submit(ExitRecord {
+        header: header(RecordKind::Exit, size_of::<ExitRecord>()),
+        // Not the map's: userspace may have put it there, rounded to a clock tick.
+        start_ns: leader.read(Field::TaskStartBoottime),
+        reads,
+        tgid,
+        role,
+        status: task::wait_status(leader),
+        reserved: 0,
+    });
 }

@@ -13,42 +13,42 @@ use aya_ebpf::{
     cty::{c_long, c_void},
     helpers::generated::{bpf_loop, bpf_probe_read_user},
 };
-use slashtrace_ebpf::{ARGV_MAX, Counter, ExecRecord, FNV_OFFSET, fnv1a_step, word_bits};
+use slashtrace_ebpf::{ARGV_MAX, Counter, FNV_OFFSET, fnv1a_step, word_bits};
 
 use crate::{
     emit::count,
-    maps::{RULE_ENDS, RULE_STARTS, RULE_TOKENS, WORD_FILTER},
+    maps::{ExecScratch, RULE_ENDS, RULE_STARTS, RULE_TOKENS, WORD_FILTER},
 };
 
-/// Copies the start of the argument area into the record; false if it cannot be read.
+/// Copies the start of the argument area behind the record; false if it cannot be read.
 #[inline(always)]
-pub fn read_argv(record: &mut ExecRecord, arg_start: u64, argv_bytes: u64) -> bool {
+pub fn read_argv(scratch: &mut ExecScratch, arg_start: u64, argv_bytes: u64) -> bool {
     let mut length = argv_bytes;
     if length > ARGV_MAX as u64 {
         length = ARGV_MAX as u64;
     }
-    record.argv_len = length as u32;
-    let argv = record.argv.as_mut_ptr().cast();
+    scratch.record.argv_len = length as u32;
+    let argv = scratch.tail.as_mut_ptr().cast();
     // SAFETY: `length` is at most the size of the buffer; the helper checks the source.
     unsafe { bpf_probe_read_user(argv, length as u32, arg_start as *const c_void) == 0 }
 }
 
-/// Bytes of argv in the record. Read again from memory, where the verifier knows nothing of it:
+/// Bytes of argv behind the record. Read again from memory, where the verifier knows nothing of it:
 /// else every exit of a loop below would be a state of its own, and the product of them too many.
 #[inline(always)]
-pub fn length(record: &ExecRecord) -> usize {
+pub fn length(scratch: &ExecScratch) -> usize {
     // SAFETY: a valid reference.
-    unsafe { core::ptr::read_volatile(&raw const record.argv_len) as usize }
+    unsafe { core::ptr::read_volatile(&raw const scratch.record.argv_len) as usize }
 }
 
-const _: () = assert!(core::mem::offset_of!(ExecRecord, argv) % 8 == 0);
+const _: () = assert!(core::mem::offset_of!(ExecScratch, tail) % 8 == 0);
 
 /// Whether the word filter lets this argument area through.
 #[inline(always)]
-pub fn may_match(record: &ExecRecord) -> bool {
-    let words = length(record) / 8;
+pub fn may_match(scratch: &ExecScratch) -> bool {
+    let words = length(scratch) / 8;
     #[expect(clippy::cast_ptr_alignment, reason = "argv is 8-byte aligned, see above")]
-    let argv = record.argv.as_ptr().cast::<u64>();
+    let argv = scratch.tail.as_ptr().cast::<u64>();
     for i in 0..ARGV_MAX / 8 {
         if i >= words {
             break;
@@ -74,7 +74,7 @@ fn has_bit(bit: u32) -> bool {
 /// State of the search through the tokens.
 #[repr(C)]
 struct Search {
-    record: *const ExecRecord,
+    scratch: *const ExecScratch,
     length: u64,
     /// Hash of the token so far.
     hash: u64,
@@ -87,16 +87,16 @@ struct Search {
 
 /// Whether the tokens of this argument area match a rule.
 #[inline(always)]
-pub fn matches(record: &mut ExecRecord) -> bool {
+pub fn matches(scratch: &mut ExecScratch) -> bool {
     count(Counter::ArgvSearched);
-    let nothing = untold(record, 0);
+    let nothing = unverified(scratch, 0);
     let mut search = Search {
-        length: length(record) as u64,
-        hash: untold(record, FNV_OFFSET),
+        length: length(scratch) as u64,
+        hash: unverified(scratch, FNV_OFFSET),
         reached: nothing,
         may_start: nothing,
         matched: nothing,
-        record,
+        scratch,
     };
     // A loop by helper (since 5.17): its body is verified once, where a plain loop over so many
     // bytes is verified byte by byte and exceeds what the verifier allows.
@@ -111,12 +111,12 @@ pub fn matches(record: &mut ExecRecord) -> bool {
 ///
 /// Before Linux 6.7 the verifier looked at the callback of `bpf_loop` as if it were called once
 /// (kernel/bpf/verifier.c; "verify callbacks as if they are called unknown number of times" is the
-/// mend). What it knew to be zero in the first call it took for zero in all, and *removed* the code
+/// fix). What it knew to be zero in the first call it took for zero in all, and *removed* the code
 /// for anything else: on 6.1 no worker ever matched.
 #[inline(always)]
-fn untold(record: &mut ExecRecord, number: u64) -> u64 {
+fn unverified(scratch: &mut ExecScratch, number: u64) -> u64 {
     // The field gets its own value later.
-    let place = &raw mut record.argv_bytes;
+    let place = &raw mut scratch.record.argv_bytes;
     // SAFETY: a field of a valid reference. Volatile: the compiler must not see through it.
     unsafe {
         core::ptr::write_volatile(place, number);
@@ -132,8 +132,8 @@ unsafe extern "C" fn search_byte(index: u32, search: *mut c_void) -> c_long {
     if index >= ARGV_MAX || index as u64 >= search.length {
         return 1;
     }
-    // SAFETY: `record` is valid during the loop, and `index` below the size of its argv.
-    let byte = unsafe { *(&raw const (*search.record).argv).cast::<u8>().add(index) };
+    // SAFETY: `scratch` is valid during the loop, and `index` below the size of its argv.
+    let byte = unsafe { *(&raw const (*search.scratch).tail).cast::<u8>().add(index) };
     if byte != 0 {
         search.hash = fnv1a_step(search.hash, byte);
         return 0;

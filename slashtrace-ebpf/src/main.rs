@@ -1,12 +1,13 @@
 //! The kernel programs of slashtrace: maps, and one thin entry point a hook.
 //!
 //! Rooms: `hooks/` has one file a hook, `task.rs` reads kernel structures, `filter.rs` decides
-//! whether an argv is a worker's, `emit.rs` writes records and counts what could not be written.
+//! whether an argv is a worker's, `tracked.rs` keeps the table of tracked processes, `emit.rs` writes
+//! records and counts what could not be written.
 //!
 //! The programs are BTF tracepoints (`tp_btf`): their arguments are typed pointers, which the
 //! verifier lets be read directly, without a helper call, at offsets that it sees as constants
 //! because the global `OFFSETS` is frozen before they are loaded.
-#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]
 mod emit;
@@ -18,6 +19,8 @@ mod hooks;
 mod maps;
 #[cfg(target_arch = "bpf")]
 mod task;
+#[cfg(target_arch = "bpf")]
+mod tracked;
 
 #[cfg(target_arch = "bpf")]
 #[expect(clippy::needless_pass_by_value, reason = "the signature that the macro asks for")]

@@ -6,8 +6,9 @@ use aya_ebpf::{
     maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
 use slashtrace_ebpf::{
-    Counter, ExecRecord, FIELD_COUNT, FORK_SLOTS, Field, ForkSlot, RING_BYTES, RULE_TOKENS_MAX,
-    TERMINALS_MAX, TRACKED_MAX, TerminalKey, Tracked, WORD_FILTER_WORDS,
+    CHAIN_MAX, Counter, EXEC_TAIL_MAX, ExecRecord, FIELD_COUNT, FORK_SLOTS, Field, ForkSlot,
+    MARK_SLOTS, RING_BYTES, RULE_TOKENS_MAX, TERMINALS_MAX, TRACKED_MAX, TerminalKey, Tracked,
+    WORD_FILTER_WORDS,
 };
 
 /// Records to userspace.
@@ -17,6 +18,14 @@ pub static EVENTS: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
 /// Tracked processes by thread group id.
 #[map]
 pub static TRACKED: HashMap<u32, Tracked> = HashMap::with_max_entries(TRACKED_MAX, 0);
+
+/// `BPF_F_MMAPABLE` (include/uapi/linux/bpf.h).
+const MMAPABLE: u32 = 1 << 10;
+
+/// How many tracked processes there are by [`slashtrace_ebpf::mark_slot`] of their pids. Userspace
+/// maps it, to count those that it adds and removes itself.
+#[map]
+pub static MARKS: Array<[u32; MARK_SLOTS]> = Array::with_max_entries(1, MMAPABLE);
 
 /// Terminals whose end is worth a record: those that a worker may belong to.
 #[map]
@@ -37,7 +46,30 @@ pub static COUNTERS: PerCpuArray<[u64; Counter::ALL.len()]> = PerCpuArray::with_
 /// Where the exec program builds its record. Its own: an interrupt on the same CPU may run the
 /// signal program meanwhile.
 #[map]
-pub static EXEC_SCRATCH: PerCpuArray<ExecRecord> = PerCpuArray::with_max_entries(1, 0);
+pub static EXEC_SCRATCH: PerCpuArray<ExecScratch> = PerCpuArray::with_max_entries(1, 0);
+
+/// Value of [`EXEC_SCRATCH`].
+#[repr(C)]
+pub struct ExecScratch {
+    /// The record's fixed part.
+    pub record: ExecRecord,
+    /// What follows it: argv, then the chain.
+    pub tail: [u8; EXEC_TAIL_MAX],
+    /// The processes of the chain that this exec began to track.
+    pub begun: [Begun; CHAIN_MAX],
+}
+
+/// A process above a worker.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Begun {
+    /// Address of the `task_struct` of its leader.
+    pub leader: u64,
+    /// Its thread group id.
+    pub tgid: u32,
+    /// The role that it is tracked in; 0 if not, or if it was tracked before.
+    pub role: u32,
+}
 
 /// Offsets of kernel fields, indexed by [`Field`].
 #[unsafe(no_mangle)]

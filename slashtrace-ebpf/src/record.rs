@@ -1,5 +1,8 @@
+#[cfg(not(target_arch = "bpf"))]
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
 /// Version of the record layouts.
-pub const WIRE_VERSION: u8 = 2;
+pub const WIRE_VERSION: u8 = 3;
 
 /// Bytes of the argument area that are searched and carried.
 pub const ARGV_MAX: usize = 1024;
@@ -26,6 +29,20 @@ pub enum RecordKind {
     Terminal = 5,
 }
 
+impl RecordKind {
+    /// The kind with this number.
+    pub const fn from_u8(number: u8) -> Option<Self> {
+        Some(match number {
+            1 => Self::Exec,
+            2 => Self::Fork,
+            3 => Self::Exit,
+            4 => Self::Signal,
+            5 => Self::Terminal,
+            _ => return None,
+        })
+    }
+}
+
 /// How the kernel programs know a worker's parent.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(u8)]
@@ -36,8 +53,20 @@ pub enum ParentKnownBy {
     RealParent = 2,
 }
 
+impl ParentKnownBy {
+    /// The source with this number.
+    pub const fn from_u8(number: u8) -> Option<Self> {
+        Some(match number {
+            1 => Self::Fork,
+            2 => Self::RealParent,
+            _ => return None,
+        })
+    }
+}
+
 /// Start of every record.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[cfg_attr(not(target_arch = "bpf"), derive(FromBytes, Immutable, IntoBytes, KnownLayout))]
 #[repr(C)]
 pub struct Header {
     /// [`WIRE_VERSION`].
@@ -54,6 +83,7 @@ pub struct Header {
 
 /// A thread group as the kernel knows it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[cfg_attr(not(target_arch = "bpf"), derive(FromBytes, Immutable, IntoBytes, KnownLayout))]
 #[repr(C)]
 pub struct TaskInfo {
     /// Start of the leader in the boot clock, ns.
@@ -86,11 +116,14 @@ impl TaskInfo {
     };
 }
 
-/// A worker executed (`matched`), or a tracked process executed something else.
+/// A worker executed (`matched`), or a tracked process executed something else. Only what is there
+/// is sent: `argv_len` bytes of argv follow, padded to [`argv_padded`] with whatever was there, then
+/// `chain_len` [`TaskInfo`]s: `real_parent` and what is above it, up to its session leader.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(not(target_arch = "bpf"), derive(FromBytes, Immutable, IntoBytes, KnownLayout))]
 #[repr(C)]
 pub struct ExecRecord {
-    /// Header; its size counts only the argv bytes that are there.
+    /// Header; its size counts what follows, too.
     pub header: Header,
     /// The process, after the exec.
     pub task: TaskInfo,
@@ -103,24 +136,34 @@ pub struct ExecRecord {
     /// Whether `real_parent` is another than the forker: the forker ended, or the child was
     /// cloned with `CLONE_PARENT`.
     pub reparented: u8,
-    /// Zero.
-    pub reserved: u8,
+    /// Whether the forker had ended, or was about to: it is not tracked and nobody will tell.
+    pub forker_gone: u8,
     /// True length of the argument area, bytes.
     pub argv_bytes: u64,
-    /// Bytes of it that are in `argv`.
+    /// Start time of the thread group that forked the process, ns.
+    pub forker_start_ns: u64,
+    /// That thread group (0 if not matched); the first of the chain unless `reparented`.
+    pub forker: u32,
+    /// Bytes of argv that follow.
     pub argv_len: u32,
-    /// Processes in `chain`.
+    /// Processes that follow.
     pub chain_len: u32,
-    /// Thread group that forked the process (tgid 0 if not matched).
-    pub forker: TaskInfo,
-    /// `real_parent` and what is above it, up to its session leader.
-    pub chain: [TaskInfo; CHAIN_MAX],
-    /// Start of the argument area; only the first `argv_len` bytes are sent.
-    pub argv: [u8; ARGV_MAX],
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// Most bytes that follow an [`ExecRecord`].
+pub const EXEC_TAIL_MAX: usize = ARGV_MAX + CHAIN_MAX * size_of::<TaskInfo>();
+
+/// Where the chain begins behind an argv of this length: at the next multiple of 8.
+#[inline(always)]
+pub const fn argv_padded(argv_len: usize) -> usize {
+    (argv_len + 7) & !7
 }
 
 /// A worker or a descendant of one forked.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(not(target_arch = "bpf"), derive(FromBytes, Immutable, IntoBytes, KnownLayout))]
 #[repr(C)]
 pub struct ForkRecord {
     /// Header.
@@ -139,6 +182,7 @@ pub struct ForkRecord {
 
 /// A tracked thread group ended.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(not(target_arch = "bpf"), derive(FromBytes, Immutable, IntoBytes, KnownLayout))]
 #[repr(C)]
 pub struct ExitRecord {
     /// Header.
@@ -159,6 +203,7 @@ pub struct ExitRecord {
 
 /// A signal was generated for a tracked thread group.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(not(target_arch = "bpf"), derive(FromBytes, Immutable, IntoBytes, KnownLayout))]
 #[repr(C)]
 pub struct SignalRecord {
     /// Header.
@@ -184,6 +229,7 @@ pub struct SignalRecord {
 
 /// The master of a watched PTY was closed for good.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(not(target_arch = "bpf"), derive(FromBytes, Immutable, IntoBytes, KnownLayout))]
 #[repr(C)]
 pub struct TerminalRecord {
     /// Header.
@@ -196,6 +242,7 @@ pub struct TerminalRecord {
 
 /// A PTY: key of the map of watched terminals.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[cfg_attr(not(target_arch = "bpf"), derive(FromBytes, Immutable, IntoBytes, KnownLayout))]
 #[repr(C)]
 pub struct TerminalKey {
     /// `super_block.s_dev` of its devpts: major number in the upper 12 bits, minor in the lower 20

@@ -15,5 +15,6 @@ pub mod profile;
 pub mod reaper;
 pub mod redact;
 pub mod report;
+pub mod roster;
 pub mod sensor;
 pub mod sink;

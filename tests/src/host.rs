@@ -31,10 +31,14 @@ pub fn target() -> PathBuf {
     binaries().parent().expect("target/<profile> is in target").to_owned()
 }
 
-/// The `slashtrace` to test, brought up to date once in a test process.
+/// The `slashtrace` to test: the one that `SLASHTRACE_BINARY` names (another version's, or in a
+/// guest without a toolchain), or else this checkout's, brought up to date once in a test process.
 pub fn slashtrace() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
+        if let Some(binary) = env::var_os("SLASHTRACE_BINARY") {
+            return binary.into();
+        }
         let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         cargo.args(["build", "--quiet", "--package", "slashtrace"]).current_dir(checkout());
         if binaries().ends_with("release") {

@@ -1,11 +1,15 @@
 //! What was recorded: checked as every recording is, then asked.
 
 use std::{
+    env,
     fs::{self, File},
     io::BufReader,
     path::{Path, PathBuf},
     process::Command,
-    sync::OnceLock,
+    sync::{
+        OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use jsonschema::Validator;
@@ -61,6 +65,7 @@ impl Recorded {
         let records: Result<Vec<Record>, _> = evidence::Reader::new(BufReader::new(read)).collect();
         let records = records.expect("the evidence is whole");
         let bytes = fs::read(file).expect("the evidence can be read");
+        keep(&bytes);
         Self { records, bytes, file: file.into(), _folder: folder }
     }
 
@@ -257,6 +262,21 @@ pub fn finding(record: &Record) -> Option<&Finding> {
         Body::Finding(finding) => Some(finding),
         _ => None,
     }
+}
+
+/// Leaves a copy in the folder that `SLASHTRACE_KEEP_EVIDENCE` names, if it names one: so the
+/// recordings in `tests/fixtures/recordings` are made.
+fn keep(evidence: &[u8]) {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let Some(folder) = env::var_os("SLASHTRACE_KEEP_EVIDENCE") else { return };
+    let program = env::current_exe().expect("a test knows its own path");
+    let program = program.file_stem().expect("it has a name").to_string_lossy();
+    let program = program.rsplit_once('-').map_or(&*program, |(name, _)| name);
+    let thread = std::thread::current();
+    let test = thread.name().unwrap_or("a_test").replace("::", "-");
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let file = Path::new(&folder).join(format!("{program}-{test}-{number}.ndjson"));
+    fs::write(&file, evidence).expect("the evidence can be kept");
 }
 
 fn is_finding(record: &Record) -> bool {

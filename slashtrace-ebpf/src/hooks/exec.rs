@@ -4,19 +4,17 @@
 use aya_ebpf::{cty::c_void, programs::BtfTracePointContext};
 use aya_log_ebpf::info;
 use slashtrace_ebpf::{
-    ARGV_MAX, CHAIN_MAX, Counter, ExecRecord, FORK_SLOTS, Field, ParentKnownBy, RecordKind, Role,
-    TaskInfo, Tracked,
+    ARGV_MAX, CHAIN_MAX, Counter, EXEC_TAIL_MAX, ExecRecord, FORK_SLOTS, FORKED_AS_SIBLING, Field,
+    ParentKnownBy, RecordKind, Role, TaskInfo, Tracked, argv_padded,
 };
 
 use crate::{
-    emit::{count, header, submit_bytes, track, track_above},
+    emit::{count, header, submit_bytes, submit_exit},
     filter,
-    maps::{ARGV_MIN, EXEC_SCRATCH, FORKS, LOG, TRACKED},
-    task::{self, Kernel},
+    maps::{ARGV_MIN, Begun, EXEC_SCRATCH, ExecScratch, FORKS, LOG},
+    task::{self, Address, Kernel},
+    tracked::{is_marked, known, track, track_above, untrack},
 };
-
-/// Bytes of a record before its argv.
-const FIXED: usize = size_of::<ExecRecord>() - ARGV_MAX;
 
 #[inline(always)]
 pub fn handle(ctx: &BtfTracePointContext) {
@@ -30,116 +28,155 @@ pub fn handle(ctx: &BtfTracePointContext) {
     let arg_start: u64 = mm.read(Field::MmArgStart);
     let argv_bytes = mm.read::<u64>(Field::MmArgEnd).wrapping_sub(arg_start);
 
-    // SAFETY: the value is copied field by field.
-    let role_before = match unsafe { TRACKED.get(tgid) } {
-        Some(known) => known.role,
-        None => 0,
-    };
-    if role_before == 0 && argv_bytes < ARGV_MIN.load() {
+    let marked = is_marked(tgid);
+    if !marked && argv_bytes < ARGV_MIN.load() {
         return;
     }
-    let Some(record) = EXEC_SCRATCH.get_ptr_mut(0) else {
+    let Some(scratch) = EXEC_SCRATCH.get_ptr_mut(0) else {
         count(Counter::NoScratch);
         return;
     };
     // SAFETY: this CPU's own value, and this program does not nest on a CPU.
-    let record = unsafe { &mut *record };
-    if !filter::read_argv(record, arg_start, argv_bytes) {
+    let scratch = unsafe { &mut *scratch };
+    if !filter::read_argv(scratch, arg_start, argv_bytes) {
         count(Counter::ArgvUnreadable);
         return;
     }
-    let matched = filter::may_match(record) && filter::matches(record);
-    record.matched = u8::from(matched);
+    let matched = filter::may_match(scratch) && filter::matches(scratch);
     if !matched {
         if argv_bytes > ARGV_MAX as u64 {
             count(Counter::ArgvNotSearched);
         }
-        if role_before == 0 {
+        if !marked {
             return;
         }
     }
+    let start_ns: u64 = task.read(Field::TaskStartBoottime);
+    // SAFETY: a map value that the verifier knows the size of.
+    let role_before = known(tgid, start_ns).map_or(0, |known| unsafe { (*known).role });
+    if !matched && role_before == 0 {
+        return;
+    }
 
+    let task = task.address();
+    let record = &mut scratch.record;
+    record.matched = u8::from(matched);
     record.role_before = role_before;
     record.parent_known_by = 0;
     record.reparented = 0;
-    record.reserved = 0;
+    record.forker_gone = 0;
     record.argv_bytes = argv_bytes;
+    record.forker_start_ns = 0;
+    record.forker = 0;
     record.chain_len = 0;
-    record.forker = TaskInfo::NONE;
+    record.reserved = 0;
     task::describe(task, &mut record.task);
     if matched {
         count(Counter::Matched);
         if argv_bytes > ARGV_MAX as u64 {
             count(Counter::ArgvTruncated);
         }
-        follow_parents(task, record);
-        track_worker(tgid, record.task.start_ns, role_before);
+        follow_parents(task, tgid, start_ns, scratch);
+        track_worker(tgid, start_ns, role_before);
     }
     if LOG.load() != 0 {
-        info!(
-            ctx,
-            "exec: {} matched {}, forked by {}",
-            tgid,
-            u32::from(matched),
-            record.forker.tgid
-        );
+        let forker = scratch.record.forker;
+        info!(ctx, "exec: {} matched {}, forked by {}", tgid, u32::from(matched), forker);
     }
-    let argv_len = filter::length(record).min(ARGV_MAX);
-    record.header = header(RecordKind::Exec, FIXED + argv_len);
-    // SAFETY: at most the size of the record.
-    submit_bytes(unsafe {
-        core::slice::from_raw_parts(core::ptr::from_ref(record).cast(), FIXED + argv_len)
-    });
+    submit(scratch);
+    if matched {
+        end_what_ended(scratch);
+    }
 }
 
-/// Finds out who forked the worker, and tracks it and what is above it from this moment on, so
-/// that the end of a gateway is seen even if it comes right behind.
+/// Submits the record with as much of its tail as there is.
 #[inline(always)]
-fn follow_parents(task: Kernel, record: &mut ExecRecord) {
-    let parent = task.follow(Field::TaskRealParent);
-    if parent.is_null() {
-        return;
-    }
-    let mut current = parent.follow(Field::TaskGroupLeader);
-    for i in 0..CHAIN_MAX {
-        if current.is_null() {
-            break;
-        }
-        let info = &mut record.chain[i];
-        task::describe(current, info);
-        record.chain_len = i as u32 + 1;
-        let leads = task::leads_session(current);
-        if i > 0 && info.tgid > 1 {
-            track_above(info.tgid, info.start_ns, Role::Ancestor);
-        }
-        if leads || info.tgid <= 1 {
-            break;
-        }
-        let above = current.follow(Field::TaskRealParent);
-        if above.is_null() {
-            break;
-        }
-        current = above.follow(Field::TaskGroupLeader);
-    }
+fn submit(scratch: &mut ExecScratch) {
+    let chain = scratch.record.chain_len as usize * size_of::<TaskInfo>();
+    let tail = (argv_padded(filter::length(scratch)) + chain).min(EXEC_TAIL_MAX);
+    let size = size_of::<ExecRecord>() + tail;
+    scratch.record.header = header(RecordKind::Exec, size);
+    // SAFETY: record and tail are one after the other, and the tail is at most its size.
+    submit_bytes(unsafe { core::slice::from_raw_parts(core::ptr::from_ref(scratch).cast(), size) });
+}
 
-    let real_parent = record.chain[0];
-    record.forker = real_parent;
+const _: () = assert!(core::mem::offset_of!(ExecScratch, tail) == size_of::<ExecRecord>());
+
+/// Finds out who forked the worker, describes its `real_parent` and what is above that, and tracks
+/// them from this moment on, so that the end of a gateway is seen even if it comes right after. Who
+/// has ended is not tracked: no exit would remove it again.
+#[inline(always)]
+fn follow_parents(task: Address, tgid: u32, start_ns: u64, scratch: &mut ExecScratch) {
+    let mut current = task.follow(Field::TaskRealParent).follow(Field::TaskGroupLeader);
+    let parent: u32 = current.read(Field::TaskTgid);
+    let parent_start_ns: u64 = current.read(Field::TaskStartBoottime);
+    let record = &mut scratch.record;
+    record.forker = parent;
+    record.forker_start_ns = parent_start_ns;
     record.parent_known_by = ParentKnownBy::RealParent as u8;
-    match FORKS.get(record.task.tgid & (FORK_SLOTS - 1)) {
-        Some(slot)
-            if slot.child == record.task.tgid && slot.child_start_ns == record.task.start_ns =>
-        {
+    match FORKS.get(tgid & (FORK_SLOTS - 1)) {
+        Some(slot) if slot.child == tgid && slot.child_start_ns == start_ns => {
             record.parent_known_by = ParentKnownBy::Fork as u8;
-            if slot.parent != real_parent.tgid || slot.parent_start_ns != real_parent.start_ns {
+            record.forker = slot.parent & !FORKED_AS_SIBLING;
+            record.forker_start_ns = slot.parent_start_ns;
+            if record.forker != parent || record.forker_start_ns != parent_start_ns {
                 record.reparented = 1;
-                record.forker = TaskInfo::NONE;
-                record.forker.tgid = slot.parent;
-                record.forker.start_ns = slot.parent_start_ns;
+                // A child gets another parent than its forker when the last thread of that one
+                // exits (`forget_original_parent`, kernel/exit.c), or at its birth.
+                record.forker_gone = u8::from(slot.parent & FORKED_AS_SIBLING == 0);
             }
         }
         _ => count(Counter::ForkerForgotten),
     }
-    track_above(record.forker.tgid, record.forker.start_ns, Role::Gateway);
+    let reparented = record.reparented != 0;
+    if reparented && record.forker_gone == 0 {
+        // Whether it lives cannot be asked by its pid: userspace does.
+        track_above(record.forker, record.forker_start_ns, Role::Gateway);
+    }
+
+    for i in 0..CHAIN_MAX {
+        scratch.begun[i] = Begun { leader: current.0, tgid: 0, role: 0 };
+        if current.is_null() {
+            break;
+        }
+        let at = argv_padded(filter::length(scratch)).min(ARGV_MAX) + i * size_of::<TaskInfo>();
+        // SAFETY: at most the last of `CHAIN_MAX` places behind `ARGV_MAX` bytes, at a multiple
+        // of 8.
+        let info = unsafe { &mut *scratch.tail.as_mut_ptr().add(at).cast::<TaskInfo>() };
+        task::describe(current, info);
+        scratch.record.chain_len = i as u32 + 1;
+        let above = info.tgid;
+        let role = if i == 0 { Role::Gateway } else { Role::Ancestor };
+        // A reaper's ancestors say nothing of the worker.
+        if !reparented && (i == 0 || above > 1) {
+            if task::is_ending(current) {
+                scratch.record.forker_gone |= u8::from(i == 0);
+            } else if track_above(above, info.start_ns, role) {
+                scratch.begun[i].tgid = above;
+                scratch.begun[i].role = role as u32;
+            }
+        }
+        if above <= 1 || task::leads_session(current) {
+            break;
+        }
+        current = current.follow(Field::TaskRealParent).follow(Field::TaskGroupLeader);
+    }
+}
+
+/// Reports the end of those above the worker that ended while they were about to be tracked. Either
+/// the exit program saw the mark, or this sees that `signal->live` is zero.
+#[inline(always)]
+fn end_what_ended(scratch: &ExecScratch) {
+    for i in 0..CHAIN_MAX {
+        if i >= scratch.record.chain_len as usize {
+            break;
+        }
+        let Begun { leader, tgid, role } = scratch.begun[i];
+        let leader = Address(leader);
+        if role != 0 && task::is_ending(leader) && untrack(tgid) {
+            submit_exit(leader, tgid, role, 0);
+        }
+    }
 }
 
 #[inline(always)]
@@ -147,14 +184,6 @@ fn track_worker(tgid: u32, start_ns: u64, role_before: u32) {
     if role_before == Role::Worker as u32 {
         return;
     }
-    track(
-        tgid,
-        &Tracked {
-            start_ns,
-            worker_start_ns: start_ns,
-            reads: 0,
-            worker: tgid,
-            role: Role::Worker as u32,
-        },
-    );
+    let role = Role::Worker as u32;
+    track(tgid, &Tracked { start_ns, worker_start_ns: start_ns, reads: 0, worker: tgid, role });
 }

@@ -4,13 +4,14 @@
 use aya_ebpf::{cty::c_void, helpers::bpf_get_current_pid_tgid, programs::BtfTracePointContext};
 use aya_log_ebpf::info;
 use slashtrace_ebpf::{
-    FORK_SLOTS, Field, ForkRecord, RecordKind, Role, TaskInfo, Tracked, is_same_start,
+    FORK_SLOTS, FORKED_AS_SIBLING, Field, ForkRecord, RecordKind, Role, TaskInfo, Tracked,
 };
 
 use crate::{
-    emit::{header, submit, track},
-    maps::{FORKS, LOG, TRACKED},
+    emit::{header, submit},
+    maps::{FORKS, LOG},
     task::{self, Kernel},
+    tracked::{known, track},
 };
 
 #[inline(always)]
@@ -28,24 +29,28 @@ pub fn handle(ctx: &BtfTracePointContext) {
     }
     let parent_start_ns: u64 = leader.read(Field::TaskStartBoottime);
     let child_start_ns: u64 = child.read(Field::TaskStartBoottime);
+    // With CLONE_PARENT the child's parent is its forker's parent (`copy_process`).
+    let is_sibling =
+        child.read::<*const c_void>(Field::TaskRealParent) != ctx.arg::<*const c_void>(0);
     if let Some(slot) = FORKS.get_ptr_mut(tgid & (FORK_SLOTS - 1)) {
         // SAFETY: a value of an array map. Another CPU may write the same slot for another child;
         // the reader compares child and start time.
         unsafe {
             (*slot).child = tgid;
-            (*slot).parent = parent;
+            (*slot).parent = if is_sibling { parent | FORKED_AS_SIBLING } else { parent };
             (*slot).child_start_ns = child_start_ns;
             (*slot).parent_start_ns = parent_start_ns;
         }
     }
-    // SAFETY: the value is copied field by field; a concurrent delete leaves old bytes at worst.
-    let Some(known) = (unsafe { TRACKED.get(parent) }) else {
+    // The pid is a new process's: what an earlier one may have left under it is removed here.
+    known(tgid, child_start_ns);
+    let Some(known) = known(parent, parent_start_ns) else {
         return;
     };
-    let role = known.role;
-    if !is_same_start(known.start_ns, parent_start_ns)
-        || (role != Role::Worker as u32 && role != Role::Descendant as u32)
-    {
+    // SAFETY: a map value that the verifier knows the size of; a concurrent delete leaves old bytes
+    // at worst.
+    let known = unsafe { *known };
+    if known.role != Role::Worker as u32 && known.role != Role::Descendant as u32 {
         return;
     }
     let tracked = Tracked {
@@ -60,7 +65,7 @@ pub fn handle(ctx: &BtfTracePointContext) {
         info!(ctx, "fork: {} below worker {}", tgid, tracked.worker);
     }
     let mut described = TaskInfo::NONE;
-    task::describe(child, &mut described);
+    task::describe(child.address(), &mut described);
     submit(ForkRecord {
         header: header(RecordKind::Fork, size_of::<ForkRecord>()),
         child: described,

@@ -7,17 +7,15 @@
 
 use aya_ebpf::{
     cty::c_void,
-    helpers::{
-        bpf_get_current_pid_tgid, bpf_get_current_task_btf, bpf_probe_read_kernel,
-        generated::bpf_task_pt_regs,
-    },
+    helpers::{bpf_get_current_pid_tgid, bpf_get_current_task_btf, generated::bpf_task_pt_regs},
     programs::{BtfTracePointContext, FExitContext},
 };
 use slashtrace_ebpf::{Field, Role, Tracked};
 
 use crate::{
-    maps::{SYSCALL_READ, TRACKED, offset},
-    task::Kernel,
+    maps::SYSCALL_READ,
+    task::{Address, Kernel},
+    tracked::{is_marked, known},
 };
 
 /// `pipe_read` (fs/pipe.c) returned to the process that reads: its arguments, and behind them what it
@@ -29,8 +27,8 @@ pub fn pipe(ctx: &FExitContext) {
         return;
     }
     let Some(worker) = current_worker() else { return };
-    let iocb = Kernel::new(ctx.arg::<*const c_void>(0));
-    if iocb.copy::<u64>(Field::KiocbFilp, 0).is_some_and(is_stdin) {
+    let iocb = Address(ctx.arg::<*const c_void>(0) as u64);
+    if iocb.get::<u64>(Field::KiocbFilp).is_some_and(is_stdin) {
         count(worker);
     }
 }
@@ -42,9 +40,9 @@ pub fn read_call() {
     let Some(worker) = current_worker() else { return };
     // SAFETY: helpers; the second one takes what the first one gives.
     let regs = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) };
-    let regs = Kernel::new(regs as *const c_void);
-    let returned = regs.copy::<i64>(Field::RegsAx, 0).unwrap_or(0);
-    if returned > 0 && regs.copy::<u64>(Field::RegsDi, 0).is_some_and(|fd| fd as u32 == 0) {
+    let regs = Address(regs as u64);
+    let returned: i64 = regs.read(Field::RegsAx);
+    if returned > 0 && regs.get::<u64>(Field::RegsDi).is_some_and(|fd| fd as u32 == 0) {
         count(worker);
     }
 }
@@ -71,7 +69,11 @@ pub fn system_call(ctx: &BtfTracePointContext) {
 #[inline(always)]
 fn current_worker() -> Option<*mut Tracked> {
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
-    let known = TRACKED.get_ptr_mut(tgid)?;
+    if !is_marked(tgid) {
+        return None;
+    }
+    let leader = Address::current().follow(Field::TaskGroupLeader);
+    let known = known(tgid, leader.read(Field::TaskStartBoottime))?;
     // SAFETY: a map value that the verifier knows the size of.
     (unsafe { (*known).role } == Role::Worker as u32).then_some(known)
 }
@@ -80,20 +82,8 @@ fn current_worker() -> Option<*mut Tracked> {
 /// `current->files->fdt->fd[0]`. Another end of the same pipe is another file.
 #[inline(always)]
 fn is_stdin(file: u64) -> bool {
-    // SAFETY: a helper without arguments.
-    let current = Kernel::new(unsafe { bpf_get_current_task_btf() }.cast());
-    let Some(files) = current.copy::<u64>(Field::TaskFiles, 0) else { return false };
-    let Some(table) = at(files, Field::FilesFdt) else { return false };
-    let Some(first) = at(table, Field::FdtableFd) else { return false };
-    // SAFETY: the helper checks the address and fails instead of faulting.
-    unsafe { bpf_probe_read_kernel(first as *const u64) }.is_ok_and(|stdin| stdin == file)
-}
-
-/// The pointer in a field of the structure at an address.
-#[inline(always)]
-fn at(address: u64, field: Field) -> Option<u64> {
-    // SAFETY: the helper checks the address and fails instead of faulting.
-    unsafe { bpf_probe_read_kernel((address + offset(field) as u64) as *const u64) }.ok()
+    let table = Address::current().follow(Field::TaskFiles).follow(Field::FilesFdt);
+    table.follow(Field::FdtableFd).bytes::<u64>().is_some_and(|stdin| stdin == file)
 }
 
 #[inline(always)]

@@ -1,22 +1,22 @@
 //! `devpts_pty_kill(struct dentry *dentry)` (fs/devpts/inode.c): runs in whoever closes the last
 //! descriptor of a PTY's master (`pty_close`, drivers/tty/pty.c), before the slave's node is removed.
 
-use aya_ebpf::{cty::c_void, helpers::bpf_get_current_task_btf};
+use aya_ebpf::cty::c_void;
 use slashtrace_ebpf::{Field, RecordKind, TaskInfo, TerminalKey, TerminalRecord};
 
 use crate::{
     emit::{header, submit},
     maps::{TERMINALS, offset},
-    task::{self, Kernel},
+    task::{self, Address},
 };
 
 /// Digits of a name that are read: more than an index has.
 const DIGITS: usize = 10;
 
-/// `dentry` is an address: every read goes through the helper, so that it serves a kprobe, too.
+/// Every read goes through the helper, so that it serves a kprobe, too.
 #[inline(always)]
 pub fn closed(dentry: *const c_void) {
-    let Some(terminal) = terminal(Kernel::new(dentry)) else { return };
+    let Some(terminal) = terminal(Address(dentry as u64)) else { return };
     // SAFETY: the value is not read.
     if unsafe { TERMINALS.get(terminal) }.is_none() {
         return;
@@ -24,12 +24,7 @@ pub fn closed(dentry: *const c_void) {
     // The next terminal of that index is another one.
     let _ = TERMINALS.remove(terminal);
     let mut closer = TaskInfo::NONE;
-    // SAFETY: a helper without arguments.
-    let current = Kernel::new(unsafe { bpf_get_current_task_btf() }.cast());
-    let leader = current.follow(Field::TaskGroupLeader);
-    if !leader.is_null() {
-        task::describe(leader, &mut closer);
-    }
+    task::describe(Address::current().follow(Field::TaskGroupLeader), &mut closer);
     submit(TerminalRecord {
         header: header(RecordKind::Terminal, size_of::<TerminalRecord>()),
         closer,
@@ -39,10 +34,10 @@ pub fn closed(dentry: *const c_void) {
 
 /// Where a slave's node is, from its name and its file system.
 #[inline(always)]
-fn terminal(dentry: Kernel) -> Option<TerminalKey> {
+fn terminal(dentry: Address) -> Option<TerminalKey> {
     let device = task::device_of(dentry)?;
-    let name = dentry.copy::<*const c_void>(Field::DentryName, offset(Field::QstrName))?;
-    let digits: [u8; DIGITS] = Kernel::new(name).bytes()?;
+    let name: u64 = dentry.get_at(Field::DentryName, offset(Field::QstrName))?;
+    let digits: [u8; DIGITS] = Address(name).bytes()?;
     let mut index: u32 = 0;
     let mut at = 0;
     while at < DIGITS {

@@ -5,16 +5,18 @@ use crate::{
     evidence::{EvidenceWriter, Reader, samples},
     next_step::next_steps,
     report::digest::Digest,
+    roster::Roster,
     sink::Sink as _,
 };
 
 /// A recording of one record of each type, as `record` leaves it.
 fn recorded(folder: &Folder) -> Report {
     let mut writer = EvidenceWriter::create(&folder.part()).unwrap();
-    let mut digest = Digest::new();
+    let (mut digest, mut roster) = (Digest::new(), Roster::blank());
     for record in samples::all() {
-        writer.record(&record).unwrap();
-        digest.record(&record).unwrap();
+        roster.observe(&record);
+        writer.record(&record, &roster).unwrap();
+        digest.record(&record, &roster).unwrap();
     }
     writer.flush().unwrap();
     digest.report()

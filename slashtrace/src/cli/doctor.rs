@@ -8,7 +8,15 @@ use std::{
 use anyhow::Result;
 use serde::Serialize;
 
-use crate::{model::Capability, profile::Profile, sensor::ebpf};
+use crate::{
+    model::Capability,
+    profile::Profile,
+    report::{
+        columns::{Cell, Column, Columns},
+        style::{BOLD_RED, DIM, GREEN, YELLOW},
+    },
+    sensor::ebpf,
+};
 
 mod checks;
 mod facts;
@@ -50,14 +58,14 @@ pub struct Check {
 ///
 /// # Errors
 /// Those of `out`. What cannot be looked at is a failed check, not an error.
-pub fn run(profile: &Profile, json: bool, out: &mut dyn Write, color: bool) -> Result<ExitCode> {
+pub fn run(profile: &Profile, json: bool, out: &mut dyn Write) -> Result<ExitCode> {
     let mut all = checks::environment(&Facts::gather());
     all.extend(ebpf::probe(profile).iter().map(hook));
     if json {
         serde_json::to_writer_pretty(&mut *out, &all)?;
         writeln!(out)?;
     } else {
-        table(&all, out, color)?;
+        table(&all, out)?;
     }
     out.flush()?;
     Ok(if is_ready(&all) { ExitCode::SUCCESS } else { ExitCode::from(ENVIRONMENT) })
@@ -86,29 +94,27 @@ fn hook(probed: &Capability) -> Check {
     }
 }
 
-fn table(checks: &[Check], out: &mut dyn Write, color: bool) -> io::Result<()> {
-    let names = checks.iter().map(|check| check.name.len()).max().unwrap_or(0);
+fn table(checks: &[Check], out: &mut dyn Write) -> io::Result<()> {
+    let mut table = Columns::new([Column::left("").least(7), Column::left(""), Column::left("")]);
     for check in checks {
-        let (mark, sgr) = match (check.level, check.ok) {
-            (Level::Info, _) => ("info", "2"),
-            (_, true) => ("ok", "32"),
-            (Level::Required, false) => ("missing", "1;31"),
-            (Level::Optional, false) => ("missing", "33"),
+        let mark = match (check.level, check.ok) {
+            (Level::Info, _) => Cell::styled("info", DIM),
+            (_, true) => Cell::styled("ok", GREEN),
+            (Level::Required, false) => Cell::styled("missing", BOLD_RED),
+            (Level::Optional, false) => Cell::styled("missing", YELLOW),
         };
-        let mark =
-            if color { format!("\x1b[{sgr}m{mark:<7}\x1b[0m") } else { format!("{mark:<7}") };
-        let optional = match (check.level, check.ok) {
-            (Level::Optional, false) => " (optional)",
-            _ => "",
-        };
-        let indent = " ".repeat(7 + 2 + names + 2);
         // An error may have several lines.
-        let detail = check.detail.trim_end().replace('\n', &format!("\n{indent}"));
-        writeln!(out, "{mark}  {:<names$}  {detail}{optional}", check.name)?;
-        if let Some(next_step) = &check.next_step {
-            writeln!(out, "{indent}next step: {next_step}")?;
+        let mut detail = check.detail.trim_end().to_owned();
+        if !check.ok && check.level == Level::Optional {
+            detail.push_str(" (optional)");
         }
+        if let Some(next_step) = &check.next_step {
+            detail.push_str("\nnext step: ");
+            detail.push_str(next_step);
+        }
+        table.row([mark, check.name.as_str().into(), detail.into()]);
     }
+    table.write(2, None, out)?;
     let missing = |level| checks.iter().filter(|one| one.level == level && !one.ok).count();
     match (missing(Level::Required), missing(Level::Optional)) {
         (0, 0) => writeln!(out, "Everything works here."),
@@ -123,6 +129,8 @@ fn table(checks: &[Check], out: &mut dyn Write, color: bool) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use anstream::adapter::strip_str;
+
     use super::*;
 
     fn check(name: &str, level: Level, ok: bool) -> Check {
@@ -135,10 +143,14 @@ mod tests {
         }
     }
 
-    fn text(checks: &[Check], color: bool) -> String {
+    fn painted(checks: &[Check]) -> String {
         let mut out = Vec::new();
-        table(checks, &mut out, color).unwrap();
+        table(checks, &mut out).unwrap();
         String::from_utf8(out).unwrap()
+    }
+
+    fn text(checks: &[Check]) -> String {
+        strip_str(&painted(checks)).to_string()
     }
 
     #[test]
@@ -149,9 +161,9 @@ mod tests {
             check("CAP_SYS_PTRACE", Level::Optional, false),
             check("btf", Level::Required, false),
         ];
-        insta::assert_snapshot!(text(&checks, false));
-        let painted = text(&checks, true);
-        assert!(painted.contains("\x1b[32mok     \x1b[0m  kernel"), "{painted:?}");
+        insta::assert_snapshot!(text(&checks));
+        let painted = painted(&checks);
+        assert!(painted.contains("\x1b[32mok\x1b[0m       kernel"), "{painted:?}");
     }
 
     #[test]
@@ -163,7 +175,7 @@ mod tests {
         ];
         assert!(is_ready(&fine));
         assert!(!is_ready(&[check("a", Level::Required, false)]));
-        assert!(text(&fine, false).ends_with("work here; 1 optional missing.\n"));
+        assert!(text(&fine).ends_with("work here; 1 optional missing.\n"));
     }
 
     #[test]
@@ -188,7 +200,7 @@ mod tests {
     #[test]
     fn this_machine_is_looked_at() {
         let mut out = Vec::new();
-        run(&Profile::hermes(), true, &mut out, false).unwrap();
+        run(&Profile::hermes(), true, &mut out).unwrap();
         let checks: Vec<serde_json::Value> = serde_json::from_slice(&out).unwrap();
         let names: Vec<_> = checks.iter().filter_map(|check| check["name"].as_str()).collect();
         for name in ["kernel", "btf", "capabilities", "hook sched_process_exec"] {

@@ -51,6 +51,7 @@ impl From<Exit> for ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::roster::Roster;
     use crate::{
         evidence::samples::record,
         model::{Body, Stop},
@@ -68,7 +69,7 @@ mod tests {
             let mut tally = Tally::default();
             let reason = "duration".to_owned();
             let stop = Stop { reason, counters: [].into(), complete };
-            tally.record(&record(1, 1, Body::Stop(stop)));
+            tally.record(&record(1, 1, Body::Stop(stop)), &Roster::blank());
             tally
         };
         for (complete, fails, command, exit) in [

@@ -72,6 +72,7 @@ impl FromStr for Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::roster::Roster;
     use crate::{
         evidence::samples::{finding, record},
         model::Body,
@@ -97,7 +98,7 @@ mod tests {
     fn a_failure_is_what_was_found_as_sure_as_asked_for() {
         let mut tally = Tally::default();
         // A `lost-worker` that is `strong`.
-        tally.record(&record(1, 1, Body::Finding(Box::new(finding()))));
+        tally.record(&record(1, 1, Body::Finding(Box::new(finding()))), &Roster::blank());
         for (text, fails) in [
             ("any", true),
             ("strong", true),

@@ -17,12 +17,13 @@ mod screen;
 
 use std::{
     fs,
-    io::{self, IsTerminal, Read as _, Write as _},
+    io::{self, Read as _, Write},
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
 };
 
+use anstream::{AutoStream, ColorChoice, stream::RawStream};
 use anyhow::{Context as _, Result, anyhow, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -111,17 +112,26 @@ enum Color {
 }
 
 impl Color {
-    /// Whether to colour what goes to a stream that is, or is not, a terminal.
-    fn on(self, terminal: bool) -> bool {
+    /// What becomes of styles that are written to a stream.
+    fn of(self, stream: &impl RawStream) -> ColorChoice {
         match self {
-            Self::Always => true,
-            Self::Never => false,
-            Self::Auto => {
-                terminal
-                    && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
-                    && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
-            }
+            Self::Auto => AutoStream::choice(stream),
+            Self::Always => ColorChoice::Always,
+            Self::Never => ColorChoice::Never,
         }
+    }
+
+    /// The stream, for text in colours: strips them where they are not wanted. Data must not pass
+    /// through it.
+    fn stream<S: RawStream>(self, stream: S) -> AutoStream<S> {
+        let choice = self.of(&stream);
+        AutoStream::new(stream, choice)
+    }
+
+    /// stdout: for data, which passes as it is, or for text.
+    fn stdout(self, data: bool) -> AutoStream<io::StdoutLock<'static>> {
+        let stdout = io::stdout().lock();
+        if data { AutoStream::always_ansi(stdout) } else { self.stream(stdout) }
     }
 }
 
@@ -175,21 +185,20 @@ pub fn main() -> ExitCode {
 
 fn dispatch(cli: &Cli) -> Result<ExitCode> {
     let profile = load_profile(&cli.common)?;
-    let out = &mut io::stdout().lock();
-    let color = cli.common.color.on(io::stdout().is_terminal());
+    let color = cli.common.color;
     match &cli.command {
-        Command::Run(args) => run::run(args, &profile, cli.common.color).map(Into::into),
-        Command::Record(args) => record::run(args, &profile, cli.common.color).map(Into::into),
+        Command::Run(args) => run::run(args, &profile, color).map(Into::into),
+        Command::Record(args) => record::run(args, &profile, color).map(Into::into),
         Command::Ps { json } => {
-            ps::run(&profile, *json, out, color)?;
+            ps::run(&profile, *json, &mut color.stdout(*json))?;
             Ok(Exit::Fine.into())
         }
-        Command::Reap(args) => reap::run(args, &profile, out).map(Into::into),
-        Command::Replay(args) => replay::run(args, cli.common.color, out).map(Into::into),
-        Command::Report(args) => report::run(args, cli.common.color, out).map(Into::into),
-        Command::Doctor { json } => doctor::run(&profile, *json, out, color),
+        Command::Reap(args) => reap::run(args, &profile, color).map(Into::into),
+        Command::Replay(args) => replay::run(args, color).map(Into::into),
+        Command::Report(args) => report::run(args, color).map(Into::into),
+        Command::Doctor { json } => doctor::run(&profile, *json, &mut color.stdout(*json)),
         Command::Schema => {
-            out.write_all(evidence::schema::json()?.as_bytes())?;
+            io::stdout().lock().write_all(evidence::schema::json()?.as_bytes())?;
             Ok(Exit::Fine.into())
         }
     }
@@ -305,8 +314,14 @@ mod tests {
 
     #[test]
     fn colour_only_where_it_is_wanted() {
-        assert!(Color::Always.on(false));
-        assert!(!Color::Never.on(true));
-        assert!(!Color::Auto.on(false));
+        let written = |color: Color| {
+            let mut out = color.stream(Vec::new());
+            out.write_all(b"\x1b[1mbold\x1b[0m\n").unwrap();
+            String::from_utf8(out.into_inner()).unwrap()
+        };
+        assert_eq!(written(Color::Always), "\x1b[1mbold\x1b[0m\n");
+        assert_eq!(written(Color::Never), "bold\n");
+        // Memory is no terminal.
+        assert_eq!(written(Color::Auto), "bold\n");
     }
 }

@@ -26,17 +26,11 @@ const PSS_TIME: Duration = Duration::from_millis(500);
 ///
 /// # Errors
 /// If /proc cannot be read or `out` cannot be written.
-pub fn run(profile: &Profile, json: bool, out: &mut dyn Write, color: bool) -> Result<()> {
-    run_on(&ProcFs::default(), profile, json, out, color)
+pub fn run(profile: &Profile, json: bool, out: &mut dyn Write) -> Result<()> {
+    run_on(&ProcFs::default(), profile, json, out)
 }
 
-fn run_on(
-    proc: &ProcFs,
-    profile: &Profile,
-    json: bool,
-    out: &mut dyn Write,
-    color: bool,
-) -> Result<()> {
+fn run_on(proc: &ProcFs, profile: &Profile, json: bool, out: &mut dyn Write) -> Result<()> {
     let mut spawns =
         snapshot(proc, profile, &mut IdentityBook::new(proc.tick_ns())).with_context(|| {
             let root = proc.root().display();
@@ -63,20 +57,22 @@ fn run_on(
     if json {
         ps::json(&groups, out)?;
     } else {
-        ps::table(&groups, &profile.name, out, color)?;
+        ps::table(&groups, &profile.name, out)?;
     }
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use anstream::adapter::strip_str;
+
     use super::*;
     use crate::host::proc::fake::{Fake, FakeProc, WORKER};
 
     fn printed(fake: &FakeProc, json: bool) -> String {
         let mut out = Vec::new();
-        run_on(&fake.proc(), &Profile::hermes(), json, &mut out, false).unwrap();
-        String::from_utf8(out).unwrap()
+        run_on(&fake.proc(), &Profile::hermes(), json, &mut out).unwrap();
+        strip_str(str::from_utf8(&out).unwrap()).to_string()
     }
 
     #[test]
@@ -96,9 +92,8 @@ mod tests {
 
     #[test]
     fn without_proc_it_says_what_to_do() {
-        let error =
-            run_on(&ProcFs::new("/nowhere"), &Profile::hermes(), false, &mut Vec::new(), false)
-                .unwrap_err();
+        let error = run_on(&ProcFs::new("/nowhere"), &Profile::hermes(), false, &mut Vec::new())
+            .unwrap_err();
         assert!(format!("{error:#}").contains("mount -t proc"), "{error:#}");
     }
 }

@@ -1,9 +1,9 @@
-use std::{io::Write, time::Duration};
+use std::time::Duration;
 
 use anyhow::Result;
 
 use super::{
-    Exit, Watching,
+    Color, Exit, Watching,
     reaping::{Whom, default_triggers},
     redacting, runtime,
     screen::Screen,
@@ -61,9 +61,9 @@ pub struct Args {
 }
 
 /// Watches for a while, and lists or ends what findings justify.
-pub fn run(args: &Args, profile: &Profile, out: &mut dyn Write) -> Result<Exit> {
+pub fn run(args: &Args, profile: &Profile, color: Color) -> Result<Exit> {
     let options = args.watching.options(profile)?;
-    let screen = Screen::stderr();
+    let screen = Screen::stderr(color);
     let span = |span: Span| Duration::from_nanos(span.as_ns());
     let (protect, mut scope) = args.whom.protect()?;
     scope.sessions = args.sessions.iter().cloned().collect();
@@ -96,6 +96,7 @@ pub fn run(args: &Args, profile: &Profile, out: &mut dyn Write) -> Result<Exit> 
         record(chosen.sensor, profile, sinks, &plan, &mut tell).await
     })?;
     screen.end();
+    let out = &mut color.stdout(args.json);
     if args.json {
         reaped.json(out)?;
     } else {

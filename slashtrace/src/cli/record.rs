@@ -1,4 +1,4 @@
-use std::{ffi::OsString, path::PathBuf, time::Duration};
+use std::{ffi::OsString, io, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result};
 use jiff::{ZonedDateTime, tz::TimeZone};
@@ -17,7 +17,7 @@ use crate::{
     },
     evidence::EvidenceWriter,
     profile::{Profile, Span},
-    report::{digest::Digest, live::Live, table::Table, text},
+    report::{digest::Digest, live::Live, table, terminal_width, text},
     sensor::scope::Scope,
 };
 
@@ -79,10 +79,9 @@ fn recorded(args: &Args, profile: &Profile, color: Color) -> Result<Exit> {
         PathBuf::from(ZonedDateTime::now().strftime("slashtrace-%Y%m%d-%H%M%S").to_string())
     });
     let folder = Folder::prepare(&path)?;
-    let screen = Screen::stderr();
-    let color = color.on(screen.is_terminal());
-    let mut live = Live::new(Box::new(screen.clone()), color);
-    let (mut table, mut digest) = (Table::new(), Digest::new());
+    let screen = Screen::stderr(color);
+    let mut live = Live::new(Box::new(screen.clone()));
+    let mut digest = Digest::new();
     let recorded = EvidenceWriter::create(&folder.part()).and_then(|mut evidence| {
         runtime()?.block_on(async {
             let Chosen { sensor, why } = choose(args.watching.sensor, &options)?;
@@ -96,7 +95,6 @@ fn recorded(args: &Args, profile: &Profile, color: Color) -> Result<Exit> {
             if !args.quiet {
                 sinks.push(&mut live);
             }
-            sinks.push(&mut table);
             sinks.push(&mut digest);
             let plan = plan(args, &screen);
             let ended = if args.command.is_empty() || args.system {
@@ -122,7 +120,7 @@ fn recorded(args: &Args, profile: &Profile, color: Color) -> Result<Exit> {
         None => error,
     })?;
     let command = command_code(&ended, args);
-    let written = finish(args, &folder, &table, &digest, &screen, color);
+    let written = finish(args, &folder, &digest, &screen);
     match (written, command) {
         (Ok(()), _) => {}
         (Err(error), Some(code)) => return Err(error.context(CommandEnded(code))),
@@ -146,20 +144,13 @@ async fn follow<F: Feed>(
 }
 
 /// Writes the reports, and tells people where they are.
-fn finish(
-    args: &Args,
-    folder: &Folder,
-    table: &Table,
-    digest: &Digest,
-    screen: &Screen,
-    color: bool,
-) -> Result<()> {
+fn finish(args: &Args, folder: &Folder, digest: &Digest, screen: &Screen) -> Result<()> {
     let report = digest.report();
     let zone = TimeZone::system();
     // That nobody reads the table does not undo the recording.
-    let _ = table.render(&mut screen.clone(), color);
+    let _ = table::render(&report, terminal_width(io::stderr()), &mut screen.clone());
     screen.line("");
-    let _ = text::verdict(&report, &mut screen.clone(), color);
+    let _ = text::verdict(&report, &mut screen.clone());
     let bundle = folder.finish(&report, &zone)?;
     screen.line("");
     for (what, path) in [

@@ -15,7 +15,12 @@ use crate::{
     model::{Body, Record},
     next_step::NextStep as _,
     redact::printable,
-    report::{live::Live, table::Table},
+    report::{
+        digest::Digest,
+        live::Live,
+        table::{self, terminal_width},
+    },
+    roster::Roster,
 };
 
 /// Flags of `replay`.
@@ -34,21 +39,22 @@ pub struct Args {
 }
 
 /// Judges a recording again and compares with what it says.
-pub fn run(args: &Args, color: Color, out: &mut dyn Write) -> Result<Exit> {
+pub fn run(args: &Args, color: Color) -> Result<Exit> {
     let reader = Reader::open(&args.file)?;
-    let screen = Screen::stderr();
-    let mut table = Table::new();
+    let screen = Screen::stderr(color);
+    let mut digest = args.table.then(Digest::new);
     let terminal = io::stdout().is_terminal();
     let replayed = {
-        let mut json = Json { out };
-        let mut live = Live::new(Box::new(io::stdout()), color.on(terminal));
+        let mut json = Json { out: &mut io::stdout().lock() };
+        let mut live = Live::new(Box::new(color.stream(io::stdout())));
         let mut lines = Findings { to: &mut live };
         let findings: &mut dyn Sink = if args.json || !terminal { &mut json } else { &mut lines };
-        replay(reader, vec![findings, &mut table])
-            .with_context(|| format!("cannot replay {}", args.file.display()))?
+        let mut sinks = vec![findings];
+        sinks.extend(digest.as_mut().map(|digest| -> &mut dyn Sink { digest }));
+        replay(reader, sinks).with_context(|| format!("cannot replay {}", args.file.display()))?
     };
-    if args.table {
-        let _ = table.render(&mut screen.clone(), color.on(screen.is_terminal()));
+    if let Some(digest) = digest {
+        let _ = table::render(&digest.report(), terminal_width(io::stderr()), &mut screen.clone());
     }
     if let Some(difference) = &replayed.difference {
         return Err(differs(args, &replayed, difference));
@@ -104,7 +110,7 @@ struct Json<'a> {
 }
 
 impl Sink for Json<'_> {
-    fn record(&mut self, record: &Record) -> Result<()> {
+    fn record(&mut self, record: &Record, _roster: &Roster) -> Result<()> {
         if matches!(record.body, Body::Finding(_)) {
             writeln!(self.out, "{}", line(record)?)?;
         }
@@ -122,9 +128,9 @@ struct Findings<'a> {
 }
 
 impl Sink for Findings<'_> {
-    fn record(&mut self, record: &Record) -> Result<()> {
+    fn record(&mut self, record: &Record, roster: &Roster) -> Result<()> {
         match record.body {
-            Body::Finding(_) => self.to.record(record),
+            Body::Finding(_) => self.to.record(record, roster),
             _ => Ok(()),
         }
     }

@@ -1,5 +1,5 @@
 use std::{
-    io::{self, IsTerminal as _, Write},
+    io::{self, Write},
     path::{Path, PathBuf},
 };
 
@@ -16,9 +16,7 @@ use crate::{
     report::{
         diff,
         digest::{Digest, Report},
-        html, junit, markdown,
-        table::{Table, terminal_width},
-        text,
+        html, junit, markdown, terminal_width, text,
     },
 };
 
@@ -57,39 +55,45 @@ enum Format {
 }
 
 /// Judges a recording again and writes what it comes to.
-pub fn run(args: &Args, color: Color, out: &mut dyn Write) -> Result<Exit> {
+pub fn run(args: &Args, color: Color) -> Result<Exit> {
     if let Some([before, after]) = args.diff.as_deref() {
-        return compare(args, before, after, out);
+        return compare(args, before, after, color);
     }
     let path = args.bundle.as_deref().context("clap asks for it")?;
     let read = read(path)?;
-    let color = color.on(args.output.is_none() && io::stdout().is_terminal());
-    let bytes = read.render(args.format, args.output.is_none(), color)?;
-    put(args, &bytes, out)?;
+    let bytes = read.render(args.format, args.output.is_none())?;
+    put(args, &bytes, color)?;
     let tally = &read.replayed.tally;
     Ok(Exit::of(tally, args.fail_on.fails(tally), None))
 }
 
-fn put(args: &Args, bytes: &[u8], out: &mut dyn Write) -> Result<()> {
+fn put(args: &Args, bytes: &[u8], color: Color) -> Result<()> {
+    let text = args.format == Format::Text;
     match &args.output {
+        Some(path) if text => {
+            let mut out = color.stream(Vec::new());
+            out.write_all(bytes)?;
+            bundle::replace(path, &out.into_inner())
+        }
         Some(path) => bundle::replace(path, bytes),
-        None => Ok(out.write_all(bytes)?),
+        None => Ok(color.stdout(!text).write_all(bytes)?),
     }
 }
 
-fn compare(args: &Args, before: &Path, after: &Path, out: &mut dyn Write) -> Result<Exit> {
+fn compare(args: &Args, before: &Path, after: &Path, color: Color) -> Result<Exit> {
     let (before, after) = (read(before)?, read(after)?);
     let diff = diff::compare(&before.digest.report(), &after.digest.report());
-    let text = match args.format {
-        Format::Text => diff.text(false),
-        Format::Markdown => diff.text(true),
-        Format::Json => serde_json::to_string_pretty(&diff)? + "\n",
+    let mut bytes = Vec::new();
+    match args.format {
+        Format::Text => diff.text(&mut bytes)?,
+        Format::Markdown => bytes = diff.markdown().into_bytes(),
+        Format::Json => bytes = (serde_json::to_string_pretty(&diff)? + "\n").into_bytes(),
         Format::Html | Format::Junit => {
             return Err(anyhow!("there is no such form of a comparison"))
                 .next_step("use --format text, markdown or json");
         }
-    };
-    put(args, text.as_bytes(), out)?;
+    }
+    put(args, &bytes, color)?;
     let tally = &after.replayed.tally;
     Ok(Exit::of(tally, args.fail_on.fails(tally), None))
 }
@@ -98,13 +102,12 @@ fn compare(args: &Args, before: &Path, after: &Path, out: &mut dyn Write) -> Res
 struct Read {
     replayed: Replayed,
     digest: Digest,
-    table: Table,
 }
 
 fn read(path: &Path) -> Result<Read> {
     let reader = Reader::open(path)?;
-    let (mut table, mut digest) = (Table::new().with_width(None), Digest::new());
-    let replayed = replay(reader, vec![&mut table, &mut digest])
+    let mut digest = Digest::new();
+    let replayed = replay(reader, vec![&mut digest])
         .with_context(|| format!("cannot report on {}", path.display()))?;
     // A file that ends too early is what there is: the report says so.
     if let Some(defect) = replayed.defect.as_ref().filter(|defect| !defect.is_truncation()) {
@@ -115,19 +118,18 @@ fn read(path: &Path) -> Result<Read> {
         return Err(anyhow!("{}: {what} {}", path.display(), difference.seq))
             .next_step("ask `slashtrace replay` what differs");
     }
-    Ok(Read { replayed, digest, table })
+    Ok(Read { replayed, digest })
 }
 
 impl Read {
-    fn render(&self, format: Format, to_stdout: bool, color: bool) -> Result<Vec<u8>> {
+    fn render(&self, format: Format, to_stdout: bool) -> Result<Vec<u8>> {
         let report: Report = self.digest.report();
         let zone = TimeZone::system();
         let mut bytes = Vec::new();
         match format {
             Format::Text => {
                 let width = terminal_width(io::stdout()).filter(|_| to_stdout);
-                let table = self.table.clone().with_width(width);
-                text::render(&report, &table, &zone, &mut bytes, color)?;
+                text::render(&report, width, &zone, &mut bytes)?;
             }
             Format::Markdown => bytes = markdown::render(&report, &zone).into_bytes(),
             Format::Html => html::render(&report, &mut bytes)?,

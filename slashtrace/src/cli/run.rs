@@ -50,8 +50,8 @@ pub fn run(args: &Args, profile: &Profile, color: Color) -> Result<Exit> {
     let to_stdout = args.evidence == Path::new("-");
     let mut evidence =
         if to_stdout { EvidenceWriter::stdout() } else { EvidenceWriter::create(&args.evidence)? };
-    let screen = Screen::stderr();
-    let mut live = Live::new(Box::new(screen.clone()), color.on(screen.is_terminal()));
+    let screen = Screen::stderr(color);
+    let mut live = Live::new(Box::new(screen.clone()));
     let recorded = runtime()?.block_on(async {
         let chosen = choose(args.watching.sensor, &options)?;
         if let Some(why) = chosen.why

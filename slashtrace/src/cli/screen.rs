@@ -3,6 +3,9 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use anstream::{ColorChoice, adapter::StripBytes};
+
+use super::Color;
 use crate::daemon::session::Note;
 
 /// stderr as people see it: lines and, on a terminal, one line below them that says how it is
@@ -14,6 +17,8 @@ pub(super) struct Screen {
 
 struct State {
     out: Box<dyn Write + Send>,
+    /// Strips the styles of what is written; none if they are shown.
+    strip: Option<StripBytes>,
     /// Whether the status line can be drawn over.
     terminal: bool,
     /// Whether one stands there.
@@ -22,13 +27,15 @@ struct State {
 
 impl Screen {
     /// stderr.
-    pub(super) fn stderr() -> Self {
+    pub(super) fn stderr(color: Color) -> Self {
         let dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
-        Self::new(Box::new(io::stderr()), io::stderr().is_terminal() && !dumb)
+        let terminal = io::stderr().is_terminal() && !dumb;
+        Self::new(Box::new(io::stderr()), terminal, color.of(&io::stderr()))
     }
 
-    fn new(out: Box<dyn Write + Send>, terminal: bool) -> Self {
-        Self { state: Arc::new(Mutex::new(State { out, terminal, status: false })) }
+    fn new(out: Box<dyn Write + Send>, terminal: bool, choice: ColorChoice) -> Self {
+        let strip = (choice == ColorChoice::Never).then(StripBytes::new);
+        Self { state: Arc::new(Mutex::new(State { out, strip, terminal, status: false })) }
     }
 
     /// Whether a status line is of use on it.
@@ -73,8 +80,13 @@ impl State {
     fn print(&mut self, text: &str) {
         let _ = self
             .clear()
-            .and_then(|()| self.out.write_all(text.as_bytes()))
+            .and_then(|()| self.write_all(text.as_bytes()))
             .and_then(|()| self.out.flush());
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let Some(strip) = &mut self.strip else { return self.out.write_all(bytes) };
+        strip.strip_next(bytes).try_for_each(|kept| self.out.write_all(kept))
     }
 }
 
@@ -82,7 +94,7 @@ impl State {
 impl Write for Screen {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut state = self.state();
-        let _ = state.clear().and_then(|()| state.out.write_all(bytes));
+        let _ = state.clear().and_then(|()| state.write_all(bytes));
         Ok(bytes.len())
     }
 
@@ -109,13 +121,14 @@ mod tests {
         }
     }
 
-    fn written(terminal: bool) -> String {
+    fn written(terminal: bool, choice: ColorChoice) -> String {
         let paper = Paper::default();
-        let mut screen = Screen::new(Box::new(paper.clone()), terminal);
+        let mut screen = Screen::new(Box::new(paper.clone()), terminal, choice);
         screen.note(&Note::Line("begun".to_owned()));
         screen.note(&Note::Status("1 s".to_owned()));
         screen.note(&Note::Status("2 s".to_owned()));
-        screen.write_all(b"found\n").unwrap();
+        screen.write_all(b"\x1b[1mfo").unwrap();
+        screen.write_all(b"und\x1b[0m\n").unwrap();
         screen.note(&Note::Status("3 s".to_owned()));
         screen.end();
         screen.end();
@@ -124,12 +137,15 @@ mod tests {
 
     #[test]
     fn a_status_line_makes_room_for_the_next() {
-        assert_eq!(written(true), "begun\n1 s\r\x1b[K2 s\r\x1b[Kfound\n3 s\r\x1b[K");
+        let shown = "begun\n1 s\r\x1b[K2 s\r\x1b[Kfound\n3 s\r\x1b[K";
+        assert_eq!(written(true, ColorChoice::Never), shown);
+        let coloured = shown.replace("found", "\x1b[1mfound\x1b[0m");
+        assert_eq!(written(true, ColorChoice::Always), coloured);
     }
 
     #[test]
     fn a_pipe_gets_lines_alone() {
-        assert_eq!(written(false), "begun\nfound\n");
+        assert_eq!(written(false, ColorChoice::Never), "begun\nfound\n");
     }
 
     #[test]
@@ -144,7 +160,7 @@ mod tests {
                 Ok(())
             }
         }
-        let mut screen = Screen::new(Box::new(Closed), true);
+        let mut screen = Screen::new(Box::new(Closed), true, ColorChoice::Never);
         screen.write_all(b"unread").unwrap();
         screen.line("unheard");
         screen.note(&Note::Status("unseen".to_owned()));

@@ -10,6 +10,7 @@ use crate::{
     profile::Profile,
     reaper::Reaper,
     redact::Redaction,
+    roster::Roster,
 };
 
 /// Gives observations their place in the evidence, has the engine judge them, and hands records
@@ -17,6 +18,7 @@ use crate::{
 /// and for a replay, which has none.
 pub struct Pipeline<'a> {
     redaction: Redaction,
+    roster: Roster,
     engine: Engine,
     reaper: Option<Reaper>,
     sinks: Vec<&'a mut dyn Sink>,
@@ -26,10 +28,11 @@ pub struct Pipeline<'a> {
 
 impl<'a> Pipeline<'a> {
     /// A pipeline for one recording; the first record is to be `start`.
-    pub fn new(profile: Profile, sinks: Vec<&'a mut dyn Sink>) -> Self {
+    pub fn new(profile: &Profile, sinks: Vec<&'a mut dyn Sink>) -> Self {
         Self {
             redaction: Redaction::default(),
-            engine: Engine::new(profile),
+            roster: Roster::new(profile),
+            engine: Engine::new(),
             reaper: None,
             sinks,
             tally: Tally::default(),
@@ -54,7 +57,7 @@ impl<'a> Pipeline<'a> {
     /// *and written* before this is called again: a step is told of before it is done. Cancel-safe.
     pub async fn act(&mut self) -> Vec<Observation> {
         match &mut self.reaper {
-            Some(reaper) => reaper.next().await,
+            Some(reaper) => reaper.next(&self.roster).await,
             None => pending().await,
         }
     }
@@ -83,7 +86,7 @@ impl<'a> Pipeline<'a> {
         self.seq = record.seq;
         self.write(record)?;
         let mut findings = Vec::new();
-        for finding in self.engine.observe(record) {
+        for finding in self.engine.observe(record, &self.roster) {
             self.seq += 1;
             let finding = Record {
                 v: FORMAT_VERSION,
@@ -113,6 +116,11 @@ impl<'a> Pipeline<'a> {
         Ok(())
     }
 
+    /// Who lives, whose it is, what it did.
+    pub fn roster(&self) -> &Roster {
+        &self.roster
+    }
+
     /// What the recording comes to so far.
     pub fn tally(&self) -> &Tally {
         &self.tally
@@ -129,10 +137,12 @@ impl<'a> Pipeline<'a> {
     }
 
     fn write(&mut self, record: &Record) -> Result<()> {
-        self.tally.record(record);
-        self.sinks.iter_mut().try_for_each(|sink| sink.record(record))?;
+        self.roster.observe(record);
+        let roster = &self.roster;
+        self.tally.record(record, roster);
+        self.sinks.iter_mut().try_for_each(|sink| sink.record(record, roster))?;
         if let Some(reaper) = &mut self.reaper {
-            reaper.observe(record);
+            reaper.observe(record, roster);
         }
         Ok(())
     }

@@ -60,7 +60,7 @@ pub fn replay<R: BufRead>(
     let mut again = Again::default();
     let version = start.version.clone();
     let mut pipeline = Pipeline::new(
-        start.profile.clone(),
+        &start.profile,
         sinks.iter_mut().map(|sink| &mut **sink as &mut dyn Sink).collect(),
     );
     let mut defect = None;
@@ -131,13 +131,14 @@ mod tests {
     use crate::{
         evidence::samples,
         model::{Observation, Stop},
+        roster::Roster,
     };
 
     #[derive(Default)]
     struct Lines(Vec<String>);
 
     impl Sink for Lines {
-        fn record(&mut self, record: &Record) -> Result<()> {
+        fn record(&mut self, record: &Record, _roster: &Roster) -> Result<()> {
             self.0.push(line(record)?);
             Ok(())
         }
@@ -174,7 +175,7 @@ mod tests {
             (95 * S, Body::Stop(stop)),
         ];
         let mut lines = Lines::default();
-        let mut pipeline = Pipeline::new(samples::start().profile, vec![&mut lines]);
+        let mut pipeline = Pipeline::new(&samples::start().profile, vec![&mut lines]);
         for (boottime_ns, body) in bodies {
             let time = samples::time(boottime_ns);
             pipeline.observe(Observation { boottime_ns, body }, time).unwrap();

@@ -116,7 +116,7 @@ pub async fn record<F: Feed>(
     let began = Observation { boottime_ns: boottime_ns(), body: start };
     let command =
         plan.command.as_deref().map(|argv| Command::spawn(argv, &plan.environment)).transpose()?;
-    let mut pipeline = Pipeline::new(profile.clone(), sinks).redacting(plan.redaction.clone());
+    let mut pipeline = Pipeline::new(profile, sinks).redacting(plan.redaction.clone());
     if let Some(policy) = &plan.policy {
         pipeline.reap_with(Reaper::new(profile.clone(), policy.clone()));
     }

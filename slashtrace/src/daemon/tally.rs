@@ -1,15 +1,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::model::{
-    Body, Confidence, FindingState, Identity, Kind, ParentSource, Record, Role, Spawn,
+use crate::{
+    model::{Body, Confidence, FindingState, Kind, Record},
+    roster::{Roster, Totals},
 };
 
 /// What a recording comes to, for exit codes and status lines: a few numbers that are kept up to
-/// date record by record. Its memory is bounded by what is live and open.
+/// date record by record. Who lives is the roster's to say; what was found is counted here.
 #[derive(Debug, Default)]
 pub struct Tally {
-    live: BTreeMap<Identity, Live>,
-    spawned: u64,
+    totals: Totals,
+    left_behind: usize,
     open: BTreeSet<String>,
     findings: u64,
     kinds: BTreeMap<Kind, Confidence>,
@@ -17,32 +18,12 @@ pub struct Tally {
     complete: Option<bool>,
 }
 
-#[derive(Debug)]
-struct Live {
-    gateway: Option<Identity>,
-    gateway_gone: bool,
-}
-
 impl Tally {
-    /// Takes one record.
-    pub fn record(&mut self, record: &Record) {
+    /// Takes one record, which the roster has just folded in.
+    pub fn record(&mut self, record: &Record, roster: &Roster) {
+        self.totals = roster.totals();
+        self.left_behind = roster.left_behind();
         match &record.body {
-            Body::Spawn(spawn) if spawn.role == Role::Worker => {
-                let gateway = gateway_of(spawn);
-                let new = self.live.insert(spawn.identity(), Live { gateway, gateway_gone: false });
-                self.spawned += u64::from(new.is_none());
-            }
-            Body::Exec(exec) if !exec.is_worker => {
-                self.live.remove(&exec.identity());
-            }
-            Body::Exit(exit) => {
-                let ended = exit.identity();
-                if self.live.remove(&ended).is_none() && exit.role != Role::Descendant {
-                    for worker in self.live.values_mut() {
-                        worker.gateway_gone |= worker.gateway == Some(ended);
-                    }
-                }
-            }
             Body::Gap(gap) => self.lost += gap.lost,
             Body::Finding(finding) => {
                 if finding.state == FindingState::Closed {
@@ -60,22 +41,22 @@ impl Tally {
 
     /// Workers ever, those that were there before included.
     pub fn spawned(&self) -> u64 {
-        self.spawned
+        self.totals.spawned
     }
 
     /// Workers that ended.
     pub fn exited(&self) -> u64 {
-        self.spawned.saturating_sub(self.live.len() as u64)
+        self.totals.ended()
     }
 
     /// Workers that live now.
     pub fn live(&self) -> usize {
-        self.live.len()
+        self.totals.live as usize
     }
 
     /// Workers that live now although their gateway was seen to exit.
     pub fn left_behind(&self) -> usize {
-        self.live.values().filter(|worker| worker.gateway_gone).count()
+        self.left_behind
     }
 
     /// Findings that are open now.
@@ -119,26 +100,22 @@ impl Tally {
     }
 }
 
-/// The process that a worker's spawn names as its gateway, by the engine's rule: a parent read from
-/// /proc later counts unless it may have adopted the worker.
-pub(crate) fn gateway_of(spawn: &Spawn) -> Option<Identity> {
-    let parent = spawn.parent.as_ref()?;
-    let known = parent.how != ParentSource::Proc || (!parent.reaper && !parent.gone);
-    known.then(|| parent.process.identity())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
         evidence::samples::{finding, record, spawn},
-        model::{Exit, Gap, GapReason, Source, Stop},
+        model::{Exit, Gap, GapReason, Identity, Role, Source, Stop},
+        profile::Profile,
     };
 
     fn tally(bodies: Vec<Body>) -> Tally {
         let mut tally = Tally::default();
+        let mut roster = Roster::new(&Profile::hermes());
         for (seq, body) in (1..).zip(bodies) {
-            tally.record(&record(seq, seq, body));
+            let record = record(seq, seq, body);
+            roster.observe(&record);
+            tally.record(&record, &roster);
         }
         tally
     }

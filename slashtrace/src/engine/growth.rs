@@ -1,6 +1,6 @@
 use std::collections::VecDeque;
 
-use super::rules::Rules;
+use crate::roster::Rules;
 
 /// How late a record may come; a moment is looked at only when it is this long ago, so that the
 /// order in which a ring buffer hands over what happened at once makes no difference. ns.

@@ -3,11 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use super::{
-    detect::{Holds, Verdict},
-    table::Subject,
+use super::detect::{Holds, Verdict};
+use crate::{
+    model::{Confidence, Finding, FindingState, Forecast, Identity, Kind},
+    roster::Subject,
 };
-use crate::model::{Confidence, Finding, FindingState, Forecast, Identity, Kind};
 
 /// A finding may grow the evidence only so fast: one that names n workers changes its workers at
 /// most every n × this, ns. Below [`FEW`] at once.

@@ -1,74 +1,65 @@
-//! The pure state machine: records in, findings out. No clock, no /proc, no async, no locks, so a
-//! recording judged again gives the very same findings.
-//! May touch: `model` and `profile`.
+//! The pure judge: reads the roster after each record, says findings. No clock, no /proc, no async,
+//! no locks, so a recording judged again gives the very same findings.
+//! May touch: `model`, `roster` and `profile`.
 //!
-//! `table` is what is known of each process, `apply` what a record changes in it, `detect`
-//! one rule a file, `ledger` what was said already. A record marks the groups, gateways and
-//! workers that it bears on; only those are judged again, and those whose deadline has come.
+//! `detect` is one rule a file, `surplus` how the workers that a gateway has too many develop,
+//! `ledger` what was said already. A record marks the groups, gateways and workers that it bears
+//! on; only those are judged again, and those whose deadline has come.
 
-mod activity;
-mod apply;
-mod attribution;
-mod client;
+mod deadlines;
 mod detect;
 mod growth;
 mod ledger;
-mod rules;
-mod table;
-mod terminal;
-mod worker;
+mod surplus;
 
 #[cfg(test)]
 pub(crate) mod testing;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use crate::{
     model::{Body, Finding, Record},
-    profile::Profile,
+    roster::{Roster, Subject},
 };
 
+use deadlines::Deadlines;
 use ledger::Ledger;
-use rules::Rules;
-use table::{Subject, Table};
+use surplus::Surpluses;
 
 /// Judges a recording, record by record.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Engine {
-    table: Table,
     ledger: Ledger,
     deadlines: Deadlines,
+    surpluses: Surpluses,
+    /// What is to be judged again.
+    due: BTreeSet<Subject>,
+    memory_known: bool,
 }
 
 impl Engine {
     /// An engine that knows nothing yet.
-    pub fn new(profile: Profile) -> Self {
-        Self {
-            table: Table::new(Rules::new(profile)),
-            ledger: Ledger::default(),
-            deadlines: Deadlines::default(),
-        }
+    pub fn new() -> Self {
+        Self::default()
     }
 
-    /// Takes one record and returns the findings that it opened, updated or closed, in order.
-    /// Records that are not observations (findings, the stop) change nothing.
-    ///
-    /// Time is the latest `boottime_ns` of any record: a record that is slightly late is judged
-    /// by its own moment, and never turns time back.
-    pub fn observe(&mut self, record: &Record) -> Vec<Finding> {
+    /// Judges what a record changed, which the roster has just folded in. Returns the findings that
+    /// it opened, updated or closed, in order. Records that are not observations (findings, the
+    /// stop) change nothing.
+    pub fn observe(&mut self, record: &Record, roster: &Roster) -> Vec<Finding> {
         if matches!(record.body, Body::Finding(_) | Body::Stop(_)) {
             return Vec::new();
         }
-        let now = self.table.now.max(record.boottime_ns);
-        self.table.now = now;
-        self.table.apply(record);
-        self.table.retire();
-        for subject in self.deadlines.due(now) {
-            self.table.touch(subject);
+        let now = roster.now;
+        self.due.extend(roster.changed().iter().cloned());
+        if !self.memory_known && roster.memory().is_some() {
+            self.memory_known = true;
+            self.due.extend(self.surpluses.gateways().map(Subject::Gateway));
         }
+        self.deadlines.due(now, &mut self.due);
         let mut findings = Vec::new();
-        while let Some(subject) = self.table.next_touched() {
-            let deadline = self.judge(&subject, (now, record.seq), &mut findings);
+        while let Some(subject) = self.due.pop_first() {
+            let deadline = self.judge(&subject, roster, (now, record.seq), &mut findings);
             self.deadlines.set(subject, deadline.filter(|&at| at < u64::MAX));
         }
         findings.sort_by(|a, b| (a.kind, &a.id).cmp(&(b.kind, &b.id)));
@@ -85,12 +76,19 @@ impl Engine {
     fn judge(
         &mut self,
         subject: &Subject,
+        roster: &Roster,
         at: (u64, u64),
         findings: &mut Vec<Finding>,
     ) -> Option<u64> {
         let mut deadline: Option<u64> = None;
         let ledger = &self.ledger;
-        let judged = detect::judge(&mut self.table, subject, |kind| ledger.said(subject, kind));
+        let judged =
+            detect::judge(roster, &mut self.surpluses, subject, |kind| ledger.said(subject, kind));
+        if let Subject::Group(key) = subject
+            && self.surpluses.take_changed()
+        {
+            self.due.insert(Subject::Gateway(key.gateway));
+        }
         for (kind, judgement) in judged {
             let settled = self.ledger.settle(subject, kind, judgement.holds, at);
             findings.extend(settled.finding);
@@ -102,39 +100,10 @@ impl Engine {
         }
         deadline
     }
-}
 
-/// When each subject is to be judged again although no record is about it.
-#[derive(Debug, Default)]
-struct Deadlines {
-    queue: BTreeSet<(u64, Subject)>,
-    by_subject: BTreeMap<Subject, u64>,
-}
-
-impl Deadlines {
-    fn first(&self) -> Option<u64> {
-        self.queue.first().map(|&(at, _)| at)
-    }
-
-    fn set(&mut self, subject: Subject, at: Option<u64>) {
-        if let Some(before) = self.by_subject.remove(&subject) {
-            self.queue.remove(&(before, subject.clone()));
-        }
-        if let Some(at) = at {
-            self.by_subject.insert(subject.clone(), at);
-            self.queue.insert((at, subject));
-        }
-    }
-
-    /// Takes out the subjects whose moment has come.
-    fn due(&mut self, now: u64) -> Vec<Subject> {
-        let mut due = Vec::new();
-        while self.queue.first().is_some_and(|&(at, _)| at <= now) {
-            if let Some((_, subject)) = self.queue.pop_first() {
-                self.by_subject.remove(&subject);
-                due.push(subject);
-            }
-        }
-        due
+    /// How many entries of each sort there are.
+    #[cfg(test)]
+    pub(crate) fn sizes(&self) -> Vec<usize> {
+        [self.deadlines.sizes(), self.surpluses.sizes()].concat()
     }
 }

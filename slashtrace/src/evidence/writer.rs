@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use crate::{model::Record, next_step::NextStep as _, sink::Sink};
+use crate::{model::Record, next_step::NextStep as _, roster::Roster, sink::Sink};
 
 /// Writes records as NDJSON, whole lines only: a batch is written in one go, and if that fails
 /// half-way the file is cut back to the last whole batch.
@@ -83,7 +83,7 @@ impl EvidenceWriter {
 }
 
 impl Sink for EvidenceWriter {
-    fn record(&mut self, record: &Record) -> Result<()> {
+    fn record(&mut self, record: &Record, _roster: &Roster) -> Result<()> {
         serde_json::to_writer(&mut self.batch, record)?;
         self.batch.push(b'\n');
         Ok(())
@@ -140,8 +140,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("evidence.ndjson");
         let mut writer = EvidenceWriter::create(&path).unwrap();
-        writer.record(&tick(1)).unwrap();
-        writer.record(&tick(2)).unwrap();
+        writer.record(&tick(1), &Roster::blank()).unwrap();
+        writer.record(&tick(2), &Roster::blank()).unwrap();
         writer.flush().unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 2);
         assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
@@ -172,7 +172,7 @@ mod tests {
         let path = dir.path().join("evidence.ndjson");
         let mut writer = EvidenceWriter::create(&path).unwrap();
         let failed = (1..100).find(|seq| {
-            writer.record(&tick(*seq)).unwrap();
+            writer.record(&tick(*seq), &Roster::blank()).unwrap();
             writer.flush().is_err()
         });
         assert!(failed.is_some());
@@ -184,7 +184,7 @@ mod tests {
     #[test]
     fn a_full_device_is_an_error_with_a_next_step() {
         let mut writer = EvidenceWriter::create(Path::new("/dev/full")).unwrap();
-        writer.record(&tick(1)).unwrap();
+        writer.record(&tick(1), &Roster::blank()).unwrap();
         let error = writer.flush().unwrap_err();
         assert!(next_steps(&error)[0].starts_with("make room"), "{error:#}");
     }

@@ -1,17 +1,18 @@
+mod stdin;
+
 use std::{
     cell::Cell,
-    collections::HashSet,
     fs, io,
     path::{Path, PathBuf},
     process, thread,
     time::{Duration, Instant},
 };
 
-use super::{Decision, Facts, Protect};
+use super::{Decision, Facts, Policy, Protect, prepared::Prepared};
 use crate::{
     host::{
         devpts::instance_of_tty,
-        proc::{ARGV_SEARCHED_BYTES, Cmdline, INITIAL_PID_NAMESPACE, ProcFs, ProcStat},
+        proc::{ARGV_SEARCHED_BYTES, Cmdline, Ids, ProcFs, ProcStat},
     },
     model::{Identity, Kind, Terminal},
     profile::Profile,
@@ -22,6 +23,9 @@ use crate::{
 const DEPTH_MAX: usize = 64;
 /// Longer than it takes from the end of a terminal's node to the end of its processes' hold on it.
 const HANG_UP: Duration = Duration::from_millis(50);
+/// How long of that no sleep is slept. Most often it takes some 50 µs, and the shortest sleep is as
+/// long (the timer slack of 50 µs, prctl(2)).
+const AT_ONCE: Duration = Duration::from_millis(1);
 /// How long after a wait in vain there is no other: many may be looked at, one behind the other.
 const IMPATIENT: Duration = Duration::from_secs(1);
 
@@ -44,6 +48,9 @@ impl No {
     }
 }
 
+/// A gateway, and what /proc says of it.
+type Looked = (Identity, io::Result<Option<ProcStat>>);
+
 /// The checks at the moment of acting. What cannot be read is a no.
 #[derive(Debug)]
 pub(super) struct Checks {
@@ -51,6 +58,7 @@ pub(super) struct Checks {
     root: PathBuf,
     profile: Profile,
     protect: Protect,
+    prepared: Prepared,
     /// Slashtrace itself and the processes above it at its start. Later there are none but these:
     /// an orphan is adopted by a process that was above it before, or by the first of its pid
     /// namespace (`find_new_reaper`, kernel/exit.c), which is never ended.
@@ -60,10 +68,27 @@ pub(super) struct Checks {
 }
 
 impl Checks {
-    pub(super) fn new(root: &Path, profile: Profile, protect: Protect) -> Self {
+    pub(super) fn new(root: &Path, profile: Profile, policy: &Policy) -> Self {
         let proc = ProcFs::new(root);
-        let ours = above(&proc, process::id());
-        Self { proc, root: root.to_owned(), profile, protect, ours, in_vain: Cell::new(None) }
+        Self {
+            root: root.to_owned(),
+            profile,
+            protect: policy.protect.clone(),
+            prepared: Prepared::new(proc.clone(), policy),
+            ours: above(&proc, process::id()),
+            in_vain: Cell::new(None),
+            proc,
+        }
+    }
+
+    /// What was opened in advance.
+    pub(super) fn prepared(&self) -> &Prepared {
+        &self.prepared
+    }
+
+    /// The same, to be kept up to date.
+    pub(super) fn prepared_mut(&mut self) -> &mut Prepared {
+        &mut self.prepared
     }
 
     /// Whether the worker that was decided about is there, is what it was, and nobody needs it.
@@ -73,15 +98,11 @@ impl Checks {
         let pid = decision.worker.pid;
         self.is_not_ours(pid)?;
         let (stat, cmdline, uid) = self.itself(decision)?;
-        let looked = decision.gateway.map(|gateway| (gateway, self.proc.stat(gateway.pid)));
-        let lives = looked.filter(|(gateway, stat)| self.is_living(*gateway, stat));
-        let gateway = lives.as_ref().map(|(gateway, _)| *gateway);
-        if let Some(gateway) = gateway {
+        let gateway = self.living_gateway(decision);
+        if let Some((gateway, _)) = gateway {
             self.gateway(gateway, uid, decision)?;
         }
-        self.was_hung_up(&stat, lives.map(|(_, stat)| stat), decision)?;
-        // The end of a terminal may have been its end.
-        let gateway = gateway.filter(|gateway| self.lives(*gateway));
+        let gateway = self.was_hung_up(&stat, gateway, decision)?;
         self.is_unprotected(pid, uid, &cmdline, gateway)?;
         self.is_no_gateway(&stat, decision)?;
         let orphaned = decision.gateway.is_some() && gateway.is_none();
@@ -107,7 +128,32 @@ impl Checks {
 
     /// Whether a process is there and runs: a zombie does not.
     pub(super) fn lives(&self, id: Identity) -> bool {
-        self.is_living(id, &self.proc.stat(id.pid))
+        self.is_living(id, &self.stat(id.pid))
+    }
+
+    /// What /proc says of a process, from what was opened in advance if that is still of whoever has
+    /// this pid.
+    fn stat(&self, pid: u32) -> io::Result<Option<ProcStat>> {
+        let held = self.prepared.files(pid);
+        match held.map(|held| held.stat(&self.proc)) {
+            Some(Ok(Some(stat))) => Ok(Some(stat)),
+            _ => self.proc.stat(pid),
+        }
+    }
+
+    fn ids(&self, pid: u32) -> io::Result<Option<Ids>> {
+        match self.prepared.files(pid).map(|held| held.ids()) {
+            Some(Ok(Some(ids))) => Ok(Some(ids)),
+            _ => self.proc.ids(pid),
+        }
+    }
+
+    fn children(&self, of: &ProcStat) -> io::Result<Vec<u32>> {
+        let held = self.prepared.files(of.pid);
+        match held.and_then(|held| held.children(of.threads)) {
+            Some(children) => Ok(children),
+            None => self.proc.children(of.pid),
+        }
     }
 
     fn is_living(&self, id: Identity, stat: &io::Result<Option<ProcStat>>) -> bool {
@@ -133,7 +179,7 @@ impl Checks {
     }
 
     fn identity(&self, worker: Identity) -> Result<ProcStat, No> {
-        let stat = self.proc.stat(worker.pid).map_err(|error| No::unread("its stat", &error))?;
+        let stat = self.stat(worker.pid).map_err(|error| No::unread("its stat", &error))?;
         let stat = stat.ok_or(No::Gone)?;
         if !self.proc.is_same(worker, &stat) {
             return Err(No::because(format!(
@@ -163,9 +209,12 @@ impl Checks {
     }
 
     fn cmdline(&self, pid: u32) -> Result<Option<Cmdline>, No> {
-        self.proc
-            .cmdline(pid, ARGV_SEARCHED_BYTES)
-            .map_err(|error| No::unread("its arguments", &error))
+        let held = self.prepared.files(pid);
+        let cmdline = match held.map(|held| held.cmdline(ARGV_SEARCHED_BYTES)) {
+            Some(Ok(Some(cmdline))) => Ok(Some(cmdline)),
+            _ => self.proc.cmdline(pid, ARGV_SEARCHED_BYTES),
+        };
+        cmdline.map_err(|error| No::unread("its arguments", &error))
     }
 
     fn is_worker(&self, pid: u32) -> Result<bool, No> {
@@ -174,7 +223,7 @@ impl Checks {
     }
 
     fn uid(&self, pid: u32) -> Result<u32, No> {
-        let ids = self.proc.ids(pid).map_err(|error| No::unread("its user id", &error))?;
+        let ids = self.ids(pid).map_err(|error| No::unread("its user id", &error))?;
         let ids = ids.ok_or(No::Gone)?;
         if ids.namespace_init {
             return Err(No::because("it is the first process of a pid namespace"));
@@ -197,7 +246,7 @@ impl Checks {
         if decision.kind == Kind::GatewayOrphan {
             return Err(No::because(format!("its gateway {gateway} lives")));
         }
-        match self.proc.ids(gateway.pid) {
+        match self.ids(gateway.pid) {
             Ok(Some(ids)) if ids.uid == uid => Ok(()),
             Ok(Some(ids)) => Err(No::because(format!(
                 "its real user id is {uid}, that of its gateway {gateway} is {}",
@@ -208,29 +257,42 @@ impl Checks {
         }
     }
 
+    /// The gateway, if it lives: and what /proc says of it.
+    fn living_gateway(&self, decision: &Decision) -> Option<Looked> {
+        let looked = decision.gateway.map(|gateway| (gateway, self.stat(gateway.pid)));
+        looked.filter(|(gateway, stat)| self.is_living(*gateway, stat))
+    }
+
     /// Whether the terminal that is said to be closed is: the last close of a master takes it from
     /// every process of its session (`__tty_hangup`, drivers/tty/tty_io.c).
     ///
     /// It is told a moment before that (`devpts_pty_kill` and `tty_vhangup` in `pty_close`,
     /// drivers/tty/pty.c), so who has it still is asked again; not where that was in vain just now.
+    ///
+    /// The gateway, if it lived at the last look: the end of a terminal may be its end.
     fn was_hung_up(
         &self,
         worker: &ProcStat,
-        gateway: Option<io::Result<Option<ProcStat>>>,
+        gateway: Option<Looked>,
         decision: &Decision,
-    ) -> Result<(), No> {
-        let Some(closed) = decision.terminal else { return Ok(()) };
+    ) -> Result<Option<Identity>, No> {
+        let mut lives = gateway.as_ref().map(|(gateway, _)| *gateway);
+        let Some(closed) = decision.terminal else { return Ok(lives) };
         let mut has_it = self.who_has(closed, worker, gateway)?;
-        let until = Instant::now() + HANG_UP;
+        let began = Instant::now();
         let patient = self.in_vain.get().is_none_or(|then| then.elapsed() > IMPATIENT);
-        while has_it.is_some() && patient && Instant::now() < until {
-            thread::sleep(HANG_UP / 500);
+        while has_it.is_some() && patient && began.elapsed() < HANG_UP {
+            if began.elapsed() < AT_ONCE {
+                thread::yield_now();
+            } else {
+                thread::sleep(HANG_UP / 500);
+            }
             let worker = self.identity(decision.worker)?;
-            let gateway = decision.gateway.map(|id| (id, self.proc.stat(id.pid)));
-            let gateway = gateway.filter(|(id, stat)| self.is_living(*id, stat));
-            has_it = self.who_has(closed, &worker, gateway.map(|(_, stat)| stat))?;
+            let gateway = self.living_gateway(decision);
+            lives = gateway.as_ref().map(|(gateway, _)| *gateway);
+            has_it = self.who_has(closed, &worker, gateway)?;
         }
-        let Some(pid) = has_it else { return Ok(()) };
+        let Some(pid) = has_it else { return Ok(lives) };
         if patient {
             self.in_vain.set(Some(Instant::now()));
         }
@@ -245,23 +307,23 @@ impl Checks {
         &self,
         closed: Terminal,
         worker: &ProcStat,
-        gateway: Option<io::Result<Option<ProcStat>>>,
+        gateway: Option<Looked>,
     ) -> Result<Option<u32>, No> {
         let unread = |error| No::unread("whether its gateway has the closed terminal", &error);
-        let gateway = gateway.transpose().map_err(unread)?.flatten();
+        let gateway = gateway.map(|(_, stat)| stat).transpose().map_err(unread)?.flatten();
         // Most often it leads its session itself.
         let leader = gateway.as_ref().filter(|gateway| gateway.sid != gateway.pid);
-        let leader = leader.map(|gateway| self.proc.stat(gateway.sid));
+        let leader = leader.map(|gateway| self.stat(gateway.sid));
         let leader = leader.transpose().map_err(unread)?.flatten();
         let mut all = [Some(worker), gateway.as_ref(), leader.as_ref()].into_iter().flatten();
         let has_it = all.find(|process| {
-            let same = |terminal: Terminal| {
-                // A sandbox that was started from a terminal keeps that, and has its own of the index.
-                let on = instance_of_tty(&self.proc, process, terminal.index);
-                let other = on.zip(closed.instance).is_some_and(|(on, closed)| on != closed);
-                terminal.index == closed.index && !other
+            let index = process.terminal.map(|terminal| terminal.index);
+            // A sandbox that was started from a terminal keeps that, and has its own of the index.
+            let other = || {
+                let on = instance_of_tty(&self.proc, process, closed.index);
+                on.zip(closed.instance).is_some_and(|(on, closed)| on != closed)
             };
-            process.terminal.is_some_and(same)
+            index == Some(closed.index) && !other()
         });
         Ok(has_it.map(|process| process.pid))
     }
@@ -309,9 +371,9 @@ impl Checks {
         if let Some(other) = decision.gateway_of.iter().find(|id| self.lives(**id)) {
             return Err(No::because(format!("it is the gateway of worker {other}")));
         }
-        let children = self.proc.children(worker.pid);
+        let children = self.children(worker);
         for pid in children.map_err(|error| No::unread("its children", &error))? {
-            let Ok(Some(stat)) = self.proc.stat(pid) else { continue };
+            let Ok(Some(stat)) = self.stat(pid) else { continue };
             // A child that has not executed anything shows its parent's arguments.
             let executed = stat.arg_start != worker.arg_start;
             if executed && !stat.ended() && self.is_worker(pid)? {
@@ -319,77 +381,6 @@ impl Checks {
             }
         }
         Ok(())
-    }
-
-    fn pids(&self) -> Result<Vec<u32>, No> {
-        self.proc.pids().map_err(|error| No::unread("the list of processes", &error))
-    }
-
-    /// Whether nobody can write to its stdin any more. A gateway that forked twice is gone and
-    /// lives on in its child, which holds it.
-    fn is_not_in_use(&self, decision: &Decision) -> Result<(), No> {
-        let pid = decision.worker.pid;
-        let stdin = self.proc.fd_pipe(pid, 0).map_err(|error| No::unread("its stdin", &error))?;
-        let Some(pipe) = stdin else {
-            return self.leads_nowhere(decision);
-        };
-        let mut found = self.proc.write_ends(&self.pids()?, &HashSet::from([pipe]));
-        // A process outside of this pid namespace (of `docker exec`, say) may hold it, unseen.
-        let here = fs::read_link(self.root.join("self/ns/pid"));
-        found.blind |= here.is_ok_and(|here| here != Path::new(INITIAL_PID_NAMESPACE));
-        // With hidepid other users' processes are not even listed; pid 1 is never ours then.
-        found.blind |= !matches!(self.proc.stat(1), Ok(Some(_)));
-        let own = |holder: u32| {
-            // One that was forked twice is below it no more, but was seen to come from it.
-            let mut known = decision.descendants.iter().filter(|id| id.pid == holder);
-            holder == pid || self.is_below(holder, pid) || known.any(|id| self.lives(*id))
-        };
-        for &(holder, _) in found.holders.get(&pipe).map_or(&[][..], Vec::as_slice) {
-            if !own(holder) && !self.is_fellow(holder, decision)? {
-                return Err(No::because(format!("in use: {holder} holds its stdin")));
-            }
-        }
-        if found.blind {
-            return Err(No::because(
-                "who holds its stdin cannot be seen: not every process may be looked at",
-            ));
-        }
-        Ok(())
-    }
-
-    /// For a stdin that is no pipe: nothing, and /dev/null, are written to by nobody. Of anything
-    /// else (a terminal, a socket, a named pipe) it cannot be seen.
-    fn leads_nowhere(&self, decision: &Decision) -> Result<(), No> {
-        if decision.kind == Kind::Unreachable {
-            return Err(No::because("its stdin is no pipe by now"));
-        }
-        let link = self.root.join(decision.worker.pid.to_string()).join("fd/0");
-        match fs::read_link(link) {
-            Ok(target) if target == Path::new("/dev/null") => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Ok(_) => Err(No::because("its stdin is no pipe: who writes to it cannot be seen")),
-            Err(error) => Err(No::unread("its stdin", &error)),
-        }
-    }
-
-    /// Another worker got hold of the pipe when their gateway forked it, and does not know it. A
-    /// launcher, which is above the worker, knows it.
-    fn is_fellow(&self, holder: u32, decision: &Decision) -> Result<bool, No> {
-        let forked_it = decision.gateway.is_some_and(|gateway| gateway.pid == holder)
-            || self.is_below(decision.worker.pid, holder);
-        Ok(decision.kind == Kind::GatewayOrphan && !forked_it && self.is_worker(holder)?)
-    }
-
-    fn is_below(&self, pid: u32, worker: u32) -> bool {
-        let mut at = pid;
-        for _ in 0..DEPTH_MAX {
-            match self.proc.stat(at) {
-                Ok(Some(stat)) if stat.ppid == worker => return true,
-                Ok(Some(stat)) if stat.ppid > 1 => at = stat.ppid,
-                _ => return false,
-            }
-        }
-        false
     }
 }
 

@@ -1,23 +1,19 @@
 use std::{
-    io,
     os::fd::OwnedFd,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use rustix::{
-    event::{PollFd, PollFlags, poll},
-    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
-    time::Timespec,
-};
+use rustix::process::{Signal, pidfd_send_signal};
 
 use super::{
     Decision, Policy,
     checks::{Checks, No},
 };
 use crate::{
-    model::{Action, Identity, Mode, Outcome, Phase, Step},
+    host::pidfd::{self, has_ended},
+    model::{Action, Identity, Mode, Outcome, Phase, Record, Step},
     profile::Profile,
 };
 
@@ -57,7 +53,7 @@ pub enum Begun {
 #[derive(Debug)]
 pub struct Ready {
     decision: Decision,
-    pidfd: OwnedFd,
+    pidfd: Arc<OwnedFd>,
     /// When every check was passed.
     checked: Instant,
 }
@@ -94,19 +90,31 @@ impl Executor {
     /// An executor for the workers of a profile.
     pub fn new(profile: Profile, policy: &Policy) -> Self {
         Self {
-            checks: Checks::new(Path::new("/proc"), profile, policy.protect.clone()),
+            checks: Checks::new(Path::new("/proc"), profile, policy),
             mode: policy.mode,
             term_grace_ns: u64::try_from(policy.term_grace.as_nanos()).unwrap_or(u64::MAX),
         }
     }
 
+    /// Takes one record; all of them are to be given, in order.
+    pub fn observe(&mut self, record: &Record) {
+        self.checks.prepared_mut().observe(record);
+    }
+
+    /// Opens in advance what one worker's end takes, if one is old enough by now: whether one was.
+    pub fn prepare(&mut self, now_ns: u64) -> bool {
+        self.checks.prepared_mut().prepare(now_ns)
+    }
+
+    /// When [`Self::prepare`] has something to do, ns of the boot clock.
+    pub fn next_to_prepare(&self) -> Option<u64> {
+        self.checks.prepared().next_due()
+    }
+
     /// Checks a decision. Sends nothing.
     pub fn begin(&self, decision: Decision, holds: Holds<'_>) -> Begun {
-        let pid = i32::try_from(decision.worker.pid).ok().and_then(Pid::from_raw);
-        let pidfd = match pid.ok_or(rustix::io::Errno::SRCH) {
-            Ok(pid) => pidfd_open(pid, PidfdFlags::empty()),
-            Err(errno) => Err(errno),
-        };
+        let opened = || pidfd::open(decision.worker.pid).map(Arc::new);
+        let pidfd = self.checks.prepared().pidfd(&decision.worker).map_or_else(opened, Ok);
         let now = Instant::now();
         let checked = match pidfd {
             Ok(pidfd) => self.check(&decision, &pidfd, holds).map(|()| pidfd),
@@ -176,7 +184,6 @@ impl Ready {
             return Terminated::Said(action);
         }
         let due_ns = now_ns.saturating_add(executor.term_grace_ns);
-        let pidfd = Arc::new(pidfd);
         let decision = Box::new(decision);
         let progress = InProgress { decision, pidfd, sent_ns: now_ns, due_ns, killed: false };
         Terminated::Sent(progress, action)
@@ -299,13 +306,6 @@ fn sent(result: rustix::io::Result<()>, name: &str, decision: &Decision) -> (Out
 /// The one place in the program that signals a worker (pidfd_send_signal(2)).
 fn send(pidfd: &OwnedFd, signal: Signal) -> rustix::io::Result<()> {
     pidfd_send_signal(pidfd, signal)
-}
-
-/// Whether the process has ended: its pidfd is readable then (pidfd_open(2)).
-fn has_ended(pidfd: &OwnedFd) -> io::Result<bool> {
-    let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
-    let none = Timespec { tv_sec: 0, tv_nsec: 0 };
-    Ok(poll(&mut fds, Some(&none))? > 0)
 }
 
 #[cfg(test)]

@@ -4,9 +4,12 @@ use std::{
 };
 
 use super::{Decision, Policy};
-use crate::model::{
-    Action, Body, Confidence, Exec, Finding, FindingState, FindingWorker, Identity, Kind, Mode,
-    Outcome, Phase, Record, Role, Spawn, Step, Terminal,
+use crate::{
+    model::{
+        Action, Body, Confidence, Finding, FindingState, FindingWorker, Identity, Kind, Mode,
+        Outcome, Phase, Record, Step, Terminal,
+    },
+    roster::{Roster, Worker},
 };
 
 /// The budget counts decisions within this time.
@@ -30,11 +33,12 @@ const AGAIN_NS: u64 = 300_000_000_000;
 #[derive(Debug)]
 pub struct Judge {
     policy: Policy,
-    workers: BTreeMap<Identity, Worker>,
-    /// Live processes below workers, with the worker.
-    descendants: BTreeMap<Identity, Identity>,
     /// Open findings of kinds that are triggers, by id.
     findings: BTreeMap<String, Open>,
+    /// Workers that these show to be unused, and those that are being ended.
+    named: BTreeMap<Identity, Named>,
+    /// Those that may be chosen, by from when on.
+    due: BTreeSet<(u64, Identity)>,
     /// When decisions of the last minute were made.
     decided: VecDeque<u64>,
     /// Whether the breaker is open.
@@ -46,18 +50,16 @@ pub struct Judge {
     agreed: BTreeSet<Identity>,
 }
 
-#[derive(Debug)]
-struct Worker {
-    born_ns: u64,
-    parent: Option<Identity>,
-    /// Its parent, unless that may only have adopted it.
-    gateway: Option<Identity>,
-    uid: u32,
-    session: Option<String>,
-    argv_truncated: bool,
+/// What is kept of a worker beside what the roster knows.
+#[derive(Debug, Default)]
+struct Named {
     under_way: bool,
+    /// The findings that show it to be unused and justify ending it.
+    findings: BTreeSet<String>,
     /// By finding: what is not to be chosen again.
     held: BTreeMap<String, Held>,
+    /// Where it stands in `due`.
+    from_ns: Option<u64>,
 }
 
 /// Why a worker is not chosen again for a finding.
@@ -79,21 +81,14 @@ struct Open {
     unused: BTreeSet<Identity>,
 }
 
-/// A worker that may be chosen from a moment on, and the finding that justifies it.
-struct Candidate<'a> {
-    id: Identity,
-    finding: &'a str,
-    from_ns: u64,
-}
-
 impl Judge {
     /// A judge that knows nothing yet.
     pub fn new(policy: Policy) -> Self {
         Self {
             policy,
-            workers: BTreeMap::new(),
-            descendants: BTreeMap::new(),
             findings: BTreeMap::new(),
+            named: BTreeMap::new(),
+            due: BTreeSet::new(),
             decided: VecDeque::new(),
             open: false,
             stop: None,
@@ -102,39 +97,50 @@ impl Judge {
         }
     }
 
-    /// Takes one record.
-    pub fn observe(&mut self, record: &Record) {
+    /// Takes one record, which the roster has just folded in.
+    pub fn observe(&mut self, record: &Record, roster: &Roster) {
+        for id in roster.changed_workers() {
+            if is_there(roster, id) {
+                self.refresh(id, roster);
+            } else {
+                self.forget(id);
+            }
+        }
         match &record.body {
-            Body::Spawn(spawn) => self.spawn(record.boottime_ns, spawn),
-            Body::Exec(exec) => self.exec(exec),
-            Body::Exit(exit) => self.forget(&exit.identity()),
-            Body::Sample(sample) if sample.state == 'X' => self.forget(&sample.identity()),
-            Body::Finding(finding) => self.finding(record.seq, finding),
-            Body::Action(action) => self.action(record.boottime_ns, action),
+            Body::Finding(finding) => self.finding(record.seq, finding, roster),
+            Body::Action(action) => self.action(record.boottime_ns, action, roster),
             _ => {}
         }
     }
 
     /// Whether an open finding still justifies ending this worker.
-    pub fn holds(&self, worker: &Identity) -> bool {
-        self.workers.contains_key(worker)
-            && self.findings.values().any(|open| self.justifies(open, worker))
+    pub fn holds(&self, worker: &Identity, roster: &Roster) -> bool {
+        is_there(roster, *worker)
+            && self.named.get(worker).is_some_and(|named| {
+                let mut open = named.findings.iter().filter_map(|id| self.findings.get(id));
+                open.any(|open| self.justifies(open, *worker, roster))
+            })
     }
 
     /// Who is to be ended now, oldest first. Nobody in `observe`, nor while the breaker is open.
-    pub fn decide(&mut self, now_ns: u64) -> Vec<Decision> {
+    pub fn decide(&mut self, now_ns: u64, roster: &Roster) -> Vec<Decision> {
         if self.policy.mode == Mode::Observe || self.open {
             return Vec::new();
         }
         while self.decided.front().is_some_and(|at| at.saturating_add(WINDOW_NS) <= now_ns) {
             self.decided.pop_front();
         }
-        let candidates = self.candidates().into_iter().filter(|it| it.from_ns <= now_ns);
-        let mut once = BTreeSet::new();
-        let mut due: Vec<(Identity, String)> = candidates
-            .filter(|candidate| once.insert(candidate.id))
-            .map(|candidate| (candidate.id, candidate.finding.to_owned()))
+        let ready = self.due.iter().take_while(|(from, _)| *from <= now_ns).map(|(_, id)| *id);
+        let mut due: Vec<(Identity, String)> = ready
+            .filter_map(|id| {
+                let candidates = self.candidates(id, roster);
+                let (finding, _) = candidates.into_iter().find(|(_, from)| *from <= now_ns)?;
+                Some((id, finding.to_owned()))
+            })
             .collect();
+        if due.is_empty() {
+            return Vec::new();
+        }
         due.sort_by_key(|(id, _)| (id.start_ns, id.pid));
         let left = (self.policy.budget_per_minute as usize).saturating_sub(self.decided.len());
         let unforeseen = due.iter().filter(|(id, _)| !self.agreed.contains(id)).count();
@@ -145,7 +151,7 @@ impl Judge {
         // Those that nobody agreed to in advance are within the budget; the others wait for theirs.
         due.sort_by_key(|(id, _)| self.agreed.contains(id));
         due.truncate(left);
-        due.iter().filter_map(|(id, finding)| self.choose(*id, finding, now_ns)).collect()
+        due.iter().filter_map(|(id, finding)| self.choose(*id, finding, now_ns, roster)).collect()
     }
 
     /// The earliest moment (ns of the boot clock) at which [`Self::decide`] may have something to
@@ -158,10 +164,13 @@ impl Judge {
         let full = self.decided.len() >= self.policy.budget_per_minute as usize;
         let free = self.decided.front().map_or(u64::MAX, |at| at.saturating_add(WINDOW_NS));
         let free = if full { free } else { 0 };
-        let from = |it: &Candidate<'_>| {
-            if self.agreed.contains(&it.id) { it.from_ns.max(free) } else { it.from_ns }
+        let from = |&(from, id): &(u64, Identity)| {
+            if self.agreed.contains(&id) { from.max(free) } else { from }
         };
-        self.candidates().iter().map(from).min()
+        if self.agreed.is_empty() || !full {
+            return self.due.first().map(from);
+        }
+        self.due.iter().map(from).min()
     }
 
     /// The action that tells of the breaker, once after it opened.
@@ -188,65 +197,90 @@ impl Judge {
         &self.policy
     }
 
-    fn justifies(&self, open: &Open, worker: &Identity) -> bool {
-        let in_scope = |known: &Worker| {
-            let gateway = open.gateway.or(known.gateway);
-            self.policy.scope.has(gateway, known.session.as_deref())
+    fn justifies(&self, open: &Open, id: Identity, roster: &Roster) -> bool {
+        let in_scope = |worker: &Worker| {
+            let gateway = open.gateway.or(worker.gateway_id());
+            self.policy.scope.has(gateway, worker.session.as_deref())
         };
-        open.unused.contains(worker)
+        open.unused.contains(&id)
             && self.policy.triggers_on(open.kind, open.confidence)
-            && self.workers.get(worker).is_some_and(in_scope)
+            && roster.worker(id).is_some_and(in_scope)
     }
 
-    /// Pairs of worker and finding; of two findings about a worker the surer one comes first.
-    fn candidates(&self) -> Vec<Candidate<'_>> {
-        let mut findings: Vec<(&String, &Open)> = self.findings.iter().collect();
-        findings.sort_by_key(|(_, open)| (std::cmp::Reverse(open.confidence), open.kind));
-        let min_age = ns(self.policy.min_age);
-        let mut candidates = Vec::new();
-        for (finding, open) in findings {
-            for id in open.unused.iter().filter(|id| self.justifies(open, id)) {
-                let Some(worker) = self.workers.get(id).filter(|it| !it.under_way) else {
-                    continue;
-                };
-                let grown = worker.born_ns.saturating_add(min_age);
-                let from_ns = match worker.held.get(finding) {
-                    Some(Held::WhileOpen) => continue,
-                    Some(Held::Until(until)) => grown.max(*until),
-                    None => grown,
-                };
-                candidates.push(Candidate { id: *id, finding, from_ns });
+    /// The findings for which a worker may be chosen, each with from when on; the surest first.
+    fn candidates(&self, id: Identity, roster: &Roster) -> Vec<(&str, u64)> {
+        let Some(named) = self.named.get(&id).filter(|named| !named.under_way) else {
+            return Vec::new();
+        };
+        let Some(worker) = roster.worker(id).filter(|_| is_there(roster, id)) else {
+            return Vec::new();
+        };
+        let born_ns =
+            if worker.birth.inherited { id.start_ns } else { worker.seen_ns.max(id.start_ns) };
+        let grown = born_ns.saturating_add(ns(self.policy.min_age));
+        let open = named.findings.iter().filter_map(|id| Some((id, self.findings.get(id)?)));
+        let mut open: Vec<(&String, &Open)> =
+            open.filter(|(_, open)| self.justifies(open, id, roster)).collect();
+        open.sort_by_key(|(_, open)| (std::cmp::Reverse(open.confidence), open.kind));
+        open.into_iter()
+            .filter_map(|(finding, _)| match named.held.get(finding) {
+                Some(Held::WhileOpen) => None,
+                Some(Held::Until(until)) => Some((finding.as_str(), grown.max(*until))),
+                None => Some((finding.as_str(), grown)),
+            })
+            .collect()
+    }
+
+    /// Puts a worker where it belongs in the queue of those that may be chosen.
+    fn refresh(&mut self, id: Identity, roster: &Roster) {
+        if !self.named.contains_key(&id) {
+            return;
+        }
+        let from = self.candidates(id, roster).into_iter().map(|(_, from)| from).min();
+        let Some(named) = self.named.get_mut(&id) else { return };
+        let before = std::mem::replace(&mut named.from_ns, from);
+        let nothing = named.findings.is_empty() && named.held.is_empty() && !named.under_way;
+        if before != from {
+            if let Some(before) = before {
+                self.due.remove(&(before, id));
+            }
+            if let Some(from) = from {
+                self.due.insert((from, id));
             }
         }
-        candidates
+        if nothing {
+            self.named.remove(&id);
+        }
     }
 
-    fn choose(&mut self, id: Identity, finding: &str, now_ns: u64) -> Option<Decision> {
+    fn choose(
+        &mut self,
+        id: Identity,
+        finding: &str,
+        now_ns: u64,
+        roster: &Roster,
+    ) -> Option<Decision> {
         let open = self.findings.get(finding)?;
-        let below = |(descendant, of): (&Identity, &Identity)| (*of == id).then_some(*descendant);
-        let forked = |(other, worker): (&Identity, &Worker)| {
-            (worker.parent == Some(id) && *other != id).then_some(*other)
-        };
-        let descendants = self.descendants.iter().filter_map(below).collect();
-        let gateway_of = self.workers.iter().filter_map(forked).collect();
-        let worker = self.workers.get_mut(&id)?;
-        worker.under_way = true;
-        self.decided.push_back(now_ns);
-        self.agreed.remove(&id);
-        Some(Decision {
+        let worker = roster.worker(id)?;
+        let decision = Decision {
             worker: id,
-            gateway: open.gateway.or(worker.gateway),
+            gateway: open.gateway.or(worker.gateway_id()),
             uid: worker.uid,
-            session: worker.session.clone(),
+            session: worker.session.as_deref().map(str::to_owned),
             argv_truncated: worker.argv_truncated,
             finding: finding.to_owned(),
             kind: open.kind,
             confidence: open.confidence,
             terminal: open.terminal,
             seq: open.seq,
-            descendants,
-            gateway_of,
-        })
+            descendants: roster.family(id).into_iter().flatten().copied().collect(),
+            gateway_of: roster.forked_by(id),
+        };
+        self.named.entry(id).or_default().under_way = true;
+        self.decided.push_back(now_ns);
+        self.agreed.remove(&id);
+        self.refresh(id, roster);
+        Some(decision)
     }
 
     fn open_breaker(&mut self, due: &[(Identity, String)]) {
@@ -280,54 +314,15 @@ impl Judge {
         });
     }
 
-    fn spawn(&mut self, at_ns: u64, spawn: &Spawn) {
-        let id = spawn.identity();
-        self.descendants.remove(&id);
-        match spawn.role {
-            Role::Worker => {
-                let parent = spawn.parent.as_ref();
-                let born_ns =
-                    if spawn.inherited { spawn.start_ns } else { at_ns.max(spawn.start_ns) };
-                let before = self.workers.remove(&id);
-                let worker = Worker {
-                    born_ns,
-                    parent: parent.map(|parent| parent.process.identity()),
-                    gateway: parent.filter(|it| !it.reaper).map(|it| it.process.identity()),
-                    uid: spawn.uid,
-                    session: spawn.session.clone(),
-                    argv_truncated: spawn.argv_truncated,
-                    under_way: before.as_ref().is_some_and(|before| before.under_way),
-                    held: before.map(|before| before.held).unwrap_or_default(),
-                };
-                self.workers.insert(id, worker);
-            }
-            Role::Descendant => {
-                if let Some(worker) = spawn.worker {
-                    self.descendants.insert(id, worker);
-                }
-            }
-            Role::Gateway | Role::Ancestor => {}
+    fn forget(&mut self, id: Identity) {
+        if let Some(from) = self.named.remove(&id).and_then(|named| named.from_ns) {
+            self.due.remove(&(from, id));
         }
+        self.agreed.remove(&id);
+        self.storm.remove(&id);
     }
 
-    fn exec(&mut self, exec: &Exec) {
-        if exec.role == Role::Worker && !exec.is_worker {
-            self.forget_worker(&exec.identity());
-        }
-    }
-
-    fn forget(&mut self, id: &Identity) {
-        self.forget_worker(id);
-        self.descendants.remove(id);
-    }
-
-    fn forget_worker(&mut self, id: &Identity) {
-        self.workers.remove(id);
-        self.agreed.remove(id);
-        self.storm.remove(id);
-    }
-
-    fn finding(&mut self, seq: u64, finding: &Finding) {
+    fn finding(&mut self, seq: u64, finding: &Finding, roster: &Roster) {
         let unused: BTreeSet<Identity> = if finding.state == FindingState::Closed {
             BTreeSet::new()
         } else {
@@ -335,37 +330,46 @@ impl Judge {
             unused.map(FindingWorker::identity).collect()
         };
         let before = self.findings.remove(&finding.id);
-        let shown = before.as_ref().map(|before| &before.unused);
-        let surer = before.as_ref().is_some_and(|before| finding.confidence > before.confidence);
-        // News of a worker: it is shown to be unused now and was not, or the other way round.
-        for id in unused.iter().chain(shown.into_iter().flatten()) {
-            let still = unused.contains(id) && shown.is_some_and(|shown| shown.contains(id));
-            if (surer || !still)
-                && let Some(worker) = self.workers.get_mut(id)
-            {
-                worker.held.remove(&finding.id);
-            }
-        }
-        if finding.state == FindingState::Closed {
+        if unused.is_empty() && before.is_none() {
             return;
         }
-        let gateway = finding.gateway.as_ref();
-        self.findings.insert(
-            finding.id.clone(),
-            Open {
-                kind: finding.kind,
-                confidence: finding.confidence,
-                terminal: finding.terminal,
-                seq,
-                gateway: gateway.map(|it| Identity { pid: it.pid, start_ns: it.start_ns }),
-                unused,
-            },
-        );
+        let surer = before.as_ref().is_some_and(|before| finding.confidence > before.confidence);
+        let shown = before.map(|before| before.unused).unwrap_or_default();
+        let named: BTreeSet<Identity> = unused.union(&shown).copied().collect();
+        if finding.state != FindingState::Closed {
+            let gateway = finding.gateway.as_ref();
+            self.findings.insert(
+                finding.id.clone(),
+                Open {
+                    kind: finding.kind,
+                    confidence: finding.confidence,
+                    terminal: finding.terminal,
+                    seq,
+                    gateway: gateway.map(|it| Identity { pid: it.pid, start_ns: it.start_ns }),
+                    unused: unused.clone(),
+                },
+            );
+        }
+        for id in named {
+            let worker = self.named.entry(id).or_default();
+            if unused.contains(&id) {
+                worker.findings.insert(finding.id.clone());
+            } else {
+                worker.findings.remove(&finding.id);
+            }
+            // News of a worker: it is shown to be unused now and was not, or the other way round.
+            if surer || unused.contains(&id) != shown.contains(&id) {
+                worker.held.remove(&finding.id);
+            }
+            self.refresh(id, roster);
+        }
     }
 
-    fn action(&mut self, at_ns: u64, action: &Action) {
-        let Some(worker) = action.worker.and_then(|id| self.workers.get_mut(&id)) else { return };
-        let Some(finding) = &action.finding else { return };
+    fn action(&mut self, at_ns: u64, action: &Action, roster: &Roster) {
+        let Some(id) = action.worker else { return };
+        let (Some(worker), Some(finding)) = (self.named.get_mut(&id), &action.finding) else {
+            return;
+        };
         let held = match (action.step, action.outcome) {
             (Step::WouldEnd, _) => Held::WhileOpen,
             // It is still there to be chosen: the kernel said no, a check did, or it would not end.
@@ -377,7 +381,13 @@ impl Judge {
         };
         worker.under_way = false;
         worker.held.insert(finding.clone(), held);
+        self.refresh(id, roster);
     }
+}
+
+/// Whether a worker is there to be ended: it has not ended and is still a worker.
+fn is_there(roster: &Roster, id: Identity) -> bool {
+    roster.worker(id).is_some_and(|worker| worker.exit.is_none() && worker.left.is_none())
 }
 
 fn ns(span: Duration) -> u64 {

@@ -1,5 +1,6 @@
 //! Ends workers that nobody can use any more, where it is told to. `policy` says what may be done,
-//! `judge` (pure) who it is done to, `checks` asks the world again, `executor` acts, one step a time.
+//! `judge` (pure) who it is done to, `prepared` opens ahead what that takes, `checks` asks the world
+//! again, `executor` acts, one step a time.
 //! May touch: `model`, `profile`, `redact`, `host::proc`, the clock; and signals, in one function.
 
 mod checks;
@@ -7,6 +8,7 @@ mod decision;
 mod executor;
 mod judge;
 mod policy;
+mod prepared;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -16,6 +18,7 @@ use std::{future::poll_fn, os::fd::OwnedFd, sync::Arc, task::Poll, time::Duratio
 
 use tokio::{
     io::{Interest, unix::AsyncFd},
+    task::yield_now,
     time::sleep,
 };
 
@@ -28,6 +31,7 @@ use crate::{
     host::clock::boottime_ns,
     model::{Action, Body, Observation, Record, Step},
     profile::Profile,
+    roster::Roster,
 };
 
 /// How long a deadline is slept for at a time: tokio's clock stands still while the machine is
@@ -69,8 +73,9 @@ impl Reaper {
     }
 
     /// Takes one record; all of them are to be given, in order.
-    pub fn observe(&mut self, record: &Record) {
-        self.judge.observe(record);
+    pub fn observe(&mut self, record: &Record, roster: &Roster) {
+        self.judge.observe(record, roster);
+        self.executor.observe(record);
     }
 
     /// Whether the circuit breaker is open.
@@ -96,11 +101,16 @@ impl Reaper {
 
     /// Waits for something to do and does one step; never returns nothing. Cancel-safe: nothing is
     /// done before it waits that it does not return at once. Asks for a runtime with I/O and time.
-    pub async fn next(&mut self) -> Vec<Observation> {
+    pub async fn next(&mut self, roster: &Roster) -> Vec<Observation> {
         loop {
-            let said = self.step(boottime_ns());
+            let said = self.step(boottime_ns(), roster);
             if !said.is_empty() {
                 return said;
+            }
+            if self.executor.prepare(boottime_ns()) {
+                // One at a time: what the sensors have comes first.
+                yield_now().await;
+                continue;
             }
             self.watch();
             let wake = self.wake(boottime_ns());
@@ -113,11 +123,11 @@ impl Reaper {
 
     /// One step, without waiting: what was told of at the last one is done, or else it is looked
     /// for what is to be done.
-    pub fn step(&mut self, now_ns: u64) -> Vec<Observation> {
-        let mut said = self.act(now_ns);
+    pub fn step(&mut self, now_ns: u64, roster: &Roster) -> Vec<Observation> {
+        let mut said = self.act(now_ns, roster);
         if said.is_empty() {
-            self.follow(now_ns, &mut said);
-            self.choose(now_ns, &mut said);
+            self.follow(now_ns, &mut said, roster);
+            self.choose(now_ns, &mut said, roster);
         }
         let observation =
             |action| Observation { boottime_ns: now_ns, body: Body::Action(Box::new(action)) };
@@ -133,9 +143,9 @@ impl Reaper {
     }
 
     /// Does what was told of.
-    fn act(&mut self, now_ns: u64) -> Vec<Action> {
+    fn act(&mut self, now_ns: u64, roster: &Roster) -> Vec<Action> {
         let Self { judge, executor, ready, running } = self;
-        let holds = |worker: &_| judge.holds(worker);
+        let holds = |worker: &_| judge.holds(worker, roster);
         let mut said = Vec::new();
         for running in running.iter_mut().filter(|running| running.kill) {
             running.kill = false;
@@ -157,9 +167,9 @@ impl Reaper {
     }
 
     /// Looks after those that got a signal.
-    fn follow(&mut self, now_ns: u64, said: &mut Vec<Action>) {
+    fn follow(&mut self, now_ns: u64, said: &mut Vec<Action>, roster: &Roster) {
         let Self { judge, executor, running, .. } = self;
-        let holds = |worker: &_| judge.holds(worker);
+        let holds = |worker: &_| judge.holds(worker, roster);
         running.retain_mut(|running| {
             let reap = &running.reap;
             if reap.has_ended() || (reap.is_killed() && reap.due_ns() <= now_ns) {
@@ -183,9 +193,9 @@ impl Reaper {
         });
     }
 
-    fn choose(&mut self, now_ns: u64, said: &mut Vec<Action>) {
-        for decision in self.judge.decide(now_ns) {
-            let holds = |worker: &_| self.judge.holds(worker);
+    fn choose(&mut self, now_ns: u64, said: &mut Vec<Action>, roster: &Roster) {
+        for decision in self.judge.decide(now_ns, roster) {
+            let holds = |worker: &_| self.judge.holds(worker, roster);
             match self.executor.begin(decision, &holds) {
                 Begun::Ready(ready) => {
                     said.push(ready.before());
@@ -213,7 +223,8 @@ impl Reaper {
         let most = if unwatched { LOOK_UNWATCHED } else { LOOK_AGAIN };
         // A little later rather than earlier, or it would be looked in vain.
         let ahead = |due: u64| Duration::from_nanos(due.saturating_sub(now_ns));
-        self.next_deadline().map_or(most, |due| ahead(due).min(most)) + Duration::from_millis(1)
+        let due = self.next_deadline().into_iter().chain(self.executor.next_to_prepare()).min();
+        due.map_or(most, |due| ahead(due).min(most)) + Duration::from_millis(1)
     }
 }
 

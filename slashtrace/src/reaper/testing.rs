@@ -14,7 +14,7 @@ use super::Decision;
 use crate::{
     host::proc::ProcFs,
     model::{
-        Body, Confidence, FORMAT_VERSION, Finding, FindingState, FindingWorker, GatewayRef,
+        Body, Confidence, Exit, FORMAT_VERSION, Finding, FindingState, FindingWorker, GatewayRef,
         Identity, Kind, Parent, ParentSource, Process, Record, Role, Source, Spawn,
     },
 };
@@ -38,16 +38,13 @@ const GATEWAY: Identity = Identity { pid: 1, start_ns: 1_000_000_000 };
 
 /// A spawn of session `k` and user 1000.
 pub(super) fn spawn(id: Identity, role: Role) -> Spawn {
-    let Identity { pid, start_ns } = GATEWAY;
-    let process = Process { pid, start_ns, comm: "python".to_owned(), argv0: None };
-    let how = ParentSource::Fork;
     Spawn {
         role,
         pid: id.pid,
         start_ns: id.start_ns,
         source: Source::Kernel,
         inherited: false,
-        parent: Some(Parent { process, how, gone: false, reaper: false }),
+        parent: Some(gateway_of(GATEWAY)),
         ancestors: Vec::new(),
         opener: None,
         worker: None,
@@ -62,6 +59,32 @@ pub(super) fn spawn(id: Identity, role: Role) -> Spawn {
         terminal: None,
         helper: None,
     }
+}
+
+/// A parent that is there, as the kernel tells of it.
+pub(super) fn gateway_of(id: Identity) -> Parent {
+    let Identity { pid, start_ns } = id;
+    let process = Process { pid, start_ns, comm: "python".to_owned(), argv0: None };
+    Parent { process, how: ParentSource::Fork, gone: false, reaper: false }
+}
+
+/// That it ended.
+pub(super) fn exit(id: Identity) -> Exit {
+    Exit {
+        pid: id.pid,
+        start_ns: id.start_ns,
+        role: Role::Worker,
+        code: Some(0),
+        signal: None,
+        reads: None,
+        source: Source::Kernel,
+    }
+}
+
+/// Who has a pid now.
+pub(super) fn identity(pid: u32) -> Identity {
+    let stat = ProcFs::default().stat(pid).unwrap().unwrap();
+    Identity { pid, start_ns: stat.start_ns }
 }
 
 /// An opened finding, held strongly, that shows all of them to be unused.
@@ -127,9 +150,7 @@ impl Subject {
     }
 
     pub(super) fn id(&self) -> Identity {
-        let pid = self.child.id();
-        let stat = ProcFs::default().stat(pid).unwrap().unwrap();
-        Identity { pid, start_ns: stat.start_ns }
+        identity(self.child.id())
     }
 
     pub(super) fn uid(&self) -> u32 {

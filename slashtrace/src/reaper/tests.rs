@@ -10,12 +10,14 @@ use crate::{
     host::clock::boottime_ns,
     model::{Action, Body, FindingState, Kind, Mode, Observation, Outcome, Phase, Role, Step},
     profile::Profile,
+    roster::Roster,
 };
 
 /// A reaper that is told of one orphan, and driven as the daemon drives it.
 struct Bench {
     reaper: Reaper,
     recorder: Recorder,
+    roster: Roster,
     subject: Subject,
 }
 
@@ -26,6 +28,7 @@ impl Bench {
         let mut bench = Self {
             reaper: Reaper::new(Profile::hermes(), policy),
             recorder: Recorder::default(),
+            roster: Roster::blank(),
             subject,
         };
         let mut spawn = spawn(bench.subject.id(), Role::Worker);
@@ -37,7 +40,8 @@ impl Bench {
 
     fn tell(&mut self, body: Body) {
         let record = self.recorder.record(boottime_ns(), body);
-        self.reaper.observe(&record);
+        self.roster.observe(&record);
+        self.reaper.observe(&record, &self.roster);
     }
 
     fn find(&mut self, state: FindingState) {
@@ -48,7 +52,7 @@ impl Bench {
 
     /// What is said next; it is written.
     async fn next(&mut self) -> Vec<(Step, Phase, Option<Outcome>)> {
-        let said = timeout(Duration::from_secs(20), self.reaper.next()).await.unwrap();
+        let said = timeout(Duration::from_secs(20), self.reaper.next(&self.roster)).await.unwrap();
         let action = |observation: &Observation| match &observation.body {
             Body::Action(action) => Action::clone(action),
             other => panic!("{other:?}"),
@@ -62,7 +66,7 @@ impl Bench {
 
     /// Nothing more is said.
     async fn silent(&mut self) {
-        let next = timeout(Duration::from_millis(300), self.reaper.next()).await;
+        let next = timeout(Duration::from_millis(300), self.reaper.next(&self.roster)).await;
         assert!(next.is_err(), "{next:?}");
         assert_eq!(self.reaper.under_way(), 0);
     }
@@ -132,7 +136,7 @@ async fn waiting_for_it_may_be_given_up_at_any_time() {
     bench.next().await;
     bench.next().await;
     for _ in 0..5 {
-        assert!(timeout(Duration::from_millis(5), bench.reaper.next()).await.is_err());
+        assert!(timeout(Duration::from_millis(5), bench.reaper.next(&bench.roster)).await.is_err());
     }
     bench.subject.signal(rustix::process::Signal::KILL);
     assert_eq!(bench.next().await, [result(Outcome::Exited)]);

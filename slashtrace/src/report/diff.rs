@@ -3,11 +3,13 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
+    io::{self, Write},
 };
 
 use serde::Serialize;
 
 use super::{
+    columns::{Cell, Column, Columns},
     digest::Report,
     words::{count, list},
 };
@@ -154,50 +156,56 @@ fn side(report: &Report) -> Side {
 }
 
 impl Diff {
-    /// As a table for people; Markdown has the same one.
-    pub fn text(&self, markdown: bool) -> String {
+    /// What is compared, before, and after.
+    fn rows(&self) -> Vec<[String; 3]> {
+        let (before, after) = (&self.before, &self.after);
+        let row = |what: &str, of: &dyn Fn(&Side) -> String| [what.into(), of(before), of(after)];
         let mut rows = vec![
-            ("program", name(&self.before), name(&self.after)),
-            ("workers spawned", self.before.spawned.to_string(), self.after.spawned.to_string()),
-            ("leaked", self.before.leaked.to_string(), self.after.leaked.to_string()),
-            ("unused at the end", self.before.stale.to_string(), self.after.stale.to_string()),
-            ("most at once", self.before.most_live.to_string(), self.after.most_live.to_string()),
+            row("program", &|side| side.program.clone().unwrap_or_else(|| "unknown".to_owned())),
+            row("workers spawned", &|side| side.spawned.to_string()),
+            row("leaked", &|side| side.leaked.to_string()),
+            row("unused at the end", &|side| side.stale.to_string()),
+            row("most at once", &|side| side.most_live.to_string()),
         ];
-        let kinds: BTreeSet<&Kind> =
-            self.before.kinds.keys().chain(self.after.kinds.keys()).collect();
-        for kind in kinds {
-            let of = |side: &Side| side.kinds.get(kind).copied().unwrap_or(0).to_string();
-            rows.push((kind.name(), of(&self.before), of(&self.after)));
+        let kinds: BTreeSet<&Kind> = before.kinds.keys().chain(after.kinds.keys()).collect();
+        rows.extend(kinds.into_iter().map(|kind| {
+            row(kind.name(), &|side| side.kinds.get(kind).copied().unwrap_or(0).to_string())
+        }));
+        rows
+    }
+
+    /// Writes it as a table for people.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+        writeln!(out, "{}\n", self.headline)?;
+        let mut table = Columns::new([
+            Column::left("").least(18),
+            Column::right("BEFORE"),
+            Column::right("AFTER"),
+        ]);
+        for row in self.rows() {
+            table.row(row.map(Cell::from));
         }
-        let mut out = String::new();
-        if markdown {
-            let _ = write!(
-                out,
-                "**{}**\n\n| | before | after |\n| --- | ---: | ---: |\n",
-                self.headline
-            );
-            for (what, before, after) in rows {
-                let _ = writeln!(out, "| {what} | {before} | {after} |");
-            }
-            return out;
-        }
-        let _ = writeln!(out, "{}\n", self.headline);
-        let width = rows.iter().map(|row| row.1.chars().count()).max().unwrap_or(0).max(6);
-        let last = rows.iter().map(|row| row.2.chars().count()).max().unwrap_or(0).max(5);
-        let _ = writeln!(out, "{:<18}  {:>width$}  {:>last$}", "", "BEFORE", "AFTER");
-        for (what, before, after) in rows {
-            let _ = writeln!(out, "{what:<18}  {before:>width$}  {after:>last$}");
+        table.write(2, None, out)
+    }
+
+    /// The same table as Markdown.
+    pub fn markdown(&self) -> String {
+        let mut out =
+            format!("**{}**\n\n| | before | after |\n| --- | ---: | ---: |\n", self.headline);
+        for [what, before, after] in self.rows() {
+            let _ = writeln!(out, "| {what} | {before} | {after} |");
         }
         out
     }
 }
 
-fn name(side: &Side) -> String {
-    side.program.clone().unwrap_or_else(|| "unknown".to_owned())
-}
-
 #[cfg(test)]
 mod tests {
+    use anstream::adapter::strip_str;
+
     use super::*;
     use crate::report::samples::digest;
 
@@ -230,6 +238,9 @@ mod tests {
 
     #[test]
     fn a_diff_for_people() {
-        insta::assert_snapshot!(format!("{}\n{}", of(12, 0).text(false), of(12, 0).text(true)));
+        let mut text = Vec::new();
+        of(12, 0).text(&mut text).unwrap();
+        let text = strip_str(str::from_utf8(&text).unwrap()).to_string();
+        insta::assert_snapshot!(format!("{text}\n{}", of(12, 0).markdown()));
     }
 }

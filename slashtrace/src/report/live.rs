@@ -12,10 +12,8 @@ use jiff::{Timestamp, civil::Date, tz::TimeZone};
 
 use super::{
     ending::{Sent, ending},
-    words::{
-        BOLD, BOLD_YELLOW, DIM, GREEN, YELLOW, age, colour_of, count, is_gateway, lost, paint,
-        plain,
-    },
+    style::{BOLD, BOLD_YELLOW, DIM, GREEN, YELLOW, paint, style_of},
+    words::{age, count, is_gateway, lost, plain},
 };
 use crate::{
     model::{
@@ -23,6 +21,7 @@ use crate::{
         Process, Record, Role, SensorKind, Signal, Spawn, Start, Stop, TerminalEvent,
         TerminalState,
     },
+    roster::Roster,
     sink::Sink,
 };
 
@@ -35,7 +34,6 @@ const KNOWN_MAX: usize = 65_536;
 /// Writes a line for a person when something happens.
 pub struct Live {
     out: Box<dyn Write + Send>,
-    color: bool,
     zone: TimeZone,
     /// Whoever read has gone: nothing is written any more.
     closed: bool,
@@ -46,8 +44,8 @@ pub struct Live {
 
 #[derive(Debug, Default)]
 struct Known {
+    /// Of gateways.
     comm: String,
-    session: Option<String>,
     signal: Option<Sent>,
 }
 
@@ -58,14 +56,14 @@ impl fmt::Debug for Live {
 }
 
 impl Live {
-    /// Writes to `out`, in colour if `color`, with times of the system's time zone.
-    pub fn new(out: Box<dyn Write + Send>, color: bool) -> Self {
-        Self::in_zone(out, color, TimeZone::system())
+    /// Writes to `out`, in colours that it may strip, with times of the system's time zone.
+    pub fn new(out: Box<dyn Write + Send>) -> Self {
+        Self::in_zone(out, TimeZone::system())
     }
 
     /// The same with times of another zone.
-    pub fn in_zone(out: Box<dyn Write + Send>, color: bool, zone: TimeZone) -> Self {
-        Self { out, color, zone, closed: false, date: None, known: HashMap::new() }
+    pub fn in_zone(out: Box<dyn Write + Send>, zone: TimeZone) -> Self {
+        Self { out, zone, closed: false, date: None, known: HashMap::new() }
     }
 
     fn line(&mut self, time: Timestamp, text: &str) -> Result<()> {
@@ -73,10 +71,10 @@ impl Live {
         let mut day = String::new();
         if self.date != Some(local.date()) {
             self.date = Some(local.date());
-            day = paint(&local.date().to_string(), DIM, self.color) + "\n";
+            day = paint(&local.date().to_string(), DIM) + "\n";
         }
         let moment = local.strftime("%H:%M:%S %z").to_string();
-        let lines = format!("{day}{} {text}\n", paint(&moment, DIM, self.color));
+        let lines = format!("{day}{} {text}\n", paint(&moment, DIM));
         self.write(|out| out.write_all(lines.as_bytes()))
     }
 
@@ -102,21 +100,21 @@ impl Live {
     }
 
     /// The line for a record, if it gets one.
-    fn text(&mut self, record: &Record) -> Option<String> {
+    fn text(&mut self, record: &Record, roster: &Roster) -> Option<String> {
         match &record.body {
-            Body::Start(start) => Some(paint(&header(start), BOLD, self.color)),
+            Body::Start(start) => Some(paint(&header(start), BOLD)),
             Body::Spawn(spawn) if spawn.role == Role::Worker => Some(self.spawned(spawn)),
-            Body::Exec(exec) => self.executed(exec),
-            Body::Exit(exit) => self.exited(record, exit),
+            Body::Exec(exec) => executed(exec, roster),
+            Body::Exit(exit) => self.exited(record, exit, roster),
             Body::Signal(signal) => {
                 self.signalled(record, signal);
                 None
             }
-            Body::Gap(gap) => Some(paint(&missed(gap), BOLD_YELLOW, self.color)),
-            Body::Finding(finding) => Some(self.found(finding)),
-            Body::Stop(stop) => Some(paint(&stopped(stop), BOLD, self.color)),
+            Body::Gap(gap) => Some(paint(&missed(gap), BOLD_YELLOW)),
+            Body::Finding(finding) => Some(found(finding)),
+            Body::Stop(stop) => Some(paint(&stopped(stop), BOLD)),
             Body::Terminal(terminal) => terminal_closed(terminal),
-            Body::Action(action) => Some(paint(&acted(action), BOLD_YELLOW, self.color)),
+            Body::Action(action) => Some(paint(&acted(action), BOLD_YELLOW)),
             Body::Spawn(_)
             | Body::Sample(_)
             | Body::Program(_)
@@ -126,10 +124,6 @@ impl Live {
     }
 
     fn spawned(&mut self, spawn: &Spawn) -> String {
-        if let Some(known) = self.know(spawn.identity()) {
-            known.comm.clone_from(&spawn.comm);
-            known.session.clone_from(&spawn.session);
-        }
         let verb = if spawn.inherited { "found " } else { "spawn " };
         let session = session(spawn.session.as_deref());
         let mut parts = vec![format!("{verb} worker {} {session}", spawn.pid)];
@@ -161,17 +155,6 @@ impl Live {
         parts.join(", ")
     }
 
-    fn executed(&mut self, exec: &Exec) -> Option<String> {
-        if exec.role != Role::Worker || exec.is_worker {
-            return None;
-        }
-        let known = self.know(exec.identity())?;
-        known.comm.clone_from(&exec.comm);
-        let session = session(known.session.as_deref());
-        let comm = plain(&exec.comm);
-        Some(format!("exec   worker {} {session} became {comm}, no worker any more", exec.pid))
-    }
-
     fn signalled(&mut self, record: &Record, signal: &Signal) {
         if matches!(signal.role, Role::Worker | Role::Gateway)
             && let Some(sent) = Sent::of(record, signal)
@@ -181,11 +164,11 @@ impl Live {
         }
     }
 
-    fn exited(&mut self, record: &Record, exit: &Exit) -> Option<String> {
+    fn exited(&mut self, record: &Record, exit: &Exit, roster: &Roster) -> Option<String> {
         let known = self.known.remove(&exit.identity()).unwrap_or_default();
         let who = match exit.role {
             Role::Worker => {
-                format!("worker {} {}", exit.pid, session(known.session.as_deref()))
+                format!("worker {} {}", exit.pid, session_of(exit.identity(), roster))
             }
             Role::Gateway if known.comm.is_empty() => format!("gateway {}", exit.pid),
             Role::Gateway => format!("gateway {}({})", plain(&known.comm), exit.pid),
@@ -196,22 +179,11 @@ impl Live {
         let calls = exit.reads.map(|reads| format!(", {}", count(reads, "call")));
         Some(format!("exit   {who}: {how}, lived {lived}{}", calls.unwrap_or_default()))
     }
-
-    fn found(&self, finding: &Finding) -> String {
-        let (state, colour) = match finding.state {
-            FindingState::Opened => ("OPENED", colour_of(finding.confidence)),
-            FindingState::Updated => ("updated", YELLOW),
-            FindingState::Closed => ("closed", GREEN),
-        };
-        let head = format!("{state} {} ({})", finding.kind, finding.confidence);
-        let place = place(finding).map(|place| format!(" {place}")).unwrap_or_default();
-        format!("{}{place}: {}", paint(&head, colour, self.color), plain(&finding.text))
-    }
 }
 
 impl Sink for Live {
-    fn record(&mut self, record: &Record) -> Result<()> {
-        match self.text(record) {
+    fn record(&mut self, record: &Record, roster: &Roster) -> Result<()> {
+        match self.text(record, roster) {
             Some(text) => self.line(record.time, &text),
             None => Ok(()),
         }
@@ -220,6 +192,19 @@ impl Sink for Live {
     fn flush(&mut self) -> Result<()> {
         self.write(|out| out.flush())
     }
+}
+
+fn executed(exec: &Exec, roster: &Roster) -> Option<String> {
+    if exec.role != Role::Worker || exec.is_worker {
+        return None;
+    }
+    let session = session_of(exec.identity(), roster);
+    let comm = plain(&exec.comm);
+    Some(format!("exec   worker {} {session} became {comm}, no worker any more", exec.pid))
+}
+
+fn session_of(id: Identity, roster: &Roster) -> String {
+    session(roster.worker(id).and_then(|worker| worker.session.as_deref()))
 }
 
 fn header(start: &Start) -> String {
@@ -235,6 +220,17 @@ fn header(start: &Start) -> String {
         plain(&start.host.arch),
         plain(&start.profile.name),
     )
+}
+
+fn found(finding: &Finding) -> String {
+    let (state, colour) = match finding.state {
+        FindingState::Opened => ("OPENED", style_of(finding.confidence)),
+        FindingState::Updated => ("updated", YELLOW),
+        FindingState::Closed => ("closed", GREEN),
+    };
+    let head = format!("{state} {} ({})", finding.kind, finding.confidence);
+    let place = place(finding).map(|place| format!(" {place}")).unwrap_or_default();
+    format!("{}{place}: {}", paint(&head, colour), plain(&finding.text))
 }
 
 /// The end of a terminal; that one was opened is no news.

@@ -1,6 +1,9 @@
 //! What people see: live lines, tables. One file a format; `words.rs` has what they share.
 //! May touch: `model`, and the writer it is handed.
 
+#[cfg(test)]
+mod agreement;
+pub(crate) mod columns;
 pub mod diff;
 pub mod digest;
 mod ending;
@@ -14,9 +17,10 @@ pub mod ps;
 pub mod reap;
 #[cfg(test)]
 mod samples;
+pub(crate) mod style;
 pub mod table;
 pub mod text;
 mod words;
 
 pub use live::Live;
-pub use table::{Table, terminal_width};
+pub use table::terminal_width;

@@ -1,19 +1,33 @@
 //! What is running now: one row a gateway and session, and a line with the total.
 
-use std::io::{self, Write};
+use std::{
+    collections::BTreeMap,
+    io::{self, Write},
+};
 
-use comfy_table::{CellAlignment, presets};
 use serde::Serialize;
 
+use super::{
+    columns::{Cell, Column, Columns},
+    style::{PLAIN, YELLOW},
+    words::{age, count},
+};
 use crate::{
     model::{Identity, Spawn},
     redact,
+    roster::Roster,
 };
 
-const COLUMNS: [&str; 8] =
-    ["GATEWAY", "SESSION", "LIVE", "OLDEST", "RSS MiB", "PSS MiB", "TTY", "PIDS"];
-/// Columns of numbers: to the right.
-const NUMBERS: std::ops::Range<usize> = 2..6;
+const COLUMNS: [Column; 8] = [
+    Column::left("GATEWAY"),
+    Column::left("SESSION"),
+    Column::right("LIVE"),
+    Column::right("OLDEST"),
+    Column::right("RSS MiB"),
+    Column::right("PSS MiB"),
+    Column::left("TTY"),
+    Column::left("PIDS"),
+];
 /// Pids that a row shows at most; the JSON form has all.
 const PIDS_MAX: usize = 6;
 const NONE: &str = "–";
@@ -89,15 +103,21 @@ pub fn group(
     now_ns: u64,
     mut memory: impl FnMut(Identity) -> Option<Memory>,
 ) -> Vec<Group> {
-    let workers: Vec<&Spawn> = spawns.iter().filter(|spawn| spawn.worker.is_none()).collect();
+    let roster = Roster::of(spawns, now_ns);
+    let by_id: BTreeMap<Identity, &Spawn> =
+        spawns.iter().map(|spawn| (spawn.identity(), spawn)).collect();
+    // Who started it, if that is one with it.
     let launcher_of = |spawn: &Spawn| {
         let parent = spawn.parent.as_ref()?.process.identity();
-        workers.iter().find(|w| w.identity() == parent && w.session == spawn.session).copied()
+        let launcher = roster.worker(parent).filter(|parent| !parent.counts())?;
+        let same = launcher.session.as_deref() == spawn.session.as_deref();
+        by_id.get(&parent).filter(|_| same).copied()
     };
-    let launchers: Vec<Identity> =
-        workers.iter().filter_map(|spawn| launcher_of(spawn)).map(Spawn::identity).collect();
+    let counted = |spawn: &&Spawn| {
+        roster.worker(spawn.identity()).is_some_and(|it| it.counts() && it.is_live())
+    };
     let mut groups: Vec<Group> = Vec::new();
-    for spawn in workers.iter().filter(|spawn| !launchers.contains(&spawn.identity())) {
+    for spawn in spawns.iter().filter(counted) {
         let Some((rss_kib, pss_kib)) = memory(spawn.identity()) else {
             continue;
         };
@@ -179,32 +199,17 @@ pub fn json(groups: &[Group], out: &mut dyn Write) -> io::Result<()> {
 }
 
 /// Prints the groups for people.
-pub fn table(groups: &[Group], profile: &str, out: &mut dyn Write, color: bool) -> io::Result<()> {
+pub fn table(groups: &[Group], profile: &str, out: &mut dyn Write) -> io::Result<()> {
     let profile = redact::escape(profile.as_bytes());
     if groups.is_empty() {
         return writeln!(out, "no workers of profile {profile} are running");
     }
-    let mut text = comfy_table::Table::new();
-    text.load_style(presets::NOTHING).set_header(COLUMNS);
+    let mut table = Columns::new(COLUMNS);
     for group in groups {
-        text.add_row(cells(group));
+        let style = if group.gateway.is_none() { YELLOW } else { PLAIN };
+        table.styled_row(cells(group).map(Cell::from), style);
     }
-    for (index, column) in text.column_iter_mut().enumerate() {
-        column.set_padding((0, if index + 1 == COLUMNS.len() { 0 } else { 2 }));
-        if NUMBERS.contains(&index) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-    for (index, line) in text.lines().enumerate() {
-        let line = line.trim_end();
-        // The table knows of no colours: they are put around finished lines and have no width.
-        let unknown = index > 0 && groups.get(index - 1).is_some_and(|g| g.gateway.is_none());
-        match (color, index, unknown) {
-            (true, 0, _) => writeln!(out, "\x1b[1m{line}\x1b[0m")?,
-            (true, _, true) => writeln!(out, "\x1b[33m{line}\x1b[0m")?,
-            _ => writeln!(out, "{line}")?,
-        }
-    }
+    table.write(2, None, out)?;
     total(groups, out)
 }
 
@@ -224,7 +229,7 @@ fn cells(group: &Group) -> [String; 8] {
         gateway,
         group.session.clone().unwrap_or_else(|| NONE.to_owned()),
         group.live.to_string(),
-        age(group.oldest_s),
+        seconds(group.oldest_s),
         mib(group.rss_kib),
         group.pss_kib.map_or_else(|| NONE.to_owned(), mib),
         if terminals.is_empty() { NONE.to_owned() } else { terminals.join(" ") },
@@ -241,34 +246,26 @@ fn total(groups: &[Group], out: &mut dyn Write) -> io::Result<()> {
     writeln!(
         out,
         "total: {} in {}, oldest {}, RSS {} MiB{pss}",
-        count(live, "worker"),
-        count(groups.len(), "group"),
-        age(oldest),
+        count(live as u64, "worker"),
+        count(groups.len() as u64, "group"),
+        seconds(oldest),
         mib(rss),
     )
-}
-
-fn count(n: usize, noun: &str) -> String {
-    if n == 1 { format!("1 {noun}") } else { format!("{n} {noun}s") }
 }
 
 fn mib(kib: u64) -> String {
     ((kib + 512) / 1024).to_string()
 }
 
-/// `42s`, `5m07s`, `3h12m`, `2d03h`.
-fn age(seconds: u64) -> String {
-    let (minutes, hours, days) = (seconds / 60, seconds / 3_600, seconds / 86_400);
-    match seconds {
-        0..60 => format!("{seconds}s"),
-        60..3_600 => format!("{minutes}m{:02}s", seconds % 60),
-        3_600..86_400 => format!("{hours}h{:02}m", minutes % 60),
-        _ => format!("{days}d{:02}h", hours % 24),
-    }
+/// A length of time, as everywhere; below a second it is none.
+fn seconds(s: u64) -> String {
+    if s == 0 { "0s".to_owned() } else { age(s.saturating_mul(1_000_000_000)) }
 }
 
 #[cfg(test)]
 mod tests {
+    use anstream::adapter::strip_str;
+
     use super::*;
     use crate::model::{Parent, ParentSource, Process, Role, Source, Terminal};
 
@@ -309,14 +306,19 @@ mod tests {
         }
     }
 
-    fn text(groups: &[Group], color: bool) -> String {
+    fn painted(groups: &[Group]) -> String {
         let mut out = Vec::new();
-        table(groups, "hermes", &mut out, color).unwrap();
+        table(groups, "hermes", &mut out).unwrap();
         String::from_utf8(out).unwrap()
+    }
+
+    fn text(groups: &[Group]) -> String {
+        strip_str(&painted(groups)).to_string()
     }
 
     fn busy() -> Vec<Group> {
         let mut child = spawn(30, None, Some((20, false)));
+        child.role = Role::Descendant;
         child.worker = Some(spawn(20, None, None).identity());
         let mut spawns = vec![
             spawn(20, Some("K"), Some((7, false))),
@@ -345,21 +347,19 @@ adopted by pid 1: gateway unknown     K           1   1h06m       95        0  p
 parent out of sight: gateway unknown  –           1   1h06m       95        0  pts/0        24
 total: 15 workers in 5 groups, oldest 1h06m, RSS 1425 MiB
 ";
-        assert_eq!(text(&busy(), false), expected);
+        assert_eq!(text(&busy()), expected);
     }
 
     #[test]
-    fn colours_are_only_there_if_asked_for() {
-        let coloured = text(&busy(), true);
-        assert!(coloured.starts_with("\x1b[1mGATEWAY"), "{coloured}");
-        assert_eq!(coloured.matches("\x1b[33m").count(), 2, "{coloured}");
-        let plain = coloured.replace("\x1b[1m", "").replace("\x1b[33m", "").replace("\x1b[0m", "");
-        assert_eq!(plain, text(&busy(), false));
+    fn the_header_and_unknown_gateways_stand_out() {
+        let painted = painted(&busy());
+        assert!(painted.starts_with("\x1b[1mGATEWAY"), "{painted}");
+        assert_eq!(painted.matches("\x1b[33m").count(), 2, "{painted}");
     }
 
     #[test]
     fn nothing_runs() {
-        assert_eq!(text(&[], false), "no workers of profile hermes are running\n");
+        assert_eq!(text(&[]), "no workers of profile hermes are running\n");
         let mut out = Vec::new();
         json(&[], &mut out).unwrap();
         assert_eq!(out, b"[]\n");
@@ -372,6 +372,9 @@ total: 15 workers in 5 groups, oldest 1h06m, RSS 1425 MiB
             spawn(21, Some("K"), Some((20, false))),
             // A worker of another session below a worker is no launch.
             spawn(22, Some("L"), Some((21, false))),
+            // Nor is one without a key below another without one.
+            spawn(30, None, Some((7, false))),
+            spawn(31, None, Some((30, false))),
         ];
         let groups = group(&spawns, 60 * SECOND, |_| Some((1, None)));
         let seen: Vec<_> = groups
@@ -381,7 +384,9 @@ total: 15 workers in 5 groups, oldest 1h06m, RSS 1425 MiB
                 (group.gateway.as_ref().unwrap().pid, group.live, worker.pid, worker.launcher)
             })
             .collect();
-        assert_eq!(seen, [(7, 1, 21, Some(20)), (21, 1, 22, None)]);
+        let expected =
+            [(7, 1, 21, Some(20)), (21, 1, 22, None), (7, 1, 30, None), (30, 1, 31, None)];
+        assert_eq!(seen, expected);
     }
 
     #[test]
@@ -421,7 +426,7 @@ total: 15 workers in 5 groups, oldest 1h06m, RSS 1425 MiB
 
     #[test]
     fn ages_are_short() {
-        let ages = [0, 59, 60, 3_599, 3_600, 86_399, 86_400, 200_000].map(age);
+        let ages = [0, 59, 60, 3_599, 3_600, 86_399, 86_400, 200_000].map(seconds);
         assert_eq!(ages, ["0s", "59s", "1m00s", "59m59s", "1h00m", "23h59m", "1d00h", "2d07h"]);
     }
 }

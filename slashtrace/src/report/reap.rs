@@ -6,18 +6,26 @@ use std::{
 };
 
 use anyhow::Result;
-use comfy_table::presets;
 use serde::Serialize;
 
-use super::words::{age, plain};
+use super::{
+    columns::{Column, Columns},
+    words::{age, plain},
+};
 use crate::{
-    model::{
-        Action, Body, Confidence, Finding, Identity, Kind, Outcome, Phase, Record, Role, Step,
-    },
+    model::{Action, Body, Confidence, Finding, Identity, Kind, Outcome, Phase, Record, Step},
+    roster::Roster,
     sink::Sink,
 };
 
-const COLUMNS: [&str; 6] = ["WORKER", "SESSION", "AGE", "FINDING", "WHAT", "WHY"];
+const COLUMNS: [Column; 6] = [
+    Column::left("WORKER"),
+    Column::left("SESSION"),
+    Column::left("AGE"),
+    Column::left("FINDING"),
+    Column::left("WHAT"),
+    Column::left("WHY"),
+];
 
 /// What was done about a worker, or would be.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
@@ -61,20 +69,16 @@ pub struct Row {
 /// Collects what the reaper does.
 #[derive(Debug, Default)]
 pub struct Reaped {
-    sessions: BTreeMap<Identity, Option<String>>,
     /// What each finding said last.
     texts: BTreeMap<String, String>,
     rows: BTreeMap<Identity, Row>,
 }
 
 impl Sink for Reaped {
-    fn record(&mut self, record: &Record) -> Result<()> {
+    fn record(&mut self, record: &Record, roster: &Roster) -> Result<()> {
         match &record.body {
-            Body::Spawn(spawn) if spawn.role == Role::Worker => {
-                self.sessions.insert(spawn.identity(), spawn.session.clone());
-            }
             Body::Finding(finding) => self.found(finding),
-            Body::Action(action) => self.acted(record.boottime_ns, action),
+            Body::Action(action) => self.acted(record.boottime_ns, action, roster),
             _ => {}
         }
         Ok(())
@@ -115,8 +119,7 @@ impl Reaped {
         if self.rows.is_empty() {
             return writeln!(out, "no finding justifies ending a worker");
         }
-        let mut table = comfy_table::Table::new();
-        table.load_style(presets::NOTHING).set_header(COLUMNS);
+        let mut table = Columns::new(COLUMNS);
         for row in self.rows() {
             let finding = match (row.kind, row.confidence) {
                 (Some(kind), Some(confidence)) => format!("{kind} ({confidence})"),
@@ -129,29 +132,23 @@ impl Reaped {
                 Fate::Gone => ("had ended", None),
                 Fate::Lives => ("lives", None),
             };
-            table.add_row([
-                row.pid.to_string(),
-                plain(row.session.as_deref().unwrap_or("–")).into_owned(),
-                age(row.age_s.saturating_mul(1_000_000_000)),
-                finding,
-                what.to_owned(),
-                plain(why.unwrap_or(&row.detail)).into_owned(),
+            table.row([
+                row.pid.to_string().into(),
+                plain(row.session.as_deref().unwrap_or("–")).as_ref().into(),
+                age(row.age_s.saturating_mul(1_000_000_000)).into(),
+                finding.into(),
+                what.into(),
+                plain(why.unwrap_or(&row.detail)).as_ref().into(),
             ]);
         }
-        for column in table.column_iter_mut() {
-            column.set_padding((0, 2));
-        }
-        for line in table.to_string().lines() {
-            writeln!(out, "{}", line.trim_end())?;
-        }
-        Ok(())
+        table.write(2, None, out)
     }
 
     fn found(&mut self, finding: &Finding) {
         self.texts.insert(finding.id.clone(), finding.text.clone());
     }
 
-    fn acted(&mut self, at_ns: u64, action: &Action) {
+    fn acted(&mut self, at_ns: u64, action: &Action, roster: &Roster) {
         let Some(worker) = action.worker else { return };
         let fate = match (action.step, action.phase, action.outcome) {
             (Step::WouldEnd, ..) => Fate::WouldEnd,
@@ -170,7 +167,9 @@ impl Reaped {
             Row {
                 pid: worker.pid,
                 start_ns: worker.start_ns,
-                session: self.sessions.get(&worker).cloned().flatten(),
+                session: roster
+                    .worker(worker)
+                    .and_then(|it| it.session.as_deref().map(str::to_owned)),
                 age_s: at_ns.saturating_sub(worker.start_ns) / 1_000_000_000,
                 kind: action.kind,
                 confidence: action.confidence,
@@ -184,11 +183,13 @@ impl Reaped {
 
 #[cfg(test)]
 mod tests {
+    use anstream::adapter::strip_str;
+
     use super::*;
     use crate::evidence::samples;
 
     fn reaped(actions: &[(Step, Phase, Option<Outcome>)]) -> Reaped {
-        let mut reaped = Reaped::default();
+        let (mut reaped, mut roster) = (Reaped::default(), Roster::blank());
         let mut records = vec![
             Body::Spawn(Box::new(samples::spawn())),
             Body::Finding(Box::new(samples::finding())),
@@ -199,7 +200,8 @@ mod tests {
         }
         for (seq, body) in (1..).zip(records) {
             let record = samples::record(seq, 400_000_000_000, body);
-            reaped.record(&record).unwrap();
+            roster.observe(&record);
+            reaped.record(&record, &roster).unwrap();
         }
         reaped
     }
@@ -207,7 +209,7 @@ mod tests {
     fn printed(reaped: &Reaped) -> String {
         let mut out = Vec::new();
         reaped.table(&mut out).unwrap();
-        String::from_utf8(out).unwrap()
+        strip_str(str::from_utf8(&out).unwrap()).to_string()
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::{
         SensorKind, Source, Spawn, Start,
     },
     profile::Profile,
+    roster::Roster,
 };
 
 /// A second in ns.
@@ -173,10 +174,11 @@ pub(super) fn digest(leaked: u32) -> super::digest::Digest {
         complete: true,
     };
     bodies.push((last + 1, Body::Stop(stop)));
-    let mut digest = Digest::new();
+    let (mut digest, mut roster) = (Digest::new(), Roster::blank());
     for (seq, (second, body)) in (1..).zip(bodies) {
         let record = Record { seq, ..at(second, body) };
-        digest.record(&record).expect("a digest takes every record");
+        roster.observe(&record);
+        digest.record(&record, &roster).expect("a digest takes every record");
     }
     digest
 }

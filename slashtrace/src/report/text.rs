@@ -5,31 +5,33 @@ use std::io::{self, Write};
 use jiff::tz::TimeZone;
 
 use super::{
+    columns::{Column, Columns},
     digest::{Level, Report, Says},
     facts,
-    table::Table,
-    words::{BOLD, BOLD_RED, DIM, GREEN, YELLOW, mib, paint},
+    style::{BOLD, BOLD_RED, DIM, GREEN, YELLOW, paint},
+    table,
+    words::mib,
 };
 
-/// Writes the verdict, the table, and what else is to be known.
+/// Writes the verdict, the table (for a terminal of this width in columns; none for as wide as it
+/// needs to be), and what else is to be known.
 ///
 /// # Errors
 /// Those of `out`.
 pub fn render(
     report: &Report,
-    table: &Table,
+    width: Option<u16>,
     zone: &TimeZone,
     out: &mut dyn Write,
-    color: bool,
 ) -> io::Result<()> {
-    verdict(report, out, color)?;
+    verdict(report, out)?;
     writeln!(out)?;
     for (name, value) in facts::of(report, zone) {
-        writeln!(out, "{} {value}", paint(&format!("{name:<10}"), DIM, color))?;
+        writeln!(out, "{} {value}", paint(&format!("{name:<10}"), DIM))?;
     }
     writeln!(out)?;
-    stale(report, zone, out, color)?;
-    table.render(out, color)?;
+    stale(report, zone, out)?;
+    table::render(report, width, out)?;
     writeln!(out)?;
     if let Some(growth) = facts::growth(&report.memory) {
         writeln!(out, "{growth}")?;
@@ -48,7 +50,7 @@ pub fn render(
         writeln!(out, "looks like {}: {}{fixed}", known.url, known.title)?;
     }
     if !report.hypotheses.is_empty() {
-        writeln!(out, "\n{}", paint("Which code path", BOLD, color))?;
+        writeln!(out, "\n{}", paint("Which code path", BOLD))?;
     }
     for judged in &report.hypotheses {
         let (says, colour) = match judged.says {
@@ -57,14 +59,14 @@ pub fn render(
             Says::Mixed => ("sometimes", YELLOW),
             Says::Nothing => ("not seen", DIM),
         };
-        let says = paint(&format!("{says:<9}"), colour, color);
+        let says = paint(&format!("{says:<9}"), colour);
         writeln!(out, "  {says}  {} ({})", judged.claim, judged.because)?;
         for place in &judged.places {
             writeln!(out, "             look at {place}")?;
         }
     }
     if !report.not_seen.is_empty() {
-        writeln!(out, "\n{}", paint("What was not seen", BOLD, color))?;
+        writeln!(out, "\n{}", paint("What was not seen", BOLD))?;
         for text in &report.not_seen {
             writeln!(out, "  {text}")?;
         }
@@ -73,50 +75,50 @@ pub fn render(
 }
 
 /// The table of the bug report: sessions by how many of their workers nobody uses.
-fn stale(report: &Report, zone: &TimeZone, out: &mut dyn Write, color: bool) -> io::Result<()> {
+fn stale(report: &Report, zone: &TimeZone, out: &mut dyn Write) -> io::Result<()> {
     let mut stale: Vec<_> =
         report.sessions.iter().filter(|session| session.most_stale > 0).collect();
     if stale.is_empty() {
         return Ok(());
     }
     stale.sort_by_key(|session| std::cmp::Reverse(session.most_stale));
-    let keys = stale.iter().map(|session| session.session.as_deref().unwrap_or("unknown"));
-    let width = keys.map(|key| key.chars().count()).max().unwrap_or(0).max(7);
-    let head = format!("{:<width$}  {:>7}  {:>9}  OLDEST", "SESSION", "UNUSED", "STILL SO");
-    writeln!(out, "{}", paint(&head, BOLD, color))?;
+    let mut table = Columns::new([
+        Column::left("SESSION"),
+        Column::right("UNUSED").least(7),
+        Column::right("STILL SO").least(9),
+        Column::left("OLDEST"),
+    ]);
     for session in stale {
-        writeln!(
-            out,
-            "{:<width$}  {:>7}  {:>9}  {}",
-            session.session.as_deref().unwrap_or("unknown"),
-            session.most_stale,
-            session.stale,
-            session.oldest_stale.map(|time| facts::time(time, zone)).unwrap_or_default(),
-        )?;
+        table.row([
+            session.session.as_deref().unwrap_or("unknown").into(),
+            session.most_stale.to_string().into(),
+            session.stale.to_string().into(),
+            session.oldest_stale.map(|time| facts::time(time, zone)).unwrap_or_default().into(),
+        ]);
     }
     let total = report.total;
-    writeln!(
-        out,
-        "{:<width$}  {:>7}  {:>9}  holding {} ({} each)\n",
-        "total",
-        total.most_stale,
-        total.stale,
-        mib(total.most_stale_rss_kib),
-        mib(total.most_stale_rss_kib / total.most_stale.max(1)),
-    )
+    let each = mib(total.most_stale_rss_kib / total.most_stale.max(1));
+    table.row([
+        "total".into(),
+        total.most_stale.to_string().into(),
+        total.stale.to_string().into(),
+        format!("holding {} ({each} each)", mib(total.most_stale_rss_kib)).into(),
+    ]);
+    table.write(2, None, out)?;
+    writeln!(out)
 }
 
 /// The verdict alone.
 ///
 /// # Errors
 /// Those of `out`.
-pub fn verdict(report: &Report, out: &mut dyn Write, color: bool) -> io::Result<()> {
+pub fn verdict(report: &Report, out: &mut dyn Write) -> io::Result<()> {
     let colour = match report.verdict.level {
         Level::Leak => BOLD_RED,
         Level::Cost => YELLOW,
         Level::Healthy => GREEN,
         Level::Nothing => BOLD,
     };
-    writeln!(out, "{}", paint(&report.verdict.headline, colour, color))?;
+    writeln!(out, "{}", paint(&report.verdict.headline, colour))?;
     writeln!(out, "{}", report.verdict.detail)
 }

@@ -1,31 +1,8 @@
-//! Words and colours that all formats for people share.
+//! Words that all formats for people share.
 
 use std::borrow::Cow;
 
-use crate::model::{Confidence, Parent, ParentSource};
-
-/// Select graphic rendition parameters (ECMA-48, console_codes(4)).
-pub(super) const BOLD: &str = "1";
-pub(super) const DIM: &str = "2";
-pub(super) const RED: &str = "31";
-pub(super) const BOLD_RED: &str = "1;31";
-pub(super) const GREEN: &str = "32";
-pub(super) const YELLOW: &str = "33";
-pub(super) const BOLD_YELLOW: &str = "1;33";
-
-/// Text in a colour, if there are to be colours.
-pub(super) fn paint(text: &str, sgr: &str, color: bool) -> String {
-    if color { format!("\x1b[{sgr}m{text}\x1b[0m") } else { text.to_owned() }
-}
-
-/// The colour of a finding.
-pub(super) fn colour_of(confidence: Confidence) -> &'static str {
-    match confidence {
-        Confidence::Proven => BOLD_RED,
-        Confidence::Strong => RED,
-        Confidence::Weak => YELLOW,
-    }
-}
+use crate::model::{Parent, ParentSource};
 
 /// Text of a record, without anything that a terminal would obey: sensors escape what they read,
 /// but a file that is replayed may have been written by anybody.

@@ -7,6 +7,7 @@ use crate::{
     daemon::replay::replay,
     evidence::{Reader, line, samples},
     model::{FindingState, Kind, Limits, Record},
+    roster::Roster,
     sensor::Last,
 };
 
@@ -62,7 +63,7 @@ struct Kept {
 }
 
 impl Sink for Kept {
-    fn record(&mut self, record: &Record) -> Result<()> {
+    fn record(&mut self, record: &Record, _roster: &Roster) -> Result<()> {
         if self.fail_at == Some(self.lines.len()) {
             return Err(io::Error::from(io::ErrorKind::BrokenPipe).into());
         }

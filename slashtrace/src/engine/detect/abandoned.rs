@@ -16,26 +16,22 @@
 
 use super::{Judgement, Verdict, count, ids, time};
 use crate::{
-    engine::{
-        client::How,
-        table::Table,
-        worker::{Moment, Worker},
-    },
     model::{Confidence, Identity},
+    roster::{How, Moment, Roster, Worker},
 };
 
-pub(super) fn judge(table: &Table, id: Identity) -> Judgement {
-    let Some(gateway) = table.gateways.get(&id).filter(|gateway| gateway.exit.is_none()) else {
+pub(super) fn judge(roster: &Roster, id: Identity) -> Judgement {
+    let Some(gateway) = roster.gateway(id).filter(|gateway| gateway.exit.is_none()) else {
         return Judgement::default();
     };
-    let alone = table.clientless.get(&id).copied();
+    let alone = roster.clientless_since(id);
     let worked = |worker: &Worker| worker.activity.newest_rise().map_or(0, |rise| rise.to);
     let due = |worker: &Worker, since: Moment| {
-        since.at.max(worker.birth.at).max(worked(worker)).saturating_add(table.rules.client)
+        since.at.max(worker.birth.at).max(worked(worker)).saturating_add(roster.rules.client)
     };
 
-    let live = gateway.workers.iter().filter_map(|id| table.workers.get(id));
-    let live = live.filter(|worker| worker.is_live());
+    let asked = if alone.is_some() { &gateway.live } else { &gateway.departed };
+    let live = asked.iter().filter_map(|id| roster.worker(*id));
     let judged: Vec<(&Worker, Moment)> = live
         .filter_map(|worker| {
             let since = alone.or_else(|| {
@@ -46,15 +42,15 @@ pub(super) fn judge(table: &Table, id: Identity) -> Judgement {
         })
         .collect();
     let (mut abandoned, waiting): (Vec<_>, Vec<_>) =
-        judged.into_iter().partition(|&(worker, since)| due(worker, since) <= table.now);
+        judged.into_iter().partition(|&(worker, since)| due(worker, since) <= roster.now);
     let deadline = waiting.into_iter().map(|(worker, since)| due(worker, since)).min();
     if abandoned.is_empty() {
         return Judgement::new(None, deadline);
     }
     abandoned.sort_by_key(|(worker, _)| (worker.birth.at, worker.id));
     let workers: Vec<&Worker> = abandoned.iter().map(|&(worker, _)| worker).collect();
-    let name = workers[0].link.as_ref().map_or("", |link| link.gateway.comm.as_str());
-    let (grace, who) = (time(table.rules.client), ids(&workers));
+    let name = workers[0].gateway.as_ref().map_or("", |link| link.process.comm.as_str());
+    let (grace, who) = (time(roster.rules.client), ids(&workers));
     let verdict = if let Some(alone) = alone {
         let text = format!(
             "gateway {name}({}) listens and has had no client for {grace} or longer; {} of it did \

@@ -16,35 +16,23 @@ use crate::{
     engine::{
         growth::LAG,
         ledger::{Renewal, Said},
-        rules::Rules,
-        table::{Gateway, Table},
-        worker::Worker,
+        surplus::{Surplus, Surpluses},
     },
     model::{Forecast, Identity, Memory},
+    roster::{Roster, Rules, Worker},
 };
 
-const LEAST: u64 = 4;
+pub(super) const LEAST: u64 = 4;
 const HOUR: u64 = 3_600_000_000_000;
 
-/// Brings what is known of a gateway's growth up to now.
-pub(in crate::engine) fn watch(table: &mut Table, id: Identity) {
-    let now = table.now;
-    let Some(gateway) = table.gateways.get_mut(&id) else { return };
-    let due = gateway.growth.due(now, &table.rules);
-    for at in due {
-        let surplus = table.surplus_at(id, at);
-        if let Some(gateway) = table.gateways.get_mut(&id) {
-            gateway.growth.note(at, surplus);
-        }
-    }
-    if let Some(gateway) = table.gateways.get_mut(&id) {
-        gateway.growth.settle(now, gateway.surplus, LEAST, &table.rules);
-    }
-}
-
-pub(super) fn judge(table: &Table, id: Identity, said: Option<Said>) -> Judgement {
-    let Some(gateway) = table.gateways.get(&id) else { return Judgement::default() };
-    let surplus = gateway.surplus;
+pub(super) fn judge(
+    roster: &Roster,
+    surpluses: &Surpluses,
+    id: Identity,
+    said: Option<Said>,
+) -> Judgement {
+    let Some(gateway) = surpluses.of(id) else { return Judgement::default() };
+    let surplus = gateway.workers;
     if said.is_some() {
         if surplus < LEAST || gateway.growth.grown(surplus) == 0 {
             return Judgement::default();
@@ -53,31 +41,40 @@ pub(super) fn judge(table: &Table, id: Identity, said: Option<Said>) -> Judgemen
         // What holds for a moment only because records came out of order is not opened.
         let Some(since) = gateway.growth.over_since() else { return Judgement::default() };
         let due = since.saturating_add(LAG);
-        if due > table.now {
+        if due > roster.now {
             return Judgement::new(None, Some(due));
         }
     }
     let below = gateway.growth.last_below(surplus);
-    let stops = below.map(|at| at.saturating_add(table.rules.accumulation).saturating_add(1));
+    let stops = below.map(|at| at.saturating_add(roster.rules.accumulation).saturating_add(1));
     // Many workers are looked at only when there may be something to say.
     let renewed = said.is_none_or(|said| {
-        said.renewal.differs(Renewal::Size(surplus)) || (!said.runs_out && table.memory.is_some())
+        said.renewal.differs(Renewal::Size(surplus))
+            || (!said.runs_out && roster.memory().is_some())
     });
-    let holds =
-        if renewed { Holds::Yes(Box::new(verdict(table, id, gateway))) } else { Holds::AsSaid };
+    let holds = if renewed {
+        Holds::Yes(Box::new(verdict(roster, surpluses, id, gateway)))
+    } else {
+        Holds::AsSaid
+    };
     Judgement { holds, deadline: stops }
 }
 
-fn verdict(table: &Table, id: Identity, gateway: &Gateway) -> Verdict {
-    let workers = surplus_groups(table, gateway);
-    let grown = gateway.growth.grown(gateway.surplus);
-    let watched = gateway.growth.first_point().map_or(0, |at| table.now.saturating_sub(at));
-    let forecast =
-        forecast(grown, watched, &workers, table.memory.map(|(memory, _)| memory), &table.rules);
+fn verdict(roster: &Roster, surpluses: &Surpluses, id: Identity, gateway: &Surplus) -> Verdict {
+    let workers = surplus_groups(roster, surpluses, id);
+    let grown = gateway.growth.grown(gateway.workers);
+    let watched = gateway.growth.first_point().map_or(0, |at| roster.now.saturating_sub(at));
+    let forecast = forecast(
+        grown,
+        watched,
+        &workers,
+        roster.memory().map(|(memory, _)| memory),
+        &roster.rules,
+    );
     let name = workers
         .first()
-        .and_then(|worker| worker.link.as_ref())
-        .map_or("", |link| link.gateway.comm.as_str());
+        .and_then(|worker| worker.gateway.as_ref())
+        .map_or("", |link| link.process.comm.as_str());
     let ends = forecast.exhausted_in_s.map_or_else(String::new, |seconds| {
         format!(
             "; at this rate memory is used up in {}",
@@ -90,26 +87,22 @@ fn verdict(table: &Table, id: Identity, gateway: &Gateway) -> Verdict {
         "gateway {name}({}) has {} where {} would do{held}: {grown} more than before within {}{ends}",
         id.pid,
         count(workers.len(), "live worker"),
-        (workers.len() as u64).saturating_sub(gateway.surplus),
+        (workers.len() as u64).saturating_sub(gateway.workers),
         time(watched.max(LAG)),
     );
-    let mut verdict = Verdict::about(&workers, text).because(table.memory.map(|(_, seq)| seq));
+    let mut verdict = Verdict::about(&workers, text).because(roster.memory().map(|(_, seq)| seq));
     verdict.forecast = Some(forecast);
-    verdict.renewal = Renewal::Size(gateway.surplus);
+    verdict.renewal = Renewal::Size(gateway.workers);
     verdict
 }
 
 /// The workers past the grace of all groups that have more than one, oldest first.
-fn surplus_groups<'a>(table: &'a Table, gateway: &Gateway) -> Vec<&'a Worker> {
-    let mut workers: Vec<&Worker> = gateway
-        .workers
-        .iter()
-        .filter_map(|id| table.workers.get(id))
-        .filter(|worker| worker.is_live() && worker.matures_at(&table.rules) <= table.now)
-        .filter(|worker| {
-            let group = worker.key().and_then(|key| table.groups.get(&key));
-            group.is_some_and(|group| group.surplus > 0)
-        })
+fn surplus_groups<'a>(roster: &'a Roster, surpluses: &Surpluses, id: Identity) -> Vec<&'a Worker> {
+    let live = roster.gateway(id).into_iter().flat_map(|gateway| &gateway.live);
+    let mut workers: Vec<&Worker> = live
+        .filter_map(|id| roster.worker(*id))
+        .filter(|worker| worker.matures_at(&roster.rules) <= roster.now)
+        .filter(|worker| worker.key().is_some_and(|key| surpluses.of_group(&key) > 0))
         .collect();
     workers.sort_by_key(|worker| (worker.birth.at, worker.id));
     workers

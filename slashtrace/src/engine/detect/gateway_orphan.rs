@@ -9,30 +9,29 @@
 
 use super::{Judgement, Verdict, count, ids, time};
 use crate::{
-    engine::{table::Table, worker::Worker},
     model::{Confidence, Identity, Source},
+    roster::{Roster, Worker},
 };
 
-pub(super) fn judge(table: &Table, id: Identity) -> Judgement {
-    let Some(gateway) = table.gateways.get(&id) else { return Judgement::default() };
+pub(super) fn judge(roster: &Roster, id: Identity) -> Judgement {
+    let Some(gateway) = roster.gateway(id) else { return Judgement::default() };
     let Some(exit) = gateway.exit else { return Judgement::default() };
-    let due = |worker: &Worker| exit.at.max(worker.birth.at).saturating_add(table.rules.orphan);
+    let due = |worker: &Worker| exit.at.max(worker.birth.at).saturating_add(roster.rules.orphan);
 
-    let live = gateway.workers.iter().filter_map(|id| table.workers.get(id));
-    let live = live.filter(|worker| worker.is_live());
+    let live = gateway.live.iter().filter_map(|id| roster.worker(*id));
     let (mut orphans, waiting): (Vec<&Worker>, Vec<&Worker>) =
-        live.partition(|worker| due(worker) <= table.now);
+        live.partition(|worker| due(worker) <= roster.now);
     let deadline = waiting.into_iter().map(due).min();
     if orphans.is_empty() {
         return Judgement::new(None, deadline);
     }
     orphans.sort_by_key(|worker| (worker.birth.at, worker.id));
-    let name = orphans[0].link.as_ref().map_or("", |link| link.gateway.comm.as_str());
+    let name = orphans[0].gateway.as_ref().map_or("", |link| link.process.comm.as_str());
     let text = format!(
         "gateway {name}({}) exited; {} of it outlived it by {} or longer: {}",
         id.pid,
         count(orphans.len(), "worker"),
-        time(table.rules.orphan),
+        time(roster.rules.orphan),
         ids(&orphans),
     );
     let seen = exit.source == Source::Kernel;

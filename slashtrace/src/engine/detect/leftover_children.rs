@@ -10,28 +10,25 @@
 
 use super::{Judgement, Verdict, count, pids, place};
 use crate::{
-    engine::{
-        ledger::weakest,
-        table::{Descendant, Table},
-        worker::Moment,
-    },
+    engine::ledger::weakest,
     model::{Confidence, Identity, Source},
+    roster::{Descendant, Moment, Roster},
 };
 
-pub(super) fn judge(table: &Table, id: Identity) -> Judgement {
-    let worker = table.workers.get(&id);
+pub(super) fn judge(roster: &Roster, id: Identity) -> Judgement {
+    let worker = roster.worker(id);
     let Some((worker, exit)) = worker.and_then(|worker| Some((worker, worker.exit?))) else {
         return Judgement::default();
     };
-    let Some(family) = table.families.get(&id) else { return Judgement::default() };
+    let Some(family) = roster.family(id) else { return Judgement::default() };
 
     let mut deadline: Option<u64> = None;
     let mut left: Vec<(Identity, &Descendant)> = Vec::new();
     for member in family {
-        let Some(descendant) = table.descendants.get(member) else { continue };
-        let grace = table.helper_grace_of(*member).unwrap_or(table.rules.orphan);
+        let Some(descendant) = roster.descendant(*member) else { continue };
+        let grace = roster.helper_grace_of(*member).unwrap_or(roster.rules.orphan);
         let due = exit.at.max(descendant.spawned.at).saturating_add(grace);
-        if due <= table.now {
+        if due <= roster.now {
             left.push((*member, descendant));
         } else {
             deadline = Some(deadline.map_or(due, |before| before.min(due)));
@@ -40,7 +37,7 @@ pub(super) fn judge(table: &Table, id: Identity) -> Judgement {
     if left.is_empty() {
         return Judgement::new(None, deadline);
     }
-    let detached = left.iter().filter(|(member, _)| is_detached(table, *member, exit)).count();
+    let detached = left.iter().filter(|(member, _)| is_detached(roster, *member, exit)).count();
     let aside = if detached == 0 {
         String::new()
     } else {
@@ -66,8 +63,8 @@ pub(super) fn judge(table: &Table, id: Identity) -> Judgement {
     Judgement::new(Some(verdict), deadline)
 }
 
-fn is_detached(table: &Table, id: Identity, exit: Moment) -> bool {
-    table.lineage(id).any(|(_, one)| one.detached_at.is_some_and(|at| at < exit.at))
+fn is_detached(roster: &Roster, id: Identity, exit: Moment) -> bool {
+    roster.lineage(id).any(|(_, one)| one.detached_at.is_some_and(|at| at < exit.at))
 }
 
 #[cfg(test)]

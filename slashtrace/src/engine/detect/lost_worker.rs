@@ -10,29 +10,14 @@
 //! activity), or before it had its turn in the round of samples that showed the sibling's call.
 //! Proven where the calls of both are counted; strong where activity was sampled.
 
-use std::cmp::Reverse;
-
 use super::{GroupView, Judgement, Verdict, count, ids, pids, place};
 use crate::{
-    engine::{
-        activity::Rise,
-        ledger::weakest,
-        worker::{Witness, Worker, witness},
-    },
+    engine::ledger::weakest,
     model::{Confidence, Identity},
+    roster::{Witness, Worker, witness},
 };
 
 pub(super) fn judge(view: &GroupView) -> Judgement {
-    if view.live.is_empty() || (view.members.len() < 2 && view.live[0].witness.is_none()) {
-        return Judgement::default();
-    }
-    let mut servers: Vec<(Rise, &Worker)> = view
-        .members
-        .iter()
-        .filter_map(|worker| Some((worker.activity.last_rise(view.now, view.rules)?, *worker)))
-        .collect();
-    servers.sort_by_key(|(rise, worker)| Reverse((rise.from, worker.id)));
-
     let mut lost: Vec<&Worker> = Vec::new();
     let mut witnesses: Vec<Witness> = Vec::new();
     let mut exact = true;
@@ -41,19 +26,31 @@ pub(super) fn judge(view: &GroupView) -> Judgement {
         if served.calls > 0 {
             continue;
         }
-        let found = worker.witness.or_else(|| {
-            servers
-                .iter()
-                .take_while(|(rise, _)| rise.from >= worker.birth.at)
-                .find_map(|&(rise, other)| witness(worker, other, rise, view.now, view.rules))
-        });
-        if let Some(found) = found {
+        if let Some(found) = worker.witness.or_else(|| newest_witness(view, worker)) {
             exact &= served.exact;
             lost.push(worker);
             witnesses.push(found);
         }
     }
     Judgement::new(verdict(&lost, &witnesses, exact), deadline(view))
+}
+
+/// The sibling that served last, as far as is settled by now, while both lived.
+fn newest_witness(view: &GroupView, worker: &Worker) -> Option<Witness> {
+    let mut newest: Option<((u64, Identity), Witness)> = None;
+    for (from, id) in view.group?.risen_since(worker.birth.at) {
+        // What a sibling served that is settled is not newer than the newest that it served.
+        if newest.as_ref().is_some_and(|((known, _), _)| from < *known) {
+            break;
+        }
+        let Some(sibling) = view.roster.worker(id) else { continue };
+        let Some(rise) = sibling.activity.last_rise(view.now, view.rules) else { continue };
+        let better = newest.as_ref().is_none_or(|(known, _)| (rise.from, id) > *known);
+        if better && let Some(found) = witness(worker, sibling, rise, view.now, view.rules) {
+            newest = Some(((rise.from, id), found));
+        }
+    }
+    newest.map(|(_, witness)| witness)
 }
 
 fn verdict(lost: &[&Worker], witnesses: &[Witness], exact: bool) -> Option<Verdict> {
@@ -87,8 +84,12 @@ fn verdict(lost: &[&Worker], witnesses: &[Witness], exact: bool) -> Option<Verdi
 /// Time alone makes workers settle, calls certain and (with `duplicate-worker`) overlaps long.
 fn deadline(view: &GroupView) -> Option<u64> {
     let (now, rules) = (view.now, view.rules);
-    view.members.iter().find(|worker| worker.activity.newest_rise().is_some())?;
-    let calls = view.members.iter().filter_map(|w| w.activity.rise_confirmed_at(now, rules));
+    let group = view.group?;
+    group.risen_since(0).next()?;
+    // A rise is settled for a while after it; its beginning is a look back before it at most.
+    let since = now.saturating_sub(rules.settle()).saturating_sub(rules.look_back());
+    let risen = group.risen_since(since).filter_map(|(_, id)| view.roster.worker(id));
+    let calls = risen.filter_map(|worker| worker.activity.rise_confirmed_at(now, rules));
     let settling = view.live.iter().filter_map(|worker| worker.activity.settles_at(rules));
     calls.chain(settling).filter(|&at| at > now).min()
 }

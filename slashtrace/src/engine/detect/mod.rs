@@ -1,5 +1,5 @@
 //! One rule a file: what it says in words, the rule as a function of what is known, its tests.
-//! May touch: the table, to read it.
+//! May touch: the roster, to read it.
 
 mod abandoned;
 mod accumulation;
@@ -15,14 +15,14 @@ mod unreachable;
 mod zombie;
 
 use super::{
-    attribution::GroupKey,
     ledger::{Renewal, Said, weakest},
-    rules::Rules,
-    table::{Subject, Table},
-    worker::Worker,
+    surplus::Surpluses,
 };
-use crate::model::{
-    Confidence, FindingWorker, Forecast, GatewayRef, Identity, Kind, ParentSource, Terminal,
+use crate::{
+    model::{
+        Confidence, FindingWorker, Forecast, GatewayRef, Identity, Kind, ParentSource, Terminal,
+    },
+    roster::{Group, GroupKey, Roster, Rules, Subject, Worker},
 };
 
 /// Something holds: everything of a finding but its place in its life.
@@ -102,38 +102,37 @@ impl Judgement {
 
 /// Judges one subject by every rule that is about such subjects.
 pub(super) fn judge(
-    table: &mut Table,
+    roster: &Roster,
+    surpluses: &mut Surpluses,
     subject: &Subject,
     said: impl Fn(Kind) -> Option<Said>,
 ) -> Vec<(Kind, Judgement)> {
     match subject {
         Subject::Group(key) => {
-            let view = GroupView::of(table, key);
-            let surplus = (view.mature.len() as u64).saturating_sub(1);
-            let judged = vec![
+            let view = GroupView::of(roster, key);
+            surpluses.set(key, (view.mature.len() as u64).saturating_sub(1), roster);
+            vec![
                 (Kind::SpawnPerCall, spawn_per_call::judge(&view)),
                 (Kind::DuplicateWorker, duplicate_worker::judge(&view)),
                 (Kind::LostWorker, lost_worker::judge(&view)),
-                (Kind::RespawnChurn, respawn_churn::judge(&view)),
-            ];
-            table.set_surplus(key, surplus);
-            judged
-        }
-        Subject::Gateway(id) => {
-            accumulation::watch(table, *id);
-            let said = said(Kind::Accumulation);
-            vec![
-                (Kind::GatewayOrphan, gateway_orphan::judge(table, *id)),
-                (Kind::Abandoned, abandoned::judge(table, *id)),
-                (Kind::Accumulation, accumulation::judge(table, *id, said)),
+                (Kind::RespawnChurn, respawn_churn::judge(&view, said(Kind::RespawnChurn))),
             ]
         }
-        Subject::Reaper => vec![(Kind::ReaperStopped, reaper_stopped::judge(table))],
+        Subject::Gateway(id) => {
+            surpluses.watch(*id, accumulation::LEAST, roster);
+            let said = said(Kind::Accumulation);
+            vec![
+                (Kind::GatewayOrphan, gateway_orphan::judge(roster, *id)),
+                (Kind::Abandoned, abandoned::judge(roster, *id)),
+                (Kind::Accumulation, accumulation::judge(roster, surpluses, *id, said)),
+            ]
+        }
+        Subject::Reaper => vec![(Kind::ReaperStopped, reaper_stopped::judge(roster))],
         Subject::Worker(id) => vec![
-            (Kind::TerminalOrphan, terminal_orphan::judge(table, *id)),
-            (Kind::Unreachable, unreachable::judge(table, *id)),
-            (Kind::LeftoverChildren, leftover_children::judge(table, *id)),
-            (Kind::Zombie, zombie::judge(table, *id)),
+            (Kind::TerminalOrphan, terminal_orphan::judge(roster, *id)),
+            (Kind::Unreachable, unreachable::judge(roster, *id)),
+            (Kind::LeftoverChildren, leftover_children::judge(roster, *id)),
+            (Kind::Zombie, zombie::judge(roster, *id)),
         ],
     }
 }
@@ -141,28 +140,28 @@ pub(super) fn judge(
 /// A group as its rules look at it.
 #[derive(Debug)]
 pub(super) struct GroupView<'a> {
+    roster: &'a Roster,
     rules: &'a Rules,
     now: u64,
-    /// Everyone who is remembered, ended ones included, oldest first.
-    members: Vec<&'a Worker>,
-    /// Live ones.
+    /// None once its last worker is forgotten.
+    group: Option<&'a Group>,
+    /// Live ones, oldest first.
     live: Vec<&'a Worker>,
     /// Live ones that are older than the overlap grace: each two of them overlap past it.
     mature: Vec<&'a Worker>,
 }
 
 impl<'a> GroupView<'a> {
-    fn of(table: &'a Table, key: &GroupKey) -> Self {
-        let ids = table.groups.get(key).into_iter().flat_map(|group| &group.members);
-        let members: Vec<&Worker> = ids.filter_map(|(_, id)| table.workers.get(id)).collect();
-        let live: Vec<&Worker> =
-            members.iter().filter(|worker| worker.is_live()).copied().collect();
+    fn of(roster: &'a Roster, key: &GroupKey) -> Self {
+        let group = roster.group(key);
+        let ids = group.into_iter().flat_map(|group| &group.live);
+        let live: Vec<&Worker> = ids.filter_map(|(_, id)| roster.worker(*id)).collect();
         let mature = live
             .iter()
-            .filter(|worker| worker.matures_at(&table.rules) <= table.now)
+            .filter(|worker| worker.matures_at(&roster.rules) <= roster.now)
             .copied()
             .collect();
-        Self { rules: &table.rules, now: table.now, members, live, mature }
+        Self { roster, rules: &roster.rules, now: roster.now, group, live, mature }
     }
 
     /// When the next live worker grows older than the overlap grace.

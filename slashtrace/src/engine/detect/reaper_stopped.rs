@@ -7,13 +7,10 @@
 //! Proven: slashtrace knows it of itself.
 
 use super::{Judgement, Verdict};
-use crate::{
-    engine::{ledger::Renewal, table::Table},
-    model::Confidence,
-};
+use crate::{engine::ledger::Renewal, model::Confidence, roster::Roster};
 
-pub(super) fn judge(table: &Table) -> Judgement {
-    let verdict = table.reaper_stopped.as_ref().map(|(seq, detail)| Verdict {
+pub(super) fn judge(roster: &Roster) -> Judgement {
+    let verdict = roster.reaper_stopped().map(|(seq, detail)| Verdict {
         confidence: Confidence::Proven,
         gateway: None,
         session: None,

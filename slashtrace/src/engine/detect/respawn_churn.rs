@@ -5,56 +5,46 @@
 //! a restart that the user asked for and ends the run. Inherited workers were not seen being
 //! spawned and do not count. Closes when fewer than three are left in the window.
 
-use super::{GroupView, Judgement, Verdict, count, place, size, time};
+use super::{GroupView, Holds, Judgement, Verdict, count, place, size, time};
 use crate::{
-    engine::{growth::LAG, ledger::Renewal, worker::Worker},
+    engine::{
+        growth::LAG,
+        ledger::{Renewal, Said},
+    },
     model::{Confidence, Source},
+    roster::Worker,
 };
 
 const LEAST: usize = 3;
 /// Workers named at most, the newest.
 const NAMED: usize = 64;
 
-pub(super) fn judge(view: &GroupView) -> Judgement {
+pub(super) fn judge(view: &GroupView, said: Option<Said>) -> Judgement {
+    let Some(group) = view.group else { return Judgement::default() };
     let from = view.now.saturating_sub(view.rules.churn);
-    let counts = |worker: &&&Worker| !worker.birth.inherited && worker.birth.at >= from;
-    if view.members.iter().filter(counts).count() < LEAST {
+    if group.replacements.since(from) < LEAST {
         return Judgement::default();
     }
     // A launcher needs a moment to hand over to the worker that it launched.
-    let settled = |worker: &Worker| worker.birth.at.saturating_add(LAG);
-    let young = view.members.iter().map(|worker| settled(worker)).filter(|&at| at > view.now).min();
-    let spawns =
-        view.members.iter().filter(counts).filter(|worker| settled(worker) <= view.now).copied();
-    let run = longest_run(view, spawns);
+    let until = view.now.checked_sub(LAG);
+    let young = group.replacements.next_after(until).map(|birth| birth.saturating_add(LAG));
+    let Some(until) = until else { return Judgement::new(None, young) };
+    let run = group.replacements.longest(from, until);
     if run.len() < LEAST {
         return Judgement::new(None, young);
     }
-    let third = run[run.len() - LEAST].birth.at.saturating_add(view.rules.churn).saturating_add(1);
-    Judgement::new(Some(verdict(&run)), Some(young.map_or(third, |young| young.min(third))))
-}
-
-/// The longest run of replacements; the later one of equals.
-fn longest_run<'a>(view: &GroupView, spawns: impl Iterator<Item = &'a Worker>) -> Vec<&'a Worker> {
-    let mut longest: Vec<&Worker> = Vec::new();
-    let mut run: Vec<&Worker> = Vec::new();
-    for worker in spawns {
-        if run.last().is_some_and(|before| !replaces(view, before, worker)) {
-            if run.len() >= longest.len() {
-                longest = std::mem::take(&mut run);
-            }
-            run.clear();
-        }
-        run.push(worker);
+    let third = run.spawns().rev().nth(LEAST - 1).map_or(u64::MAX, |spawned| {
+        spawned.birth.saturating_add(view.rules.churn).saturating_add(1)
+    });
+    let deadline = Some(young.map_or(third, |young| young.min(third)));
+    // Many workers are looked at only when there may be something to say.
+    let renewed = said.is_none_or(|said| said.renewal.differs(Renewal::Size(run.len() as u64)));
+    if !renewed {
+        return Judgement { holds: Holds::AsSaid, deadline };
     }
-    if run.len() >= longest.len() { run } else { longest }
-}
-
-fn replaces(view: &GroupView, before: &Worker, worker: &Worker) -> bool {
-    before.model == worker.model
-        && before
-            .end()
-            .is_some_and(|end| end.at.saturating_sub(worker.birth.at) < view.rules.overlap)
+    let workers: Vec<&Worker> =
+        run.spawns().filter_map(|spawned| view.roster.worker(spawned.id)).collect();
+    Judgement::new(Some(verdict(&workers)), deadline)
 }
 
 fn verdict(run: &[&Worker]) -> Verdict {

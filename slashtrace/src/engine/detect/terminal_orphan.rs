@@ -11,21 +11,21 @@
 
 use super::{Judgement, Verdict, time};
 use crate::{
-    engine::table::Table,
     model::{Confidence, Identity, Source},
+    roster::Roster,
 };
 
-pub(super) fn judge(table: &Table, id: Identity) -> Judgement {
-    let worker = table.workers.get(&id).filter(|worker| worker.is_live() && !worker.launcher);
+pub(super) fn judge(roster: &Roster, id: Identity) -> Judgement {
+    let worker = roster.worker(id).filter(|worker| worker.is_live() && worker.counts());
     let Some(worker) = worker else { return Judgement::default() };
-    let Some(found) = table.terminal_of(worker) else { return Judgement::default() };
+    let Some(found) = roster.terminal_of(worker) else { return Judgement::default() };
     let Some(closed) = found.terminal.closed else { return Judgement::default() };
     let active = worker.activity.newest_rise().is_some_and(|rise| rise.from >= closed.at);
-    if active || table.terminals.shown(worker.session.as_deref()) {
+    if active || roster.is_shown(worker.session.as_deref()) {
         return Judgement::default();
     }
-    let due = closed.at.max(worker.birth.at).saturating_add(table.rules.terminal);
-    if due > table.now {
+    let due = closed.at.max(worker.birth.at).saturating_add(roster.rules.terminal);
+    if due > roster.now {
         return Judgement::new(None, Some(due));
     }
     let session = worker.session.as_ref().map_or(String::new(), |key| format!(" of session {key}"));
@@ -33,7 +33,7 @@ pub(super) fn judge(table: &Table, id: Identity) -> Judgement {
         "terminal pts/{}{session} closed; worker {} outlived it by {} or longer ({})",
         found.terminal.place().index,
         id.pid,
-        time(table.rules.terminal),
+        time(roster.rules.terminal),
         found.join.words(),
     );
     let told = matches!(closed.source, Source::Kernel | Source::Inotify);

@@ -9,28 +9,28 @@
 
 use super::{Judgement, Verdict, place, time};
 use crate::{
-    engine::table::Table,
     model::{Confidence, Identity},
+    roster::Roster,
 };
 
-pub(super) fn judge(table: &Table, id: Identity) -> Judgement {
-    let Some(worker) = table.workers.get(&id).filter(|worker| worker.is_live()) else {
+pub(super) fn judge(roster: &Roster, id: Identity) -> Judgement {
+    let Some(worker) = roster.worker(id).filter(|worker| worker.is_live()) else {
         return Judgement::default();
     };
     let Some(unheld) = worker.unheld else { return Judgement::default() };
-    let due = unheld.at.saturating_add(table.rules.unreachable);
-    if due > table.now {
+    let due = unheld.at.saturating_add(roster.rules.unreachable);
+    if due > roster.now {
         return Judgement::new(None, Some(due));
     }
     let text = format!(
         "worker {} of {}: no other process has held the write end of its stdin for {} or longer",
         worker.id.pid,
         place(&[worker]),
-        time(table.rules.unreachable),
+        time(roster.rules.unreachable),
     );
     let mut verdict =
         Verdict::about(&[worker], text).unused().at_most(Confidence::Strong).because([unheld.seq]);
-    if table.rules.sees_all {
+    if roster.rules.sees_all {
         verdict.confidence = Confidence::Strong;
     }
     Judgement::new(Some(verdict), None)

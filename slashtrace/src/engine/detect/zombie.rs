@@ -8,23 +8,23 @@
 
 use super::{Judgement, Verdict, place, time};
 use crate::{
-    engine::table::Table,
     model::{Confidence, Identity},
+    roster::Roster,
 };
 
-pub(super) fn judge(table: &Table, id: Identity) -> Judgement {
-    let Some(worker) = table.workers.get(&id) else { return Judgement::default() };
+pub(super) fn judge(roster: &Roster, id: Identity) -> Judgement {
+    let Some(worker) = roster.worker(id) else { return Judgement::default() };
     let Some(zombie) = worker.zombie else { return Judgement::default() };
     let ended = worker.exit.map_or(zombie.at, |exit| exit.at.min(zombie.at));
-    let due = ended.saturating_add(table.rules.zombie);
-    if due > table.now {
+    let due = ended.saturating_add(roster.rules.zombie);
+    if due > roster.now {
         return Judgement::new(None, Some(due));
     }
     let text = format!(
         "worker {} of {} exited and was not reaped by its parent for {} or longer",
         worker.id.pid,
         place(&[worker]),
-        time(table.rules.zombie),
+        time(roster.rules.zombie),
     );
     let verdict = Verdict::about(&[worker], text)
         .at_most(Confidence::Strong)

@@ -9,12 +9,14 @@ use crate::engine::Engine;
 use crate::{
     model::{Body, FORMAT_VERSION, Finding, FindingState, Record, Tick},
     profile::Profile,
+    roster::Roster,
 };
 
 /// An engine, driven like the daemon drives it, with everything it was told and said.
 #[derive(Debug)]
 pub(in crate::engine) struct Driver {
     engine: Engine,
+    roster: Roster,
     pub(in crate::engine) records: Vec<Record>,
     pub(in crate::engine) said: Vec<Finding>,
     pub(in crate::engine) open: BTreeMap<String, Finding>,
@@ -24,7 +26,8 @@ pub(in crate::engine) struct Driver {
 impl Driver {
     pub(in crate::engine) fn new() -> Self {
         Self {
-            engine: Engine::new(Profile::hermes()),
+            engine: Engine::new(),
+            roster: Roster::new(&Profile::hermes()),
             records: Vec::new(),
             said: Vec::new(),
             open: BTreeMap::new(),
@@ -48,7 +51,8 @@ impl Driver {
         self.seq += 1;
         let record =
             Record { v: FORMAT_VERSION, seq: self.seq, time: wall(boottime_ns), boottime_ns, body };
-        let findings = self.engine.observe(&record);
+        self.roster.observe(&record);
+        let findings = self.engine.observe(&record, &self.roster);
         self.records.push(record);
         for finding in findings {
             self.check(&finding);
@@ -60,7 +64,11 @@ impl Driver {
                 boottime_ns,
                 body: Body::Finding(Box::new(finding.clone())),
             };
-            assert!(self.engine.observe(&record).is_empty(), "findings are no observations");
+            self.roster.observe(&record);
+            assert!(
+                self.engine.observe(&record, &self.roster).is_empty(),
+                "findings are no observations"
+            );
             self.records.push(record);
             self.said.push(finding);
         }
@@ -73,9 +81,7 @@ impl Driver {
 
     /// How many entries of each sort the engine holds.
     pub(in crate::engine) fn sizes(&self) -> Vec<usize> {
-        let table = &self.engine.table;
-        let deadlines = self.engine.deadlines.by_subject.len();
-        [table.sizes(), vec![deadlines, self.engine.deadlines.queue.len()]].concat()
+        [self.roster.sizes(), self.engine.sizes()].concat()
     }
 
     fn check(&mut self, finding: &Finding) {

@@ -23,7 +23,9 @@ use crate::{
         Body, FindingState, FindingWorker, Identity, Kind, Mode, Outcome, Role, Sample, Source,
         StdinPeer, StdinState, Step as Act, TerminalEvent, TerminalState,
     },
+    profile::Profile,
     reaper::{Decision, Judge, Policy, Trigger},
+    roster::Roster,
 };
 
 const DAY: u64 = 86_400 * S;
@@ -57,6 +59,8 @@ struct Session {
 struct Users {
     driver: Driver,
     judge: Judge,
+    /// As of the last record that the judge was given.
+    roster: Roster,
     /// Records that the judge was given.
     given: usize,
     now: u64,
@@ -80,6 +84,7 @@ impl Users {
         Self {
             driver: Driver::new(),
             judge: Judge::new(policy),
+            roster: Roster::new(&Profile::hermes()),
             given: 0,
             now: 10 * S,
             next_pid: 1_000,
@@ -117,7 +122,8 @@ impl Users {
 
     fn give(&mut self) {
         for record in &self.driver.records[self.given..] {
-            self.judge.observe(record);
+            self.roster.observe(record);
+            self.judge.observe(record, &self.roster);
         }
         self.given = self.driver.records.len();
     }
@@ -138,7 +144,7 @@ impl Users {
 
     /// The reaper decides, checks as the executor does, and ends.
     fn act(&mut self) {
-        for decision in self.judge.decide(self.now) {
+        for decision in self.judge.decide(self.now, &self.roster) {
             let id = decision.worker;
             let worker = &self.workers[&id];
             let orphaned = decision

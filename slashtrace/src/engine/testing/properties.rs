@@ -16,8 +16,8 @@ use crate::{
         Body, Confidence, FORMAT_VERSION, Finding, FindingState, FindingWorker, Identity, Kind,
         Mode, Record, Tick,
     },
-    profile::Profile,
     reaper::{Decision, Judge, Policy},
+    roster::Roster,
 };
 
 /// A day: every grace and window is over by then.
@@ -45,18 +45,24 @@ fn open(driver: &Driver) -> BTreeMap<String, (Vec<Identity>, Vec<Identity>)> {
 }
 
 fn judge_again(records: &[Record]) -> Vec<Finding> {
-    let mut engine = Engine::new(Profile::hermes());
-    records.iter().flat_map(|record| engine.observe(record)).collect()
+    let (mut engine, mut roster) = (Engine::new(), Roster::blank());
+    let judge = |record: &Record| {
+        roster.observe(record);
+        engine.observe(record, &roster)
+    };
+    records.iter().flat_map(judge).collect()
 }
 
 /// Whom the reaper would choose, and when.
 fn chosen(records: &[Record]) -> Vec<(u64, Decision)> {
     let mut judge = Judge::new(Policy { mode: Mode::Enforce, ..Policy::default() });
     let mut chosen = Vec::new();
+    let mut roster = Roster::blank();
     for record in records {
-        judge.observe(record);
+        roster.observe(record);
+        judge.observe(record, &roster);
         let now = record.boottime_ns;
-        chosen.extend(judge.decide(now).into_iter().map(|decision| (now, decision)));
+        chosen.extend(judge.decide(now, &roster).into_iter().map(|decision| (now, decision)));
     }
     chosen
 }
@@ -173,12 +179,13 @@ proptest! {
     fn nothing_is_found_twice_and_no_record_makes_it_panic(
         bodies in vec((any_body(), prop_oneof![0_u64..100, any::<u64>(), Just(u64::MAX)]), 0..80),
     ) {
-        let mut engine = Engine::new(Profile::hermes());
+        let (mut engine, mut roster) = (Engine::new(), Roster::blank());
         let mut open = BTreeSet::new();
         for (seq, (body, boottime_ns)) in (1_u64..).zip(bodies) {
             let time = if seq % 3 == 0 { Timestamp::MIN } else { Timestamp::MAX };
             let record = Record { v: FORMAT_VERSION, seq, time, boottime_ns, body };
-            for finding in engine.observe(&record) {
+            roster.observe(&record);
+            for finding in engine.observe(&record, &roster) {
                 let opened = finding.state == FindingState::Opened;
                 prop_assert_eq!(open.contains(&finding.id), !opened, "{:?}", finding);
                 if finding.state == FindingState::Closed {

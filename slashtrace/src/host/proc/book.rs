@@ -1,6 +1,12 @@
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, VecDeque};
 
 use crate::model::{Identity, Process};
+
+/// An identity that nobody asked for in so many rounds is dropped if its process is gone: all that
+/// there was to say of it has been said.
+const UNUSED_ROUNDS: usize = 30;
+/// Identities that are looked at in one round, so that a round does not grow with what has ended.
+const SWEPT_A_ROUND: usize = 2_048;
 
 /// Gives each process one identity within a recording.
 ///
@@ -16,16 +22,17 @@ use crate::model::{Identity, Process};
 pub struct IdentityBook {
     tick_ns: u64,
     max: usize,
-    /// By pid; more than one only if the pid came back. Newest last.
-    known: HashMap<u32, Vec<Known>>,
-    /// Identities by when they were last asked for.
-    by_use: BTreeMap<u64, Identity>,
+    /// More than one of a pid only if that came back.
+    known: BTreeMap<Identity, Known>,
     uses: u64,
+    /// How many uses there were at the last rounds, oldest first.
+    rounds: VecDeque<u64>,
+    /// The last identity that a round looked at.
+    swept: Option<Identity>,
 }
 
 #[derive(Debug)]
 struct Known {
-    identity: Identity,
     /// The kernel's start time, once it was told.
     precise: Option<u64>,
     used: u64,
@@ -45,36 +52,31 @@ impl IdentityBook {
         Self {
             tick_ns: tick_ns.max(1),
             max: max.max(1),
-            known: HashMap::new(),
-            by_use: BTreeMap::new(),
+            known: BTreeMap::new(),
             uses: 0,
+            rounds: VecDeque::new(),
+            swept: None,
         }
     }
 
     /// The identity of the process that the kernel says started at `start_ns`.
     pub fn kernel(&mut self, pid: u32, start_ns: u64) -> Identity {
-        let tick = start_ns / self.tick_ns;
-        let known = self.known.entry(pid).or_default();
-        let same_tick = |known: &&mut Known| known.identity.start_ns / self.tick_ns == tick;
-        let at = {
-            let mut unnamed = None;
-            let mut exact = None;
-            for (at, known) in known.iter_mut().enumerate().filter(|(_, k)| same_tick(k)) {
-                match known.precise {
-                    Some(precise) if precise == start_ns => exact = Some(at),
-                    None => unnamed = Some(at),
-                    Some(_) => {}
-                }
+        let mut unnamed = None;
+        let mut exact = None;
+        for (identity, known) in self.of_tick(pid, start_ns) {
+            match known.precise {
+                Some(precise) if precise == start_ns => exact = Some(*identity),
+                None => unnamed = Some(*identity),
+                Some(_) => {}
             }
-            exact.or(unnamed)
-        };
-        if let Some(at) = at {
-            known[at].precise = Some(start_ns);
-            return self.touch(pid, at);
+        }
+        if let Some(identity) = exact.or(unnamed) {
+            self.touch(identity, Some(start_ns));
+            return identity;
         }
         // A rounded identity may have taken this very value for another process of the tick.
         let mut identity = Identity { pid, start_ns };
-        while known.iter().any(|known| known.identity == identity) {
+        while self.known.contains_key(&identity) {
             identity.start_ns += 1;
         }
         self.add(identity, Some(start_ns))
@@ -82,18 +84,20 @@ impl IdentityBook {
 
     /// The identity of the process that /proc says started at `ticks_ns`, a whole tick.
     pub fn proc(&mut self, pid: u32, ticks_ns: u64) -> Identity {
-        let tick = ticks_ns / self.tick_ns;
-        let known = self.known.get(&pid).map_or(&[][..], Vec::as_slice);
         // Of two in one tick the later one is there now: the pid was free in between.
-        let latest = known
-            .iter()
-            .enumerate()
-            .filter(|(_, known)| known.identity.start_ns / self.tick_ns == tick)
-            .max_by_key(|(at, known)| (known.precise, *at));
-        match latest {
-            Some((at, _)) => self.touch(pid, at),
+        let latest = self.of_tick(pid, ticks_ns).max_by_key(|(_, known)| known.precise);
+        match latest.map(|(identity, _)| *identity) {
+            Some(identity) => {
+                self.touch(identity, None);
+                identity
+            }
             None => self.add(Identity { pid, start_ns: ticks_ns }, None),
         }
+    }
+
+    /// Notes that an identity is in use, so that it is not dropped.
+    pub fn keep(&mut self, identity: Identity) {
+        self.touch(identity, None);
     }
 
     /// Gives a process that was read from /proc the identity that it has in this recording.
@@ -103,53 +107,85 @@ impl IdentityBook {
 
     /// Drops an identity: the process ended and nothing will be said of it any more.
     pub fn forget(&mut self, identity: Identity) {
-        let Some(known) = self.known.get_mut(&identity.pid) else {
+        self.known.remove(&identity);
+    }
+
+    /// To be called in each round of the sampler: drops identities that were not asked for in a
+    /// minute of rounds every two seconds and whose pid is `gone`. A bounded number is looked at.
+    pub fn sweep(&mut self, gone: impl Fn(u32) -> bool) {
+        self.rounds.push_back(self.uses);
+        if self.rounds.len() <= UNUSED_ROUNDS {
             return;
-        };
-        if let Some(at) = known.iter().position(|known| known.identity == identity) {
-            self.by_use.remove(&known[at].used);
-            known.remove(at);
         }
-        if known.is_empty() {
-            self.known.remove(&identity.pid);
+        let Some(old) = self.rounds.pop_front() else { return };
+        let from = self.swept.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
+        let mut drop = Vec::new();
+        let mut last = None;
+        let range = self.known.range((from, std::ops::Bound::Unbounded));
+        for (at, (identity, known)) in range.enumerate() {
+            if at >= SWEPT_A_ROUND {
+                break;
+            }
+            last = Some(*identity);
+            if known.used <= old && gone(identity.pid) {
+                drop.push(*identity);
+            }
+        }
+        // Behind the last one it begins anew.
+        self.swept = last;
+        for identity in drop {
+            self.known.remove(&identity);
         }
     }
 
     /// Number of identities in it.
     pub fn len(&self) -> usize {
-        self.by_use.len()
+        self.known.len()
     }
 
     /// Whether it is empty.
     pub fn is_empty(&self) -> bool {
-        self.by_use.is_empty()
+        self.known.is_empty()
     }
 
-    fn touch(&mut self, pid: u32, at: usize) -> Identity {
-        let known = &mut self.known.get_mut(&pid).expect("the caller found it")[at];
-        self.by_use.remove(&known.used);
+    /// Those of a pid that began in the tick of `start_ns`.
+    fn of_tick(&self, pid: u32, start_ns: u64) -> impl Iterator<Item = (&Identity, &Known)> {
+        let begin = start_ns - start_ns % self.tick_ns;
+        let end = begin.saturating_add(self.tick_ns - 1);
+        self.known.range(Identity { pid, start_ns: begin }..=Identity { pid, start_ns: end })
+    }
+
+    fn touch(&mut self, identity: Identity, precise: Option<u64>) {
         self.uses += 1;
-        known.used = self.uses;
-        self.by_use.insert(known.used, known.identity);
-        known.identity
+        if let Some(known) = self.known.get_mut(&identity) {
+            known.used = self.uses;
+            known.precise = precise.or(known.precise);
+        }
     }
 
     fn add(&mut self, identity: Identity, precise: Option<u64>) -> Identity {
-        if self.by_use.len() >= self.max
-            && let Some((_, oldest)) = self.by_use.first_key_value()
-        {
-            self.forget(*oldest);
+        if self.known.len() >= self.max {
+            self.make_room();
         }
         self.uses += 1;
-        let known = Known { identity, precise, used: self.uses };
-        self.known.entry(identity.pid).or_default().push(known);
-        self.by_use.insert(self.uses, identity);
+        self.known.insert(identity, Known { precise, used: self.uses });
         identity
+    }
+
+    /// Drops an eighth at once, so that a full book costs each new identity no search.
+    fn make_room(&mut self) {
+        let mut uses: Vec<u64> = self.known.values().map(|known| known.used).collect();
+        let last = (uses.len() - 1).min(self.max / 8);
+        let (_, oldest, _) = uses.select_nth_unstable(last);
+        let oldest = *oldest;
+        self.known.retain(|_, known| known.used > oldest);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -195,6 +231,32 @@ mod tests {
         book.forget(Identity { pid: 77, start_ns: 0 });
     }
 
+    #[test]
+    fn what_is_gone_and_unused_leaves_what_lives_stays() {
+        let mut book = IdentityBook::new(TICK);
+        let lives = book.kernel(1, TICK + 1);
+        let used = book.kernel(2, TICK + 1);
+        let many = SWEPT_A_ROUND * 2;
+        for at in 0..many {
+            book.kernel(10 + at as u32, TICK + 1);
+        }
+        let gone = |pid: u32| pid != 1;
+        for _ in 0..UNUSED_ROUNDS {
+            book.keep(used);
+            book.sweep(gone);
+        }
+        assert_eq!(book.len(), many + 2, "not unused for long enough");
+        for _ in 0..3 {
+            book.keep(used);
+            book.sweep(gone);
+        }
+        assert_eq!(book.known.keys().copied().collect::<Vec<_>>(), [lives, used]);
+        for _ in 0..UNUSED_ROUNDS + 3 {
+            book.sweep(gone);
+        }
+        assert_eq!(book.known.keys().copied().collect::<Vec<_>>(), [lives]);
+    }
+
     /// A process: pid, start tick, ns within the tick.
     fn process() -> impl Strategy<Value = (u32, u64, u64)> {
         (1..5_u32, 0..5_u64, 0..4_u64)
@@ -228,7 +290,6 @@ mod tests {
                 prop_assert_eq!(identity.pid, pid);
                 prop_assert_eq!(identity.start_ns / TICK, tick);
                 prop_assert_eq!(*told.entry((pid, tick, ns)).or_insert(identity), identity);
-                book.by_use.values().for_each(|known| assert!(book.known.contains_key(&known.pid)));
             }
             let distinct: std::collections::HashSet<_> = told.values().collect();
             prop_assert_eq!(distinct.len(), told.len());
@@ -242,7 +303,6 @@ mod tests {
                 let start = tick * TICK + ns;
                 let _ = if by_kernel { book.kernel(pid, start) } else { book.proc(pid, start) };
                 prop_assert!(book.len() <= 7);
-                prop_assert_eq!(book.known.values().map(Vec::len).sum::<usize>(), book.len());
             }
         }
     }

@@ -122,6 +122,11 @@ impl FakeProc {
         }
     }
 
+    /// Gives a process a CPU clock: without one nobody can see whether it ran.
+    pub(crate) fn ran(&self, pid: u32, cpu_ns: u64) {
+        fs::write(self.dir(pid).join("cpu_ns"), cpu_ns.to_string()).unwrap();
+    }
+
     /// Gives a process a descriptor; `flags` as fdinfo has them.
     pub(crate) fn fd(&self, pid: u32, fd: u32, target: &str, flags: &str) {
         let dir = self.dir(pid);

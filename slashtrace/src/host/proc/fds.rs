@@ -1,10 +1,11 @@
 use std::{
     collections::{HashMap, HashSet},
     fs, io,
+    mem::MaybeUninit,
     path::Path,
 };
 
-use rustix::fs::{Dir, Mode, OFlags};
+use rustix::fs::{CWD, Dir, Mode, OFlags};
 
 use super::{ProcFs, gone_is_none, read_up_to};
 
@@ -26,14 +27,21 @@ impl ProcFs {
     /// closed, or the process is gone. The link is read, never followed: opening it would make us
     /// another end of the pipe.
     pub fn fd_pipe(&self, pid: u32, fd: u32) -> io::Result<Option<u64>> {
-        let link = self.path(pid, "fd").join(fd.to_string());
-        let target = gone_is_none(rustix::fs::readlink(&link, Vec::new()).map_err(Into::into))?;
-        Ok(target.and_then(|target| pipe_inode(target.as_bytes())))
+        // A path that is longer than this is no pipe's.
+        let mut target = [MaybeUninit::uninit(); 64];
+        let link = self.short(pid, "fd/").and_then(|folder| folder.number(fd));
+        let target = gone_is_none(link.and_then(|link| {
+            Ok(rustix::fs::readlinkat_raw(CWD, link.as_c_str(), &mut target)?.0)
+        }))?;
+        Ok(target.and_then(|target| pipe_inode(target)))
     }
 
     /// Whether a descriptor was opened for writing (`flags` of fdinfo, octal, proc_pid_fdinfo(5)).
     pub fn fd_writes(&self, pid: u32, fd: u32) -> io::Result<bool> {
-        fd_writes(&self.path(pid, "fdinfo").join(fd.to_string()))
+        let mut text = [0; 1024];
+        let path = self.short(pid, "fdinfo/")?.number(fd)?;
+        let len = path.read(&mut text)?;
+        writes(&text[..len])
     }
 
     /// Looks through the descriptors of `pids` for write ends of pipes, given by their inodes.
@@ -127,7 +135,11 @@ fn pipe_inode(target: &[u8]) -> Option<u64> {
 fn fd_writes(fdinfo: &Path) -> io::Result<bool> {
     let mut text = [0; 1024];
     let len = read_up_to(fdinfo, &mut text)?;
-    let flags = super::field(&text[..len], b"flags:")
+    writes(&text[..len])
+}
+
+fn writes(fdinfo: &[u8]) -> io::Result<bool> {
+    let flags = super::field(fdinfo, b"flags:")
         .and_then(|digits| std::str::from_utf8(digits).ok())
         .and_then(|digits| u32::from_str_radix(digits, 8).ok())
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "fdinfo has no flags"))?;

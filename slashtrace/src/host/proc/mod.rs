@@ -1,13 +1,17 @@
 //! Reads /proc: what the kernel programs cannot tell, and what was there before them.
-//! `stat` is one process, `book` gives it its identity, `fds` finds who holds a pipe, `root` opens
-//! what a process sees, `scan` and `snapshot` turn processes into observations.
+//! `stat` is one process, `clock` whether it ran, `held` its files held open, `book` gives it its
+//! identity, `fds` finds who holds a pipe, `root` opens what a process sees, `path` names files in
+//! /proc without the heap, `scan` and `snapshot` turn processes into observations.
 //! May touch: /proc (read only, and never a file behind an fd link), and files below a process's
 //! root where its callers name them, `model`, `profile`, `redact`.
 
 mod book;
+mod clock;
 #[cfg(test)]
 pub(crate) mod fake;
 mod fds;
+mod held;
+mod path;
 mod root;
 mod scan;
 mod snapshot;
@@ -28,6 +32,7 @@ use rustix::{
 
 pub use book::IdentityBook;
 pub use fds::WriteEnds;
+pub(crate) use held::Held;
 pub(crate) use root::{Links, Root, itself};
 pub use scan::{Scan, Seen};
 pub use snapshot::{Resync, inferred_exit, resync, snapshot, snapshot_of};
@@ -53,6 +58,8 @@ pub struct ProcFs {
     root: PathBuf,
     tick_ns: u64,
     page_kib: u64,
+    /// Whether the pids in it are those that system calls take here.
+    own_pids: bool,
 }
 
 /// One entry of the list of processes.
@@ -97,6 +104,20 @@ pub struct Ids {
     pub namespace_init: bool,
 }
 
+impl Ids {
+    /// Longer than /proc/PID/status is.
+    const TEXT_MAX: usize = 8192;
+
+    fn parse(pid: u32, text: &[u8]) -> Option<Self> {
+        let uid = field(text, b"Uid:").and_then(|value| number(first_word(value)))?;
+        // Absent before Linux 4.1 and in kernels without pid namespaces.
+        let namespace_pid = field(text, b"NSpid:").map_or(Some(u64::from(pid)), |value| {
+            value.split(u8::is_ascii_whitespace).rfind(|word| !word.is_empty()).and_then(number)
+        });
+        Some(Self { uid: uid as u32, namespace_init: pid == 1 || namespace_pid == Some(1) })
+    }
+}
+
 impl Default for ProcFs {
     fn default() -> Self {
         Self::new("/proc")
@@ -104,10 +125,12 @@ impl Default for ProcFs {
 }
 
 impl ProcFs {
-    /// The proc file system at `root`: `/proc`, or a made-up one in tests. Nothing is read yet.
+    /// The proc file system at `root`: `/proc`, or a made-up one in tests. Only its `self` is read.
     pub fn new(root: impl Into<PathBuf>) -> Self {
+        let root = root.into();
         Self {
-            root: root.into(),
+            own_pids: clock::has_own_pids(&root),
+            root,
             tick_ns: 1_000_000_000 / param::clock_ticks_per_second().max(1),
             page_kib: param::page_size() as u64 / 1024,
         }
@@ -160,8 +183,7 @@ impl ProcFs {
                 Err(error) if is_gone(&error) => continue,
                 Err(error) => return Err(error),
             }
-            let words = buffer.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
-            found.extend(words.filter_map(number).filter_map(|child| u32::try_from(child).ok()));
+            found.extend(pids_in(&buffer));
         }
         Ok(found)
     }
@@ -174,12 +196,15 @@ impl ProcFs {
 
     /// State, parent, start time and size of a process; `None` if there is none of that pid.
     pub fn stat(&self, pid: u32) -> io::Result<Option<ProcStat>> {
-        // The line is some 350 bytes; the longest it can be is 64 of comm and 52 64-bit numbers.
-        let mut line = [0; 2048];
+        let mut line = [0; ProcStat::LINE_MAX];
         let Some(len) = self.read_small(pid, "stat", &mut line)? else {
             return Ok(None);
         };
-        ProcStat::parse(&line[..len], self.tick_ns, self.page_kib).map(Some).ok_or_else(|| {
+        self.parse_stat(pid, &line[..len]).map(Some)
+    }
+
+    fn parse_stat(&self, pid: u32, line: &[u8]) -> io::Result<ProcStat> {
+        ProcStat::parse(line, self.tick_ns, self.page_kib).ok_or_else(|| {
             io::Error::new(
                 io::ErrorKind::InvalidData,
                 format!("{}/{pid}/stat has an unknown form", self.root.display()),
@@ -194,20 +219,9 @@ impl ProcFs {
 
     /// Real user id and place in its pid namespace; `None` if the process is gone.
     pub fn ids(&self, pid: u32) -> io::Result<Option<Ids>> {
-        let mut text = [0; 8192];
-        let Some(len) = self.read_small(pid, "status", &mut text)? else {
-            return Ok(None);
-        };
-        let text = &text[..len];
-        let uid = field(text, b"Uid:").and_then(|value| number(first_word(value)));
-        // Absent before Linux 4.1 and in kernels without pid namespaces.
-        let namespace_pid = field(text, b"NSpid:").map_or(Some(u64::from(pid)), |value| {
-            value.split(u8::is_ascii_whitespace).rfind(|word| !word.is_empty()).and_then(number)
-        });
-        Ok(uid.map(|uid| Ids {
-            uid: uid as u32,
-            namespace_init: pid == 1 || namespace_pid == Some(1),
-        }))
+        let mut text = [0; Ids::TEXT_MAX];
+        let len = self.read_small(pid, "status", &mut text)?;
+        Ok(len.and_then(|len| Ids::parse(pid, &text[..len])))
     }
 
     /// The argument area, up to `max` bytes; `None` if the process is gone. A program that wrote a
@@ -225,24 +239,8 @@ impl ProcFs {
         buffer: &mut Vec<u8>,
     ) -> io::Result<Option<bool>> {
         buffer.clear();
-        let mut read = || -> io::Result<bool> {
-            let mut file = open(&self.path(pid, "cmdline"))?;
-            let mut len = 0;
-            while len <= max {
-                // One page holds nearly every argument area; a long one is read in ever larger pieces.
-                buffer.resize((2 * len).max(4096).min(max + 1), 0);
-                let n = file.read(&mut buffer[len..])?;
-                len += n;
-                // The area is handed over as far as there is room (fs/proc/base.c,
-                // `get_mm_cmdline`): less is its end.
-                if len < buffer.len() {
-                    break;
-                }
-            }
-            buffer.truncate(len.min(max));
-            Ok(len > max)
-        };
-        gone_is_none(read())
+        let file = open(&self.path(pid, "cmdline"));
+        gone_is_none(file.and_then(|mut file| fill(buffer, max, |room, _| file.read(room))))
     }
 
     /// True length of the argument area in bytes; `None` if the process is gone.
@@ -313,7 +311,7 @@ impl ProcFs {
 
     /// Reads a file that fits into `buffer`; what does not fit is left out.
     fn read_small(&self, pid: u32, name: &str, buffer: &mut [u8]) -> io::Result<Option<usize>> {
-        gone_is_none(read_up_to(&self.path(pid, name), buffer))
+        gone_is_none(self.short(pid, name).and_then(|path| path.read(buffer)))
     }
 }
 
@@ -321,6 +319,28 @@ impl ProcFs {
 /// (`single_open`, fs/seq_file.c).
 pub(super) fn read_up_to(path: &Path, buffer: &mut [u8]) -> io::Result<usize> {
     open(path)?.read(buffer)
+}
+
+/// Reads an argument area into an empty buffer, up to `max` bytes: whether there is more. `read` is
+/// given the place to read to and how much was read before.
+fn fill(
+    buffer: &mut Vec<u8>,
+    max: usize,
+    mut read: impl FnMut(&mut [u8], usize) -> io::Result<usize>,
+) -> io::Result<bool> {
+    let mut len = 0;
+    while len <= max {
+        // One page holds nearly every argument area; a long one is read in ever larger pieces.
+        buffer.resize((2 * len).max(4096).min(max + 1), 0);
+        len += read(&mut buffer[len..], len)?;
+        // The area is handed over as far as there is room (`get_mm_cmdline`, fs/proc/base.c): less
+        // is its end.
+        if len < buffer.len() {
+            break;
+        }
+    }
+    buffer.truncate(len.min(max));
+    Ok(len > max)
 }
 
 /// Opens a file to read it, by one system call: that of musl's open(3) are two.
@@ -347,12 +367,24 @@ pub(super) fn field<'a>(text: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     text.split(|&b| b == b'\n').find_map(|line| line.strip_prefix(name)).map(<[u8]>::trim_ascii)
 }
 
+/// The pids in a list of them.
+fn pids_in(text: &[u8]) -> impl Iterator<Item = u32> {
+    let words = text.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+    words.filter_map(number).filter_map(|pid| u32::try_from(pid).ok())
+}
+
 fn first_word(value: &[u8]) -> &[u8] {
     value.split(u8::is_ascii_whitespace).next().unwrap_or_default()
 }
 
 fn number(digits: &[u8]) -> Option<u64> {
-    std::str::from_utf8(digits).ok()?.parse().ok()
+    if digits.is_empty() {
+        return None;
+    }
+    digits.iter().try_fold(0_u64, |value, byte| {
+        let digit = u64::from(byte.checked_sub(b'0').filter(|digit| *digit < 10)?);
+        value.checked_mul(10)?.checked_add(digit)
+    })
 }
 
 #[cfg(test)]

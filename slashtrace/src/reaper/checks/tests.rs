@@ -16,7 +16,7 @@ use crate::{
     model::{Identity, Kind, Terminal},
     profile::Profile,
     reaper::{
-        Decision, Protect,
+        Decision, Policy,
         testing::{LOOP, Subject, wait_until},
     },
 };
@@ -31,7 +31,7 @@ fn orphan(subject: &Subject, kind: Kind) -> Decision {
 }
 
 fn all(decision: &Decision) -> Result<(), No> {
-    Checks::new(Path::new("/proc"), Profile::hermes(), Protect::default()).all(decision)
+    Checks::new(Path::new("/proc"), Profile::hermes(), &Policy::default()).all(decision)
 }
 
 fn check(subject: &Subject, kind: Kind) -> Result<(), String> {
@@ -163,12 +163,13 @@ fn a_terminal_that_somebody_still_has_is_not_closed() {
         let decision =
             Decision { worker: id(30), gateway, terminal, ..Subject::worker("echo").decision() };
         let root = proc.root();
-        let checks = Checks::new(root, Profile::hermes(), Protect::default());
-        let allowed = checks.was_hung_up(&worker, Some(proc.stat(20)), &decision);
+        let checks = Checks::new(root, Profile::hermes(), &Policy::default());
+        let allowed = checks.was_hung_up(&worker, Some((id(20), proc.stat(20))), &decision);
         assert_eq!(allowed.is_ok(), has_it == 0, "{has_it}: {allowed:?}");
         let other = Decision { terminal: None, ..decision.clone() };
-        assert_eq!(checks.was_hung_up(&worker, Some(proc.stat(20)), &other), Ok(()));
-        let unreadable = Err(std::io::Error::other("for a test"));
+        let looked = Some((id(20), proc.stat(20)));
+        assert_eq!(checks.was_hung_up(&worker, looked, &other), Ok(gateway));
+        let unreadable = (id(20), Err(std::io::Error::other("for a test")));
         let unread = checks.was_hung_up(&worker, Some(unreadable), &decision);
         assert!(matches!(unread, Err(No::Refused(_))));
     }
@@ -185,13 +186,13 @@ fn who_is_about_to_lose_a_terminal_is_waited_for() {
     let worker = Identity { pid: 30, start_ns: stat.start_ns };
     let terminal = Some(Terminal { instance: Some(7), index: 3 });
     let decision = Decision { worker, terminal, ..Subject::worker("echo").decision() };
-    let checks = Checks::new(proc.root(), Profile::hermes(), Protect::default());
+    let checks = Checks::new(proc.root(), Profile::hermes(), &Policy::default());
     std::thread::scope(|scope| {
         scope.spawn(|| {
             std::thread::sleep(std::time::Duration::from_millis(5));
             put(0);
         });
-        assert_eq!(checks.was_hung_up(&stat, None, &decision), Ok(()));
+        assert_eq!(checks.was_hung_up(&stat, None, &decision), Ok(None));
     });
     // One that was waited for in vain is the last for a while.
     put(136 << 8 | 3);

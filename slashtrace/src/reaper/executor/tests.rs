@@ -21,6 +21,8 @@ use crate::{
     },
 };
 
+mod prepared;
+
 const YES: &dyn Fn(&Identity) -> bool = &|_| true;
 const NO: &dyn Fn(&Identity) -> bool = &|_| false;
 

@@ -16,6 +16,7 @@ use crate::{
         Trigger,
         testing::{Recorder, finding, spawn},
     },
+    roster::Roster,
 };
 
 const S: u64 = 1_000_000_000;
@@ -23,6 +24,7 @@ const S: u64 = 1_000_000_000;
 /// A judge that was told of workers that each have an open finding of their own.
 struct Court {
     judge: Judge,
+    roster: Roster,
     recorder: Recorder,
     now: u64,
 }
@@ -37,12 +39,18 @@ fn policy() -> Policy {
 
 impl Court {
     fn new(policy: Policy) -> Self {
-        Self { judge: Judge::new(policy), recorder: Recorder::default(), now: 10_000 * S }
+        Self {
+            judge: Judge::new(policy),
+            roster: Roster::blank(),
+            recorder: Recorder::default(),
+            now: 10_000 * S,
+        }
     }
 
     fn tell(&mut self, body: Body) -> &mut Self {
         let record = self.recorder.record(self.now, body);
-        self.judge.observe(&record);
+        self.roster.observe(&record);
+        self.judge.observe(&record, &self.roster);
         self
     }
 
@@ -68,11 +76,15 @@ impl Court {
     }
 
     fn decide(&mut self) -> Vec<Decision> {
-        let decided = self.judge.decide(self.now);
+        let decided = self.judge.decide(self.now, &self.roster);
         if !decided.is_empty() {
-            assert!(self.judge.decide(self.now).is_empty(), "said once");
+            assert!(self.judge.decide(self.now, &self.roster).is_empty(), "said once");
         }
         decided
+    }
+
+    fn holds(&self, pid: u32) -> bool {
+        self.judge.holds(&id(pid), &self.roster)
     }
 
     fn pids(&mut self) -> Vec<u32> {
@@ -125,7 +137,7 @@ fn what_does_not_justify_ending_a_worker() {
         let mut court = Court::new(policy());
         court.worker(7).find(kind, &[7], change);
         assert_eq!(court.pids(), [0; 0], "{what}");
-        assert!(!court.judge.holds(&id(7)), "{what}");
+        assert!(!court.holds(7), "{what}");
         assert_eq!(court.judge.next_deadline(), None, "{what}");
     }
 }
@@ -138,7 +150,7 @@ fn who_is_not_a_live_worker_is_not_chosen() {
     court.tell(Body::Spawn(Box::new(spawn(id(7), Role::Descendant))));
     assert_eq!(court.pids(), [0; 0], "a descendant");
     court.worker(7);
-    assert!(court.judge.holds(&id(7)));
+    assert!(court.holds(7));
     court.tell(Body::Exec(Exec {
         pid: 7,
         start_ns: id(7).start_ns,
@@ -149,7 +161,7 @@ fn who_is_not_a_live_worker_is_not_chosen() {
         helper: None,
         source: Source::Kernel,
     }));
-    assert!(!court.judge.holds(&id(7)));
+    assert!(!court.holds(7));
     assert_eq!(court.pids(), [0; 0], "another program by now");
     court.worker(7).tell(exit(7));
     assert_eq!(court.pids(), [0; 0], "ended");
@@ -233,9 +245,9 @@ fn one_that_was_refused_waits_for_news_or_five_minutes() {
 fn a_finding_that_was_withdrawn_justifies_nothing_until_it_is_opened_again() {
     let mut court = Court::new(policy());
     let decided = court.orphans(&[7]).decide();
-    assert!(court.judge.holds(&id(7)));
+    assert!(court.holds(7));
     court.find(Kind::GatewayOrphan, &[7], |it| it.state = FindingState::Closed);
-    assert!(!court.judge.holds(&id(7)));
+    assert!(!court.holds(7));
     court.answer(&decided[0], Step::Result, Outcome::Withdrawn);
     assert_eq!(court.after(S).pids(), [0; 0]);
     court.find(Kind::GatewayOrphan, &[7], |_| {});
@@ -331,20 +343,22 @@ proptest! {
     #[test]
     fn with_enough_budget_exactly_the_unused_are_chosen_once(records in recordings()) {
         let mut judge = Judge::new(Policy { budget_per_minute: 10_000, ..policy() });
+        let mut roster = Roster::blank();
         let mut reader = Reader::default();
         let mut chosen = BTreeSet::new();
         let mut now = 0;
         for record in &records {
             now = now.max(record.boottime_ns);
-            judge.observe(record);
+            roster.observe(record);
+            judge.observe(record, &roster);
             reader.read(record);
             let covered = reader.covered(now);
-            for decision in judge.decide(now) {
+            for decision in judge.decide(now, &roster) {
                 prop_assert!(covered.contains(&decision.worker), "{decision:?}");
                 prop_assert!(chosen.insert(decision.worker), "twice: {decision:?}");
             }
             for id in &covered {
-                prop_assert!(judge.holds(id) && chosen.contains(id), "overlooked: {id:?}");
+                prop_assert!(judge.holds(id, &roster) && chosen.contains(id), "overlooked: {id:?}");
             }
             prop_assert!(judge.next_deadline().is_none_or(|due| due > now));
         }
@@ -358,16 +372,18 @@ proptest! {
     ) {
         let min_age = Duration::from_secs(1);
         let mut judge = Judge::new(Policy { budget_per_minute: budget, min_age, ..policy() });
+        let mut roster = Roster::blank();
         let mut decided: Vec<u64> = Vec::new();
         let mut now = 0;
         for (at, record) in records.iter().enumerate() {
             now = now.max(record.boottime_ns);
-            judge.observe(record);
+            roster.observe(record);
+            judge.observe(record, &roster);
             if at % resume == 0 {
                 judge.resume();
             }
             let stopped = judge.is_stopped();
-            let some = judge.decide(now);
+            let some = judge.decide(now, &roster);
             prop_assert!(some.is_empty() || !(stopped || judge.is_stopped()));
             decided.extend(some.iter().map(|_| now));
             let minute = decided.iter().filter(|at| **at + WINDOW_NS > now).count();

@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
 use super::{
     Case, Known,
-    lives::{Key, Lives},
+    lives::{Key, Lives, Merged},
 };
 use crate::{
     model::{Confidence, Finding, FindingState, FindingWorker, Forecast, Identity, Kind, Record},
@@ -155,6 +155,27 @@ impl Cases {
         if all > self.most_of_all.0 {
             let rss = self.marks.keys().filter_map(|id| lives.worker(id)?.rss_kib).sum();
             self.most_of_all = (all, rss);
+        }
+    }
+
+    /// What was about the one row is about the other.
+    pub(super) fn merge(&mut self, Merged { from, into }: &Merged) {
+        if let Some(kinds) = self.kinds.remove(from) {
+            self.kinds.entry(into.clone()).or_default().extend(kinds);
+        }
+        for key in self.marks.values_mut().filter_map(|mark| mark.key.as_mut()) {
+            if key == from {
+                key.clone_from(into);
+            }
+        }
+        if let Some(stale) = self.stale.remove(from) {
+            self.stale.entry(into.clone()).or_default().extend(stale);
+        }
+        if let Some(moved) = self.most.remove(from) {
+            let most = self.most.entry(into.clone()).or_default();
+            if moved.workers > most.workers {
+                *most = moved;
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::{Case, Gateway, Life, Moment, Session, Total, cases::Cases, named};
+use super::{Moment, named, recent::Recent};
 use crate::{
     model::{
         Body, Exec, Exit, Identity, ParentSource, Process, Record, Role, Sample, Signal, Spawn,
@@ -9,15 +9,13 @@ use crate::{
         ending::{Sent, UNKNOWN, ending},
         words::{is_gateway, plain},
     },
+    roster::{Roster, Subject},
 };
 
-/// Workers whose lives are kept; later ones are counted in their sessions alone.
+/// Workers whose lives are kept; of more, ended ones are counted in their sessions alone.
 pub const WORKERS_MAX: usize = 20_000;
 /// Calls of one worker that are kept: the last ones.
 const CALLS_MAX: usize = 100;
-/// Gateways whose names are kept.
-const GATEWAYS_MAX: usize = 4_096;
-
 /// Gateway and session.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(super) struct Key {
@@ -25,20 +23,37 @@ pub(super) struct Key {
     pub(super) session: Option<String>,
 }
 
+/// A row that turned out to be another one's: its workers were launched, not spawned, by the
+/// process that it has for a gateway.
+#[derive(Debug)]
+pub(super) struct Merged {
+    pub(super) from: Key,
+    pub(super) into: Key,
+}
+
 /// A worker, alive or not.
 #[derive(Debug)]
 pub(super) struct Worker {
+    /// Its row, as the roster said last.
     pub(super) key: Key,
-    from_ms: u64,
-    to_ms: Option<u64>,
-    inherited: bool,
+    /// It is counted in that row.
+    counted: bool,
+    pub(super) from_ms: u64,
+    pub(super) to_ms: Option<u64>,
+    pub(super) inherited: bool,
+    /// It is gone for good; one with `to_ms` that is not may come back (as a worker, by an exec).
+    pub(super) ended: bool,
     /// How it ended, in words.
     pub(super) end: Option<String>,
-    calls_ms: VecDeque<u64>,
+    /// What was told last of an end.
+    told: Option<String>,
+    /// Calls that its exit told of.
+    last_reads: Option<u64>,
+    pub(super) calls_ms: VecDeque<u64>,
     pub(super) reads: Option<u64>,
     syscr: Option<u64>,
     pub(super) rss_kib: Option<u64>,
-    terminal: Option<u32>,
+    pub(super) terminal: Option<u32>,
     signal: Option<Sent>,
     pub(super) argv: Vec<String>,
     pub(super) comm: String,
@@ -46,51 +61,72 @@ pub(super) struct Worker {
 }
 
 #[derive(Debug, Default)]
-struct Row {
-    spawned: u64,
-    inherited: u64,
-    exited: u64,
-    live: u64,
-    most_live: u64,
-    /// Calls of workers that ended, and whether each was counted whole.
-    calls: u64,
-    inexact: bool,
+pub(super) struct Row {
+    pub(super) spawned: u64,
+    pub(super) inherited: u64,
+    pub(super) live: u64,
+    pub(super) most_live: u64,
+    /// Calls of workers that ended, and whether one of these was not counted whole.
+    pub(super) calls: u64,
+    pub(super) inexact: bool,
+}
+
+/// The end of a worker whose birth was not reported yet.
+#[derive(Debug)]
+struct Early {
+    at_ms: u64,
+    reads: Option<u64>,
+    how: String,
 }
 
 /// Every worker and session.
 #[derive(Debug, Default)]
 pub(super) struct Lives {
-    workers: BTreeMap<Identity, Worker>,
-    /// In order of their birth: ended ones make room.
-    omitted: u64,
-    rows: BTreeMap<Key, Row>,
-    gateways: BTreeMap<Identity, Known>,
+    pub(super) workers: BTreeMap<Identity, Worker>,
+    /// Ended ones in the order of their ends: they make room.
+    ended: VecDeque<Identity>,
+    pub(super) omitted: u64,
+    pub(super) rows: BTreeMap<Key, Row>,
+    pub(super) gateways: BTreeMap<Identity, Known>,
+    early: Recent<Early>,
     live: BTreeSet<Identity>,
-    most_live: u64,
+    pub(super) most_live: u64,
     rss_kib: u64,
     /// A moment of both clocks.
-    clock: Option<Moment>,
+    pub(super) clock: Option<Moment>,
 }
 
 #[derive(Debug)]
-struct Known {
-    comm: String,
-    presumed: bool,
-    gone: bool,
+pub(super) struct Known {
+    pub(super) comm: String,
+    pub(super) presumed: bool,
+    pub(super) gone: bool,
 }
 
 impl Lives {
-    pub(super) fn take(&mut self, record: &Record, at_ms: u64) {
+    /// Takes what a record tells of workers, and follows the roster in whose they are and whether
+    /// they live. Returns rows that are another one's now.
+    pub(super) fn take(&mut self, record: &Record, at_ms: u64, roster: &Roster) -> Vec<Merged> {
         let moment = Moment { time: record.time, boottime_ns: record.boottime_ns };
         self.clock.get_or_insert(moment);
         match &record.body {
-            Body::Spawn(spawn) if spawn.role == Role::Worker => self.spawned(spawn, at_ms),
-            Body::Exec(exec) => self.executed(exec, at_ms),
+            Body::Spawn(spawn) if roster.worker(spawn.identity()).is_some_and(|it| it.counts()) => {
+                self.spawned(spawn, at_ms);
+            }
+            Body::Exec(exec) => self.executed(exec),
             Body::Exit(exit) => self.exited(exit, at_ms, record.boottime_ns),
             Body::Signal(signal) => self.signalled(record, signal),
             Body::Sample(sample) => self.sampled(sample, at_ms),
             _ => {}
         }
+        for subject in roster.changed() {
+            if let Subject::Gateway(id) = subject
+                && let Some(known) = self.gateways.get_mut(id)
+            {
+                known.gone |= roster.gateway(*id).is_some_and(|gateway| gateway.exit.is_some());
+            }
+        }
+        roster.changed_workers().filter_map(|id| self.refresh(id, at_ms, roster)).collect()
     }
 
     /// A worker by its identity.
@@ -123,51 +159,8 @@ impl Lives {
         if self.workers.contains_key(&id) {
             return;
         }
+        self.make_room();
         let parent = spawn.parent.as_ref().filter(|parent| is_gateway(parent));
-        if let Some(parent) = parent
-            && (self.gateways.len() < GATEWAYS_MAX
-                || self.gateways.contains_key(&parent.process.identity()))
-        {
-            let presumed = parent.how == ParentSource::Proc;
-            let known = self.gateways.entry(parent.process.identity()).or_insert_with(|| Known {
-                comm: parent.process.comm.clone(),
-                presumed,
-                gone: false,
-            });
-            known.presumed &= presumed;
-            known.gone |= parent.gone;
-        }
-        // A worker that a worker of the same session started is the same worker: a launcher.
-        let launcher = parent.and_then(|parent| {
-            let above = self.workers.get(&parent.process.identity())?;
-            let same = above.key.session.is_some() && above.key.session == spawn.session;
-            same.then(|| (parent.process.identity(), above.key.clone()))
-        });
-        let key = match &launcher {
-            Some((_, key)) => key.clone(),
-            None => Key {
-                gateway: parent.map(|parent| parent.process.identity()),
-                session: spawn.session.clone(),
-            },
-        };
-        if let Some((launcher, _)) = launcher {
-            self.forget(launcher);
-        }
-        let row = self.rows.entry(key.clone()).or_default();
-        row.spawned += 1;
-        row.inherited += u64::from(spawn.inherited);
-        row.live += 1;
-        row.most_live = row.most_live.max(row.live);
-        self.live.insert(id);
-        self.most_live = self.most_live.max(self.live.len() as u64);
-        if self.workers.len() >= WORKERS_MAX {
-            // One that ended is worth less than one that lives.
-            let ended = self.workers.iter().find(|(_, worker)| worker.to_ms.is_some());
-            if let Some(id) = ended.map(|(id, _)| *id) {
-                self.workers.remove(&id);
-            }
-            self.omitted += 1;
-        }
         let parent = parent.map(|parent| parent.process.clone()).into_iter();
         let mut above: Vec<Process> = parent.chain(spawn.ancestors.iter().cloned()).collect();
         if let Some(opener) = &spawn.opener
@@ -175,14 +168,20 @@ impl Lives {
         {
             above.push(opener.clone());
         }
+        let early = self.early.take(&id);
         self.workers.insert(
             id,
             Worker {
-                key,
+                key: Key { gateway: None, session: None },
+                counted: false,
                 from_ms: at_ms,
-                to_ms: None,
+                // Until the roster says that it lives.
+                to_ms: Some(early.as_ref().map_or(at_ms, |early| early.at_ms)),
                 inherited: spawn.inherited,
+                ended: false,
                 end: None,
+                last_reads: early.as_ref().and_then(|early| early.reads),
+                told: early.map(|early| early.how),
                 calls_ms: VecDeque::new(),
                 reads: None,
                 syscr: None,
@@ -196,22 +195,135 @@ impl Lives {
         );
     }
 
-    /// A launcher is no worker of its own.
-    fn forget(&mut self, id: Identity) {
-        let Some(worker) = self.workers.remove(&id) else { return };
-        self.live.remove(&id);
-        self.rss_kib = self.rss_kib.saturating_sub(worker.rss_kib.unwrap_or(0));
-        if let Some(row) = self.rows.get_mut(&worker.key) {
-            row.spawned -= 1;
-            row.live -= u64::from(worker.to_ms.is_none());
-            row.inherited -= u64::from(worker.inherited);
+    /// One that ended is worth less than one that lives.
+    fn make_room(&mut self) {
+        if self.workers.len() < WORKERS_MAX {
+            return;
+        }
+        while let Some(id) = self.ended.pop_front() {
+            if self.workers.remove(&id).is_some() {
+                self.omitted += 1;
+                return;
+            }
         }
     }
 
-    fn executed(&mut self, exec: &Exec, at_ms: u64) {
-        if !exec.is_worker && exec.role == Role::Worker {
-            let end = format!("became {}, no worker any more", plain(&exec.comm));
-            self.end(exec.identity(), at_ms, None, end);
+    /// Brings what is kept of a worker to what the roster says of it.
+    fn refresh(&mut self, id: Identity, at_ms: u64, roster: &Roster) -> Option<Merged> {
+        let now = roster.worker(id)?;
+        if !self.workers.contains_key(&id) {
+            return None;
+        }
+        if !now.counts() {
+            // A launcher is one with the worker that it launched.
+            self.leave(id, at_ms, false);
+            self.unlist(id);
+            self.workers.remove(&id);
+            return None;
+        }
+        let key =
+            Key { gateway: now.gateway_id(), session: now.session.as_deref().map(str::to_owned) };
+        if let (Some(gateway), Some(link)) = (key.gateway, &now.gateway) {
+            let presumed = link.how == ParentSource::Proc;
+            let gone = roster.gateway(gateway).is_some_and(|gateway| gateway.exit.is_some());
+            let known = self.gateways.entry(gateway).or_insert_with(|| Known {
+                comm: link.process.comm.clone(),
+                presumed,
+                gone,
+            });
+            known.presumed &= presumed;
+            known.gone |= gone;
+        }
+        let merged = self.list(id, key);
+        if now.is_live() {
+            self.revive(id);
+        } else {
+            self.leave(id, at_ms, now.left.is_some());
+        }
+        if now.exit.is_some() {
+            self.end(id);
+        }
+        merged
+    }
+
+    /// Counts a worker in its row, where it was in none or in another.
+    fn list(&mut self, id: Identity, key: Key) -> Option<Merged> {
+        let worker = self.workers.get(&id)?;
+        if worker.counted && worker.key == key {
+            return None;
+        }
+        let before = worker.counted.then(|| worker.key.clone());
+        let most_live = before.as_ref().and_then(|key| self.rows.get(key)).map(|row| row.most_live);
+        self.unlist(id);
+        let worker = self.workers.get_mut(&id)?;
+        worker.key.clone_from(&key);
+        worker.counted = true;
+        let row = self.rows.entry(key.clone()).or_default();
+        row.spawned += 1;
+        row.inherited += u64::from(worker.inherited);
+        row.live += u64::from(worker.to_ms.is_none());
+        row.most_live = row.most_live.max(row.live).max(most_live.unwrap_or(0));
+        if worker.ended {
+            row.add_ended(worker);
+        }
+        let from = before.filter(|before| !self.rows.contains_key(before))?;
+        Some(Merged { from, into: key })
+    }
+
+    /// Takes a worker out of its row, and a row away in which nobody is left.
+    fn unlist(&mut self, id: Identity) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        if !std::mem::take(&mut worker.counted) {
+            return;
+        }
+        let Some(row) = self.rows.get_mut(&worker.key) else { return };
+        row.spawned -= 1;
+        row.inherited -= u64::from(worker.inherited);
+        row.live -= u64::from(worker.to_ms.is_none());
+        if worker.ended {
+            row.calls -= worker.reads.unwrap_or(0);
+        }
+        if row.spawned == 0 {
+            self.rows.remove(&worker.key);
+        }
+    }
+
+    fn executed(&mut self, exec: &Exec) {
+        if !exec.is_worker
+            && let Some(worker) = self.workers.get_mut(&exec.identity())
+        {
+            worker.told = Some(format!("became {}, no worker any more", plain(&exec.comm)));
+        }
+    }
+
+    /// It lives as a worker.
+    fn revive(&mut self, id: Identity) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        if worker.ended || worker.to_ms.take().is_none() {
+            return;
+        }
+        worker.end = None;
+        self.live.insert(id);
+        self.most_live = self.most_live.max(self.live.len() as u64);
+        self.rss_kib += worker.rss_kib.unwrap_or(0);
+        if let Some(row) = self.rows.get_mut(&worker.key) {
+            row.live += 1;
+            row.most_live = row.most_live.max(row.live);
+        }
+    }
+
+    /// It lives as a worker no more, though the process may.
+    fn leave(&mut self, id: Identity, at_ms: u64, became_another: bool) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        if worker.to_ms.is_some() {
+            return;
+        }
+        worker.to_ms = Some(at_ms);
+        worker.end = if became_another { worker.told.take() } else { None };
+        self.live.remove(&id);
+        self.rss_kib = self.rss_kib.saturating_sub(worker.rss_kib.unwrap_or(0));
+        if let Some(row) = self.rows.get_mut(&worker.key) {
+            row.live = row.live.saturating_sub(1);
         }
     }
 
@@ -220,28 +332,29 @@ impl Lives {
         if let Some(gateway) = self.gateways.get_mut(&id) {
             gateway.gone = true;
         }
-        let Some(worker) = self.workers.get(&id) else { return };
-        let end = ending(exit, boottime_ns, worker.signal.as_ref());
-        self.end(id, at_ms, exit.reads, end);
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.told = Some(ending(exit, boottime_ns, worker.signal.as_ref()));
+            worker.last_reads = exit.reads.or(worker.last_reads);
+        } else if exit.role == Role::Worker {
+            let how = ending(exit, boottime_ns, None);
+            self.early.note(id, Early { at_ms, reads: exit.reads, how });
+        }
     }
 
-    fn end(&mut self, id: Identity, at_ms: u64, reads: Option<u64>, how: String) {
+    /// It is gone for good.
+    fn end(&mut self, id: Identity) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
-        if worker.to_ms.is_some() {
+        if std::mem::replace(&mut worker.ended, true) {
             return;
         }
-        let counted = reads.is_some() && !worker.inherited;
-        worker.reads = reads.or(worker.reads);
-        worker.to_ms = Some(at_ms);
-        worker.end = Some(how);
-        self.live.remove(&id);
-        self.rss_kib = self.rss_kib.saturating_sub(worker.rss_kib.unwrap_or(0));
+        let told = worker.told.take().unwrap_or_else(|| UNKNOWN.to_owned());
+        worker.end.get_or_insert(told);
+        // Without a last count, what was sampled is the least it can be.
+        worker.reads = worker.last_reads.or(worker.reads);
         if let Some(row) = self.rows.get_mut(&worker.key) {
-            row.live = row.live.saturating_sub(1);
-            row.exited += 1;
-            row.calls += worker.reads.unwrap_or(0);
-            row.inexact |= !counted;
+            row.add_ended(worker);
         }
+        self.ended.push_back(id);
     }
 
     fn signalled(&mut self, record: &Record, signal: &Signal) {
@@ -254,16 +367,15 @@ impl Lives {
 
     fn sampled(&mut self, sample: &Sample, at_ms: u64) {
         let id = sample.identity();
+        let Some(worker) = self.workers.get_mut(&id).filter(|worker| !worker.ended) else { return };
         if sample.state == 'X' {
-            self.end(id, at_ms, None, UNKNOWN.to_owned());
             return;
         }
-        let Some(worker) = self.workers.get_mut(&id).filter(|worker| worker.to_ms.is_none()) else {
-            return;
-        };
-        if let Some(kib) = sample.rss_kib {
-            self.rss_kib = self.rss_kib.saturating_sub(worker.rss_kib.unwrap_or(0)) + kib;
-            worker.rss_kib = Some(kib);
+        let live = worker.to_ms.is_none();
+        // That of another program is none of the worker's.
+        if let Some(kib) = sample.rss_kib.filter(|_| live) {
+            let before = worker.rss_kib.replace(kib).unwrap_or(0);
+            self.rss_kib = self.rss_kib.saturating_sub(before) + kib;
         }
         let rose = |now: Option<u64>, before: Option<u64>| {
             now.is_some_and(|now| before.is_some_and(|before| now > before))
@@ -273,7 +385,7 @@ impl Lives {
             // Its start reads a lot, too.
             (None, syscr) => rose(syscr, worker.syscr) && at_ms > worker.from_ms + 5_000,
         };
-        if served {
+        if served && live {
             if worker.calls_ms.len() >= CALLS_MAX {
                 worker.calls_ms.pop_front();
             }
@@ -282,127 +394,11 @@ impl Lives {
         worker.reads = sample.reads.or(worker.reads);
         worker.syscr = sample.syscr.or(worker.syscr);
     }
+}
 
-    pub(super) fn sessions(&self, stale: &BTreeSet<Identity>, cases: &Cases) -> Vec<Session> {
-        let mut keys: Vec<&Key> = self.rows.keys().collect();
-        keys.sort_by_key(|key| (key.gateway.is_none(), key.gateway, key.session.is_none()));
-        let mut live: BTreeMap<&Key, Vec<(&Identity, &Worker)>> = BTreeMap::new();
-        for id in &self.live {
-            if let Some(worker) = self.workers.get(id) {
-                live.entry(&worker.key).or_default().push((id, worker));
-            }
-        }
-        let live_of = |key| live.get(key).map_or(&[][..], Vec::as_slice);
-        keys.into_iter().map(|key| self.session(key, live_of(key), stale, cases)).collect()
-    }
-
-    fn session(
-        &self,
-        key: &Key,
-        live: &[(&Identity, &Worker)],
-        stale: &BTreeSet<Identity>,
-        cases: &Cases,
-    ) -> Session {
-        let row = &self.rows[key];
-        let of_live = || live.iter().map(|(_, worker)| worker);
-        let oldest_ns = live.iter().map(|(id, _)| id.start_ns).min();
-        let born = |start_ns: u64| self.clock.and_then(|clock| clock.wall(start_ns));
-        let most = cases.most(key);
-        let counted = of_live().all(|worker| worker.reads.is_some() && !worker.inherited);
-        Session {
-            gateway: key.gateway.and_then(|id| self.named(id)),
-            session: key.session.as_deref().map(|key| plain(key).into_owned()),
-            live: row.live,
-            stale: live.iter().filter(|(id, _)| stale.contains(id)).count() as u64,
-            most_stale: most.map_or(0, |most| most.workers),
-            most_live: row.most_live,
-            spawned: row.spawned,
-            inherited: row.inherited,
-            exited: row.exited,
-            oldest: oldest_ns.and_then(born),
-            oldest_stale: most.and_then(|most| born(most.oldest_ns)),
-            rss_kib: of_live().filter_map(|worker| worker.rss_kib).sum(),
-            calls: row.calls + of_live().filter_map(|worker| worker.reads).sum::<u64>(),
-            calls_exact: counted && !row.inexact,
-            findings: cases.kinds_of(key),
-        }
-    }
-
-    fn named(&self, id: Identity) -> Option<Gateway> {
-        let known = self.gateways.get(&id)?;
-        Some(Gateway {
-            id,
-            comm: plain(&known.comm).into_owned(),
-            presumed: known.presumed,
-            gone: known.gone,
-        })
-    }
-
-    pub(super) fn total(
-        &self,
-        sessions: &[Session],
-        stale: &BTreeSet<Identity>,
-        (most_stale, most_stale_rss_kib): (u64, u64),
-    ) -> Total {
-        let sum = |of: fn(&Session) -> u64| sessions.iter().map(of).sum();
-        let stale = self.live.iter().filter(|id| stale.contains(id));
-        Total {
-            sessions: sessions.len() as u64,
-            live: sum(|session| session.live),
-            stale: sum(|session| session.stale),
-            spawned: sum(|session| session.spawned),
-            inherited: sum(|session| session.inherited),
-            exited: sum(|session| session.exited),
-            most_live: self.most_live,
-            rss_kib: sum(|session| session.rss_kib),
-            most_stale,
-            most_stale_rss_kib,
-            stale_rss_kib: stale.filter_map(|id| self.workers.get(id)?.rss_kib).sum(),
-        }
-    }
-
-    /// Every life, and how many are missing.
-    pub(super) fn report(
-        &self,
-        sessions: &[Session],
-        findings: &[Case],
-        stale: &BTreeSet<Identity>,
-    ) -> (Vec<Life>, u64) {
-        let mut named: BTreeMap<Identity, Vec<usize>> = BTreeMap::new();
-        for (index, case) in findings.iter().enumerate() {
-            for id in &case.workers {
-                named.entry(*id).or_default().push(index);
-            }
-        }
-        let rows: BTreeMap<(Option<Identity>, Option<&str>), usize> = sessions
-            .iter()
-            .enumerate()
-            .map(|(row, it)| ((it.gateway.as_ref().map(|at| at.id), it.session.as_deref()), row))
-            .collect();
-        let mut lives: Vec<Life> = self
-            .workers
-            .iter()
-            .filter_map(|(id, worker)| {
-                let session = worker.key.session.as_deref().map(plain);
-                let gateway = worker.key.gateway.filter(|id| self.gateways.contains_key(id));
-                let row = *rows.get(&(gateway, session.as_deref()))?;
-                Some(Life {
-                    id: *id,
-                    row,
-                    from_ms: worker.from_ms,
-                    to_ms: worker.to_ms,
-                    inherited: worker.inherited,
-                    end: worker.end.clone(),
-                    calls_ms: worker.calls_ms.iter().copied().collect(),
-                    calls: worker.reads,
-                    rss_kib: worker.rss_kib,
-                    terminal: worker.terminal,
-                    findings: named.get(id).cloned().unwrap_or_default(),
-                    stale: stale.contains(id) && worker.to_ms.is_none(),
-                })
-            })
-            .collect();
-        lives.sort_by_key(|life| (life.row, life.id.start_ns, life.id.pid));
-        (lives, self.omitted)
+impl Row {
+    fn add_ended(&mut self, worker: &Worker) {
+        self.calls += worker.reads.unwrap_or(0);
+        self.inexact |= worker.last_reads.is_none() || worker.inherited;
     }
 }

@@ -1,7 +1,7 @@
 //! What a recording comes to, from its records alone: the verdict, a row a session, each worker's
 //! life, what speaks for which code path. `report` has the result's types, which every format is
-//! made of; `lives`, `cases`, `chart`, `tree`, `timeline` each follow one part of it, `conclusions`
-//! draws them.
+//! made of; `lives` (its results in `rows`), `cases`, `open`, `chart`, `tree`, `timeline` each follow one part of it,
+//! `conclusions` draws them.
 //! May touch: `model`, `profile`. Memory grows with the sessions of a recording (a row each), with
 //! nothing else of its length.
 
@@ -9,7 +9,10 @@ mod cases;
 mod chart;
 mod conclusions;
 mod lives;
+mod open;
+mod recent;
 mod report;
+mod rows;
 mod timeline;
 mod tree;
 
@@ -24,10 +27,14 @@ use jiff::{SignedDuration, Timestamp};
 pub use lives::WORKERS_MAX;
 pub use report::*;
 
-use self::{cases::Cases, chart::Chart, lives::Lives, timeline::Timeline, tree::Trees};
+use self::{
+    cases::Cases, chart::Chart, lives::Lives, open::Open, rows::Shown, timeline::Timeline,
+    tree::Trees,
+};
 use super::words::{count, plain};
 use crate::{
     model::{Body, Identity, Phase, Program, Record, SensorKind, Start, Stop},
+    roster::Roster,
     sink::Sink,
 };
 
@@ -39,6 +46,7 @@ pub struct Digest {
     last: Option<Moment>,
     lives: Lives,
     cases: Cases,
+    open: Open,
     chart: Chart,
     trees: Trees,
     timeline: Timeline,
@@ -81,7 +89,7 @@ impl Digest {
         boottime_ns.saturating_sub(began) / 1_000_000
     }
 
-    fn take(&mut self, record: &Record) {
+    fn take(&mut self, record: &Record, roster: &Roster) {
         let moment = Moment { time: record.time, boottime_ns: record.boottime_ns };
         self.began.get_or_insert(moment);
         if self.last.is_none_or(|last| last.boottime_ns <= moment.boottime_ns) {
@@ -90,12 +98,18 @@ impl Digest {
         let at_ms = self.ms(record.boottime_ns);
         // The tree first: at its worst moment the worker whose end is told here still lives.
         self.trees.take(record, at_ms, &self.lives);
-        self.lives.take(record, at_ms);
+        for merged in self.lives.take(record, at_ms, roster) {
+            self.cases.merge(&merged);
+            self.open.merge(&merged);
+        }
         self.chart.take(record, at_ms, &self.lives);
         self.timeline.take(record, at_ms, &self.lives);
         match &record.body {
             Body::Start(start) => self.start = Some((**start).clone()),
-            Body::Finding(finding) => self.cases.take(record, at_ms, finding, &self.lives),
+            Body::Finding(finding) => {
+                self.cases.take(record, at_ms, finding, &self.lives);
+                self.open.take(finding, &self.lives);
+            }
             Body::Gap(gap) => {
                 let lost = self.lost.entry(gap.reason.name()).or_default();
                 *lost = lost.saturating_add(gap.lost);
@@ -128,14 +142,21 @@ impl Digest {
     pub fn report(&self) -> Report {
         let project = self.start.as_ref().and_then(|start| start.profile.project.as_ref());
         let stale = self.cases.stale();
-        let sessions = self.lives.sessions(&stale, &self.cases);
+        let shown = Shown {
+            cases: &self.cases,
+            open: &self.open,
+            by_row: self.open.by_row(),
+            stale: &stale,
+        };
+        let now_ns = self.last.map_or(0, |last| last.boottime_ns);
+        let sessions = self.lives.sessions(&shown, now_ns);
         let total = self.lives.total(&sessions, &stale, self.cases.most_of_all());
         let mut findings = self.cases.report(&self.lives, project);
         findings.sort_by(|a, b| {
             let key = |case: &Case| (case.open, case.confidence, case.workers.len());
             key(b).cmp(&key(a)).then_with(|| a.opened_ms.cmp(&b.opened_ms))
         });
-        let (workers, workers_omitted) = self.lives.report(&sessions, &findings, &stale);
+        let (workers, workers_omitted) = self.lives.report(&findings, &stale);
         let (timeline, timeline_omitted) = self.timeline.report();
         let recording = self.recording();
         let memory = self.memory(&recording, &findings, total);
@@ -152,6 +173,7 @@ impl Digest {
             total,
             memory,
             findings,
+            open: self.open.report(),
             timeline,
             timeline_omitted,
             tree: self.trees.report(&self.lives),
@@ -240,8 +262,8 @@ impl Digest {
 }
 
 impl Sink for Digest {
-    fn record(&mut self, record: &Record) -> Result<()> {
-        self.take(record);
+    fn record(&mut self, record: &Record, roster: &Roster) -> Result<()> {
+        self.take(record, roster);
         Ok(())
     }
 

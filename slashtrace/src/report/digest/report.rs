@@ -1,7 +1,11 @@
 //! The report as data: what `report --format json` prints, and what every other format is made of.
 
+mod sessions;
+
 use jiff::Timestamp;
 use serde::Serialize;
+
+pub use sessions::{Gateway, OpenKind, Sentence, Session, StillOpen, Total};
 
 use crate::model::{
     Capability, Confidence, Forecast, Host, Identity, Kind, Memory, Program, Role, SensorKind,
@@ -31,6 +35,8 @@ pub struct Report {
     pub memory: MemoryChange,
     /// Every finding that was ever open, surest and largest first.
     pub findings: Vec<Case>,
+    /// The findings that are open at the end, by kind.
+    pub open: Vec<StillOpen>,
     /// Which code path is at fault, as far as the findings say.
     pub hypotheses: Vec<Judged>,
     /// What happened, in order. When there is too much, what is about findings is kept.
@@ -105,82 +111,6 @@ pub struct Verdict {
     pub headline: String,
     /// What follows from it.
     pub detail: String,
-}
-
-/// A gateway as a report names it.
-#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
-pub struct Gateway {
-    /// Who it is.
-    #[serde(flatten)]
-    pub id: Identity,
-    /// `comm`, escaped.
-    pub comm: String,
-    /// Known only as the parent of now, which may have adopted its workers.
-    pub presumed: bool,
-    /// It exited.
-    pub gone: bool,
-}
-
-/// One session under one gateway.
-#[derive(Clone, Debug, Serialize)]
-pub struct Session {
-    /// Its gateway; null where who forked its workers is unknown.
-    pub gateway: Option<Gateway>,
-    /// Its key; null where argv named none.
-    pub session: Option<String>,
-    /// Workers that live at the end.
-    pub live: u64,
-    /// Of these, workers that an open finding shows to be unused.
-    pub stale: u64,
-    /// Most that were stale at once.
-    pub most_stale: u64,
-    /// Most that lived at once.
-    pub most_live: u64,
-    /// Workers ever, those from before included.
-    pub spawned: u64,
-    /// Of these, there before the recording.
-    pub inherited: u64,
-    /// Workers that ended.
-    pub exited: u64,
-    /// When the oldest live one was spawned.
-    pub oldest: Option<Timestamp>,
-    /// When the oldest was that was stale when most were.
-    pub oldest_stale: Option<Timestamp>,
-    /// Resident memory of the live ones, KiB, of those that were sampled.
-    pub rss_kib: u64,
-    /// Calls that they served; the least that it can be unless `calls_exact`.
-    pub calls: u64,
-    /// Whether `calls` is exact.
-    pub calls_exact: bool,
-    /// Kinds of its findings, open at the end or not, each once.
-    pub findings: Vec<Kind>,
-}
-
-/// Sums over the sessions.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
-pub struct Total {
-    /// Sessions.
-    pub sessions: u64,
-    /// Workers that live at the end.
-    pub live: u64,
-    /// Of these, stale ones.
-    pub stale: u64,
-    /// Workers ever.
-    pub spawned: u64,
-    /// Of these, there before the recording.
-    pub inherited: u64,
-    /// Workers that ended.
-    pub exited: u64,
-    /// Most that lived at once.
-    pub most_live: u64,
-    /// Resident memory of the live ones, KiB.
-    pub rss_kib: u64,
-    /// That of the stale ones, KiB.
-    pub stale_rss_kib: u64,
-    /// Most that were stale at once.
-    pub most_stale: u64,
-    /// Resident memory of these then, KiB.
-    pub most_stale_rss_kib: u64,
 }
 
 /// Memory over the recording.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::roster::Roster;
 use crate::{
     model::{
         Confidence, Exec, FindingState, Gap, GapReason, Kind, Role, Sample, Sender, Signal, Source,
@@ -8,10 +9,11 @@ use crate::{
 
 /// The report of these records, each with the second it is of.
 fn report(bodies: impl IntoIterator<Item = (u64, Body)>) -> Report {
-    let mut digest = Digest::new();
+    let (mut digest, mut roster) = (Digest::new(), Roster::blank());
     for (seq, (second, body)) in (1..).zip(bodies) {
         let record = Record { seq, ..at(second, body) };
-        digest.record(&record).expect("a digest takes every record");
+        roster.observe(&record);
+        digest.record(&record, &roster).expect("a digest takes every record");
     }
     digest.report()
 }
@@ -101,4 +103,137 @@ fn a_worker_is_stale_as_long_as_one_open_finding_shows_it() {
     let closed = [(313, found(Kind::Unreachable, FindingState::Closed))];
     let closed = report(workers().into_iter().chain(opened).chain(closed));
     assert_eq!((closed.total.stale, closed.total.most_stale), (0, 2));
+}
+
+/// Spawned, live and exited workers of each row, with its gateway's pid.
+fn rows(report: &Report) -> Vec<(u32, u64, u64, u64)> {
+    let of = |row: &Session| {
+        let gateway = row.gateway.as_ref().map_or(0, |gateway| gateway.id.pid);
+        (gateway, row.spawned, row.live, row.exited)
+    };
+    report.sessions.iter().map(of).collect()
+}
+
+fn below(pid: u32, parent: u32, session: Option<&str>) -> (u64, Body) {
+    let mut spawn = spawn(pid, gateway(parent), "K");
+    spawn.session = session.map(str::to_owned);
+    (u64::from(pid), Body::Spawn(Box::new(spawn)))
+}
+
+fn exec(pid: u32, is_worker: bool) -> Body {
+    Body::Exec(Exec {
+        pid,
+        start_ns: u64::from(pid) * S,
+        role: Role::Worker,
+        comm: "sh".to_owned(),
+        argv0: None,
+        is_worker,
+        helper: None,
+        source: Source::Kernel,
+    })
+}
+
+#[test]
+fn a_launcher_is_not_counted_in_whichever_order_they_are_reported() {
+    let chain =
+        || [below(300, 100, Some("K")), below(301, 300, Some("K")), below(302, 301, Some("K"))];
+    for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+        let all = chain();
+        let spawns = order.map(|at: usize| all[at].clone());
+        let live = report(spawns.clone());
+        assert_eq!(rows(&live), [(100, 1, 1, 0)], "{order:?}");
+        // Without the middle one the outermost and the innermost look like two.
+        let most = if order[2] == 1 { 2 } else { 1 };
+        assert_eq!((live.total.spawned, live.total.most_live), (1, most), "{order:?}");
+        assert_eq!(live.workers.iter().map(|life| life.id.pid).collect::<Vec<_>>(), [302]);
+        // Reported again, say by a resync: nothing new.
+        let again = report(spawns.clone().into_iter().chain(chain()));
+        assert_eq!(rows(&again), [(100, 1, 1, 0)], "{order:?}");
+        let ends = [301, 300, 302].map(|pid| (400, Body::Exit(exit(pid))));
+        let ended = report(spawns.into_iter().chain(ends));
+        assert_eq!(rows(&ended), [(100, 1, 0, 1)], "{order:?}");
+    }
+}
+
+#[test]
+fn what_was_found_moves_with_the_row() {
+    let mut found = finding(Kind::LostWorker, Confidence::Strong, &[301]);
+    found.workers[0].unused = true;
+    if let Some(gateway) = &mut found.gateway {
+        (gateway.pid, gateway.start_ns) = (300, 300 * S);
+    }
+    let report = report([
+        below(301, 300, Some("K")),
+        (302, Body::Finding(Box::new(found))),
+        below(300, 100, Some("K")),
+    ]);
+    assert_eq!(rows(&report), [(100, 1, 1, 0)]);
+    let row = &report.sessions[0];
+    assert_eq!((row.stale, row.most_stale, &row.findings[..]), (1, 1, &[Kind::LostWorker][..]));
+}
+
+#[test]
+fn a_launcher_may_end_before_what_it_launched_is_reported() {
+    let launcher = below(300, 100, Some("K"));
+    let over = (303, Body::Exit(exit(300)));
+    let report = report([launcher, below(301, 300, Some("K")), over, below(302, 300, Some("K"))]);
+    assert_eq!(rows(&report), [(100, 2, 2, 0)]);
+}
+
+#[test]
+fn workers_without_a_key_launch_nobody() {
+    let report = report([below(300, 100, None), below(301, 300, None)]);
+    assert_eq!(rows(&report), [(100, 1, 1, 0), (300, 1, 1, 0)]);
+}
+
+#[test]
+fn a_worker_that_becomes_another_program_may_come_back() {
+    let began = [worker(300, "K"), (301, exec(300, false))];
+    let sampled = (301, Body::Sample(sample(300, 900, None)));
+    let away = report(began.clone().into_iter().chain([sampled]));
+    assert_eq!(rows(&away), [(100, 1, 0, 1)]);
+    assert_eq!(away.workers[0].rss_kib, None, "the memory of another program");
+    assert_eq!(away.workers[0].end.as_deref(), Some("became sh, no worker any more"));
+    let respawned = (302, worker(300, "K").1);
+    for back in [(302, exec(300, true)), respawned] {
+        let report = report(began.clone().into_iter().chain([back]));
+        assert_eq!(rows(&report), [(100, 1, 1, 0)]);
+        let life = &report.workers[0];
+        assert_eq!((life.to_ms, life.end.as_deref(), life.from_ms), (None, None, 0));
+    }
+    let over =
+        report(began.into_iter().chain([(302, Body::Exit(exit(300))), (303, exec(300, true))]));
+    assert_eq!(rows(&over), [(100, 1, 0, 1)]);
+}
+
+#[test]
+fn a_zombie_is_not_live() {
+    let state = |state, threads| {
+        let threads = Some(threads);
+        Body::Sample(Sample { state, threads, ..sample(300, 5_000, None) })
+    };
+    let zombie = || [worker(300, "K"), (301, state('S', 1)), (302, state('Z', 1))];
+    let dead = report(zombie());
+    assert_eq!(rows(&dead), [(100, 1, 0, 1)]);
+    assert_eq!((dead.total.rss_kib, dead.workers[0].to_ms), (0, Some(2_000)));
+    // Its parent collects it, and only then it is known how it ended.
+    let reaped = report(zombie().into_iter().chain([(303, Body::Exit(exit(300)))]));
+    assert_eq!(rows(&reaped), [(100, 1, 0, 1)]);
+    assert_eq!(reaped.workers[0].end.as_deref(), Some("code 0"));
+    // Its first thread alone ended.
+    let report = report([worker(300, "K"), (301, state('Z', 3))]);
+    assert_eq!(rows(&report), [(100, 1, 1, 0)]);
+}
+
+#[test]
+fn an_end_is_counted_once_and_may_be_reported_first() {
+    let (birth, end) = (worker(300, "K"), (301, Body::Exit(exit(300))));
+    let both = || vec![birth.clone(), end.clone()];
+    let twice = [both(), both()].concat();
+    let reversed = vec![end.clone(), birth.clone()];
+    for records in [both(), twice, reversed] {
+        let report = report(records);
+        assert_eq!(rows(&report), [(100, 1, 0, 1)]);
+        assert_eq!(report.workers[0].end.as_deref(), Some("code 0"));
+    }
 }

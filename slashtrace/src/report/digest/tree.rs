@@ -144,7 +144,7 @@ fn ends_worker(body: &Body) -> bool {
     match body {
         Body::Exit(exit) => exit.role == Role::Worker,
         Body::Exec(exec) => exec.role == Role::Worker && !exec.is_worker,
-        Body::Sample(sample) => sample.state == 'X',
+        Body::Sample(sample) => matches!(sample.state, 'X' | 'Z'),
         _ => false,
     }
 }

@@ -3,7 +3,10 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use anstream::adapter::strip_str;
+
 use super::*;
+use crate::roster::Roster;
 use crate::{
     model::{Confidence, GapReason, Kind, Sender, Source, Tick, signal_name},
     report::samples::{S, at, exit, finding, gateway, sample, spawn, start},
@@ -22,17 +25,25 @@ impl Write for Shared {
     }
 }
 
-fn shown(bodies: Vec<(u64, Body)>, color: bool) -> String {
+/// The lines, with their colours.
+fn painted(bodies: Vec<(u64, Body)>) -> String {
     let out = Shared::default();
     let zone = TimeZone::fixed(jiff::tz::offset(1));
-    let mut live = Live::in_zone(Box::new(out.clone()), color, zone);
+    let mut live = Live::in_zone(Box::new(out.clone()), zone);
+    let mut roster = Roster::blank();
     for (moment, body) in bodies {
-        live.record(&at(moment, body)).unwrap();
+        let record = at(moment, body);
+        roster.observe(&record);
+        live.record(&record, &roster).unwrap();
     }
     live.flush().unwrap();
     drop(live);
     let bytes = out.0.lock().unwrap().clone();
     String::from_utf8(bytes).unwrap()
+}
+
+fn shown(bodies: Vec<(u64, Body)>) -> String {
+    strip_str(&painted(bodies)).to_string()
 }
 
 fn signal(pid: u32, number: i32, sender: Option<Sender>) -> Body {
@@ -91,18 +102,17 @@ fn a_day_of_it() {
         (90_003, Body::Exit(over)),
         (90_003, Body::Stop(stop)),
     ];
-    insta::assert_snapshot!(shown(bodies, false));
+    insta::assert_snapshot!(shown(bodies));
 }
 
 #[test]
-fn colour_only_where_asked_for_and_no_escape_codes_of_others() {
+fn the_only_escape_codes_are_our_colours() {
     let body = Body::Spawn(Box::new(spawn(101, gateway(100), "\u{1b}[2J")));
-    let bare = shown(vec![(200, body)], false);
-    assert!(!bare.contains('\x1b'), "{bare:?}");
-    assert!(bare.contains("\\u{1b}[2J"), "{bare:?}");
+    let ours = painted(vec![(200, body)]);
+    assert!(ours.contains("\\u{1b}[2J") && !ours.contains("\x1b[2J"), "{ours:?}");
     let found = Body::Finding(Box::new(finding(Kind::Zombie, Confidence::Proven, &[101])));
-    let painted = shown(vec![(200, found)], true);
-    assert!(painted.contains("\x1b[1;31mOPENED zombie (proven)\x1b[0m"), "{painted:?}");
+    let painted = painted(vec![(200, found)]);
+    assert!(painted.contains("\x1b[1m\x1b[31mOPENED zombie (proven)\x1b[0m"), "{painted:?}");
 }
 
 #[test]
@@ -115,7 +125,7 @@ fn samples_ticks_and_descendants_are_silent() {
         (2, Body::Tick(Tick::default())),
         (3, Body::Exit(below)),
     ];
-    assert_eq!(shown(bodies, true), "");
+    assert_eq!(shown(bodies), "");
 }
 
 #[test]
@@ -131,7 +141,7 @@ fn a_worker_that_becomes_another_program_is_shown() {
         source: Source::Kernel,
     };
     let born = Body::Spawn(Box::new(spawn(101, gateway(100), "K")));
-    let lines = shown(vec![(200, born), (201, Body::Exec(exec))], false);
+    let lines = shown(vec![(200, born), (201, Body::Exec(exec))]);
     assert!(lines.ends_with("worker 101 session K became sh, no worker any more\n"), "{lines}");
 }
 
@@ -159,9 +169,9 @@ fn a_closed_pipe_ends_the_lines_and_nothing_else() {
         }
     }
     let born = at(1, Body::Spawn(Box::new(spawn(1, gateway(2), "K"))));
-    let mut live = Live::new(Box::new(Closed(0)), false);
-    live.record(&born).unwrap();
-    live.record(&born).unwrap();
+    let mut live = Live::new(Box::new(Closed(0)));
+    live.record(&born, &Roster::blank()).unwrap();
+    live.record(&born, &Roster::blank()).unwrap();
     live.flush().unwrap();
 
     struct Full;
@@ -174,6 +184,6 @@ fn a_closed_pipe_ends_the_lines_and_nothing_else() {
             Ok(())
         }
     }
-    let mut live = Live::new(Box::new(Full), false);
-    assert!(live.record(&born).is_err(), "other errors are told");
+    let mut live = Live::new(Box::new(Full));
+    assert!(live.record(&born, &Roster::blank()).is_err(), "other errors are told");
 }

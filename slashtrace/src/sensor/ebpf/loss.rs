@@ -11,6 +11,8 @@ pub struct Counts {
     pub counters: [u64; Counter::ALL.len()],
     /// Runs that the kernel skipped.
     pub missed_runs: u64,
+    /// Processes that the kernel programs track.
+    pub tracked: u64,
 }
 
 /// Reconciles what the kernel programs say they did with what was read.
@@ -86,6 +88,7 @@ impl Ledger {
         names.insert("read".into(), self.read);
         names.insert("undecodable".into(), self.undecodable);
         names.insert("program-missed".into(), self.last.missed_runs);
+        names.insert("tracked".into(), self.last.tracked);
         names
     }
 }

@@ -7,6 +7,7 @@
 
 mod btf;
 mod loss;
+mod marks;
 mod object;
 mod optional;
 mod rule;
@@ -201,7 +202,7 @@ impl EbpfSensor {
             match self.translator.translate(event) {
                 Some(observation) => self.keep(observation),
                 // Tracked for a collision of hashes only.
-                None => self.object.untrack(pid),
+                None => drop(self.object.untrack(pid)),
             }
         }
     }
@@ -298,8 +299,11 @@ impl EbpfSensor {
     }
 
     fn reconcile(&mut self) -> Result<()> {
-        let counts =
-            Counts { counters: self.object.counters()?, missed_runs: self.object.missed_runs() };
+        let counts = Counts {
+            counters: self.object.counters()?,
+            missed_runs: self.object.missed_runs(),
+            tracked: self.object.tracked_total(),
+        };
         self.drain();
         let gaps = self.ledger.reconcile(counts);
         let now = boottime_ns();
@@ -311,6 +315,7 @@ impl EbpfSensor {
         }
         if now.saturating_sub(self.long_argv_searched_ns) >= LONG_ARGV_SEARCH.as_nanos() as u64 {
             self.long_argv_searched_ns = now;
+            self.sweep();
             if self.ledger.take_not_searched() > 0 {
                 self.search_long_argv()?;
             }
@@ -343,6 +348,24 @@ impl EbpfSensor {
             self.adopt(spawn)?;
         }
         Ok(())
+    }
+
+    /// Has the kernel forget who ended without its noticing, and reports their end.
+    fn sweep(&mut self) {
+        let proc = &self.proc;
+        let removed = self.object.sweep(|pid, start_ns| match proc.stat(pid) {
+            Ok(Some(stat)) => stat.ended() || !proc.is_same(Identity { pid, start_ns }, &stat),
+            Ok(None) => true,
+            Err(_) => false,
+        });
+        for (pid, tracked) in removed {
+            let identity = self.translator.tracked_identity(pid, tracked.start_ns);
+            if let Some(&role) = self.translator.known.get(&identity) {
+                let (code, signal, reads) = (None, None, None);
+                let (pid, start_ns, source) = (pid, identity.start_ns, Source::Proc);
+                self.exited(Exit { pid, start_ns, role, code, signal, reads, source });
+            }
+        }
     }
 
     /// Looks for workers whose tokens stand behind more arguments than the programs search.

@@ -8,16 +8,19 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::{
     Ebpf, EbpfLoader, Pod,
-    maps::{HashMap, MapData, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
     programs::{BtfTracePoint, ProgramError},
 };
 use aya_log::EbpfLogger;
 use bytes::Bytes;
-use slashtrace_ebpf::{Counter, FIELD_COUNT, Field, TerminalKey, Tracked, UNKNOWN_OFFSET};
+use slashtrace_ebpf::{
+    Counter, FIELD_COUNT, Field, TerminalKey, Tracked, UNKNOWN_OFFSET, is_same_start,
+};
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{
     btf::{Btf, VMLINUX_BTF},
+    marks::Marks,
     optional::{
         COUNT_CALLS, CallHook, TERMINAL, TerminalHook, attach_call_hook, attach_terminal_hook,
     },
@@ -62,6 +65,7 @@ pub struct Object {
     /// Log lines from the programs, if asked for.
     pub log: Option<EbpfLogger<StderrLog>>,
     tracked: HashMap<MapData, u32, TrackedValue>,
+    marks: Marks,
     terminals: HashMap<MapData, TerminalPlace, u32>,
     counters: PerCpuArray<MapData, [u64; Counter::ALL.len()]>,
     /// What the end of a terminal is told by.
@@ -121,6 +125,8 @@ impl Object {
             events,
             log,
             tracked: HashMap::try_from(take(&mut ebpf, "TRACKED")?)?,
+            marks: Marks::map(&Array::try_from(take(&mut ebpf, "MARKS")?)?)
+                .context("cannot map the kernel programs' table of marks")?,
             terminals: HashMap::try_from(take(&mut ebpf, "TERMINALS")?)?,
             counters: PerCpuArray::try_from(take(&mut ebpf, "COUNTERS")?)?,
             terminal_hook,
@@ -136,20 +142,24 @@ impl Object {
     }
 
     /// Has the kernel track a process that was there before the programs. Keeps what the kernel
-    /// itself wrote meanwhile.
+    /// itself wrote meanwhile; what an earlier process of that pid left is replaced.
     ///
     /// # Errors
     /// If the map is full.
     pub fn track(&mut self, pid: u32, tracked: Tracked) -> Result<()> {
         const BPF_NOEXIST: u64 = 1;
-        match self.tracked.insert(pid, TrackedValue(tracked), BPF_NOEXIST) {
-            Ok(()) => Ok(()),
-            Err(error) if self.tracked.get(&pid, 0).is_ok() => {
-                drop(error);
-                Ok(())
-            }
-            Err(error) => Err(error).context("the map of tracked processes is full"),
+        if self.tracked(pid).is_some_and(|known| !is_same(known.start_ns, tracked.start_ns)) {
+            self.untrack(pid);
         }
+        self.marks.add(pid);
+        let Err(error) = self.tracked.insert(pid, TrackedValue(tracked), BPF_NOEXIST) else {
+            return Ok(());
+        };
+        self.marks.remove(pid);
+        if self.tracked(pid).is_some() {
+            return Ok(());
+        }
+        Err(error).context("the map of tracked processes is full")
     }
 
     /// What the kernel knows of a tracked process.
@@ -157,10 +167,40 @@ impl Object {
         self.tracked.get(&pid, 0).ok().map(|TrackedValue(tracked)| tracked)
     }
 
-    /// Has the kernel forget a process.
-    pub fn untrack(&mut self, pid: u32) {
-        // It may have ended and been forgotten already, which is what is wanted.
-        drop(self.tracked.remove(&pid));
+    /// How many processes the kernel tracks.
+    pub fn tracked_total(&self) -> u64 {
+        self.marks.total()
+    }
+
+    /// Has the kernel forget a process. False if it had already: after its end there is a record of
+    /// that then.
+    pub fn untrack(&mut self, pid: u32) -> bool {
+        let removed = self.tracked.remove(&pid).is_ok();
+        if removed {
+            self.marks.remove(pid);
+        }
+        removed
+    }
+
+    /// Has the kernel forget those who have ended without its noticing, as `has_ended` (a pid and
+    /// the start time in the map, ns) finds out: the exit program runs before a process becomes a
+    /// zombie, so whoever is one, or is gone, and still has an entry will never be reported. Gives
+    /// the entries that were removed.
+    pub fn sweep(&mut self, has_ended: impl Fn(u32, u64) -> bool) -> Vec<(u32, Tracked)> {
+        let pids: Vec<u32> = self.tracked.keys().filter_map(Result::ok).collect();
+        let mut removed = Vec::new();
+        for pid in pids {
+            // Looked up before and after: what is still there after the end is stale.
+            let Some(before) = self.tracked(pid) else { continue };
+            if !has_ended(pid, before.start_ns) {
+                continue;
+            }
+            let unchanged = self.tracked(pid).is_some_and(|now| now.start_ns == before.start_ns);
+            if unchanged && self.untrack(pid) {
+                removed.push((pid, before));
+            }
+        }
+        removed
     }
 
     /// Has the kernel tell of the end of a terminal. Where its map is full, inotify does all the
@@ -195,6 +235,11 @@ impl Object {
     pub fn missed_runs(&self) -> u64 {
         self.programs.iter().filter_map(|fd| recursion_misses(fd.as_fd())).sum()
     }
+}
+
+/// Whether two start times are one process's; each may be rounded down to a tick.
+fn is_same(one: u64, other: u64) -> bool {
+    is_same_start(one, other) || is_same_start(other, one)
 }
 
 fn recursion_misses(program: BorrowedFd<'_>) -> Option<u64> {

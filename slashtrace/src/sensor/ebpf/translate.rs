@@ -163,7 +163,7 @@ impl Translator {
         let process = self.describe(forker);
         // It is no longer the parent, so it ended, unless the child was cloned as its sibling
         // (CLONE_PARENT): then it is still there.
-        let gone = exec.reparented && !self.is_alive(identity);
+        let gone = exec.forker_gone || (exec.reparented && !self.is_alive(identity));
         if gone {
             self.described.remove(&identity);
         } else {
@@ -248,7 +248,7 @@ impl Translator {
     }
 
     /// Identity behind a start time that the kernel programs may have been given by us, rounded.
-    fn tracked_identity(&mut self, pid: u32, start_ns: u64) -> Identity {
+    pub fn tracked_identity(&mut self, pid: u32, start_ns: u64) -> Identity {
         if start_ns.is_multiple_of(self.proc.tick_ns()) {
             self.book.proc(pid, start_ns)
         } else {

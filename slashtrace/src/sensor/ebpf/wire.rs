@@ -1,7 +1,10 @@
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use slashtrace_ebpf::{
-    ARGV_MAX, CHAIN_MAX, NO_TERMINAL, ParentKnownBy, RecordKind, Role, TerminalKey, WIRE_VERSION,
+    ARGV_MAX, CHAIN_MAX, ExecRecord, ExitRecord, ForkRecord, Header, NO_TERMINAL, ParentKnownBy,
+    RecordKind, Role, SignalRecord, TaskInfo, TerminalKey, TerminalRecord, WIRE_VERSION,
+    argv_padded,
 };
+use zerocopy::FromBytes;
 
 /// Why a record from the ring buffer could not be decoded.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -74,6 +77,8 @@ pub struct Exec {
     pub matched: bool,
     pub parent_known_by: Option<ParentKnownBy>,
     pub reparented: bool,
+    /// The forker had ended, or was about to, and is not tracked.
+    pub forker_gone: bool,
     pub argv_bytes: u64,
     /// Start of the argument area.
     pub argv: Bytes,
@@ -82,125 +87,280 @@ pub struct Exec {
     pub chain: Vec<Task>,
 }
 
-const HEADER: usize = 16;
-const TASK: usize = 48;
-const EXEC_FIXED: usize = HEADER + TASK + 8 + 16 + TASK + CHAIN_MAX * TASK;
-
 /// Decodes one record.
-pub fn decode(mut record: Bytes) -> Result<Event, DecodeError> {
-    let length = record.len();
-    if length < HEADER {
-        return Err(DecodeError::Size);
+pub fn decode(record: Bytes) -> Result<Event, DecodeError> {
+    let (header, _) = Header::read_from_prefix(&record).map_err(|_| DecodeError::Size)?;
+    if header.version != WIRE_VERSION {
+        return Err(DecodeError::Version(header.version));
     }
-    let version = record.get_u8();
-    if version != WIRE_VERSION {
-        return Err(DecodeError::Version(version));
-    }
-    let kind = record.get_u8();
-    record.advance(2);
-    let size = record.get_u32_ne() as usize;
-    let boottime_ns = record.get_u64_ne();
     // The ring buffer keeps records at multiples of 8 bytes but gives their true length.
-    if size != length {
+    if header.size as usize != record.len() {
         return Err(DecodeError::Size);
     }
-    let what = match kind {
-        k if k == RecordKind::Exec as u8 => exec(record, length)?,
-        k if k == RecordKind::Fork as u8 => {
-            expect(&record, TASK + 24)?;
-            let child = task(&mut record);
-            let (parent_start, worker_start) = (record.get_u64_ne(), record.get_u64_ne());
-            let (parent, worker) = (record.get_u32_ne(), record.get_u32_ne());
-            What::Fork { child, parent: (parent, parent_start), worker: (worker, worker_start) }
-        }
-        k if k == RecordKind::Exit as u8 => {
-            expect(&record, 32)?;
-            let (start_ns, reads, tgid) =
-                (record.get_u64_ne(), record.get_u64_ne(), record.get_u32_ne());
-            let role = role(record.get_u32_ne())?;
-            What::Exit { tgid, start_ns, role, status: record.get_u32_ne(), reads }
-        }
-        k if k == RecordKind::Signal as u8 => {
-            expect(&record, 32 + TASK)?;
-            let (start_ns, tgid) = (record.get_u64_ne(), record.get_u32_ne());
-            let role = role(record.get_u32_ne())?;
-            let (signal, si_code) = (record.get_u32_ne(), record.get_i32_ne());
-            let (result, from_kernel) = (record.get_u32_ne(), record.get_u32_ne());
-            let sender = task(&mut record);
-            What::Signal {
-                tgid,
-                start_ns,
-                role,
-                signal,
-                si_code,
-                result,
-                sender: (from_kernel == 0).then_some(sender),
+    let what = match RecordKind::from_u8(header.kind).ok_or(DecodeError::Unknown)? {
+        RecordKind::Exec => What::Exec(exec(record)?),
+        RecordKind::Fork => {
+            let this: ForkRecord = whole(&record)?;
+            What::Fork {
+                child: task(&this.child),
+                parent: (this.parent, this.parent_start_ns),
+                worker: (this.worker, this.worker_start_ns),
             }
         }
-        k if k == RecordKind::Terminal as u8 => {
-            expect(&record, TASK + 8)?;
-            let closer = task(&mut record);
-            What::Terminal { device: record.get_u32_ne(), index: record.get_u32_ne(), closer }
+        RecordKind::Exit => {
+            let ExitRecord { tgid, start_ns, status, reads, role: number, .. } = whole(&record)?;
+            What::Exit { tgid, start_ns, role: role(number)?, status, reads }
         }
-        _ => return Err(DecodeError::Unknown),
+        RecordKind::Signal => {
+            let this: SignalRecord = whole(&record)?;
+            What::Signal {
+                tgid: this.tgid,
+                start_ns: this.start_ns,
+                role: role(this.role)?,
+                signal: this.signal,
+                si_code: this.si_code,
+                result: this.result,
+                sender: (this.from_kernel == 0).then(|| task(&this.sender)),
+            }
+        }
+        RecordKind::Terminal => {
+            let TerminalRecord { closer, terminal, .. } = whole(&record)?;
+            What::Terminal { device: terminal.device, index: terminal.index, closer: task(&closer) }
+        }
     };
-    Ok(Event { boottime_ns, what })
+    Ok(Event { boottime_ns: header.boottime_ns, what })
 }
 
-fn exec(mut record: Bytes, length: usize) -> Result<What, DecodeError> {
-    if length < EXEC_FIXED {
+fn exec(record: Bytes) -> Result<Exec, DecodeError> {
+    let (this, tail) = ExecRecord::read_from_prefix(&record).map_err(|_| DecodeError::Size)?;
+    let (argv_len, chain_len) = (this.argv_len as usize, this.chain_len as usize);
+    if argv_len > ARGV_MAX || chain_len > CHAIN_MAX {
         return Err(DecodeError::Size);
     }
-    let this = task(&mut record);
-    let role_before = match record.get_u32_ne() {
-        0 => None,
-        number => Some(role(number)?),
-    };
-    let matched = record.get_u8() != 0;
-    let parent_known_by = match record.get_u8() {
-        0 => None,
-        n if n == ParentKnownBy::Fork as u8 => Some(ParentKnownBy::Fork),
-        n if n == ParentKnownBy::RealParent as u8 => Some(ParentKnownBy::RealParent),
-        _ => return Err(DecodeError::Unknown),
-    };
-    let reparented = record.get_u8() != 0;
-    record.advance(1);
-    let argv_bytes = record.get_u64_ne();
-    let (argv_len, chain_len) = (record.get_u32_ne() as usize, record.get_u32_ne() as usize);
-    if argv_len != length - EXEC_FIXED || argv_len > ARGV_MAX || chain_len > CHAIN_MAX {
+    let chain = tail.get(argv_padded(argv_len)..).ok_or(DecodeError::Size)?;
+    if chain.len() != chain_len * size_of::<TaskInfo>() {
         return Err(DecodeError::Size);
     }
-    let forker = task(&mut record);
-    let mut chain: Vec<Task> = (0..CHAIN_MAX).map(|_| task(&mut record)).collect();
-    chain.truncate(chain_len);
-    Ok(What::Exec(Exec {
-        task: this,
-        role_before,
-        matched,
-        parent_known_by,
+    let chain = chain
+        .chunks_exact(size_of::<TaskInfo>())
+        .map(|info| TaskInfo::read_from_bytes(info).map(|info| task(&info)))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|_| DecodeError::Size)?;
+    let reparented = this.reparented != 0;
+    // Of a forker that is not above it any more, only the identity is known.
+    let forker = chain.first().filter(|_| !reparented).cloned().unwrap_or_else(|| {
+        task(&TaskInfo { tgid: this.forker, start_ns: this.forker_start_ns, ..TaskInfo::NONE })
+    });
+    Ok(Exec {
+        task: task(&this.task),
+        role_before: match this.role_before {
+            0 => None,
+            number => Some(role(number)?),
+        },
+        matched: this.matched != 0,
+        parent_known_by: match this.parent_known_by {
+            0 => None,
+            number => Some(ParentKnownBy::from_u8(number).ok_or(DecodeError::Unknown)?),
+        },
         reparented,
-        argv_bytes,
-        argv: record,
-        forker: (forker.tgid != 0).then_some(forker),
+        forker_gone: this.forker_gone != 0,
+        argv_bytes: this.argv_bytes,
+        argv: record.slice(size_of::<ExecRecord>()..size_of::<ExecRecord>() + argv_len),
+        forker: (this.forker != 0).then_some(forker),
         chain,
-    }))
+    })
 }
 
-fn expect(record: &Bytes, size: usize) -> Result<(), DecodeError> {
-    if record.len() == size { Ok(()) } else { Err(DecodeError::Size) }
+/// A record without a tail.
+fn whole<T: FromBytes>(record: &Bytes) -> Result<T, DecodeError> {
+    T::read_from_bytes(record).map_err(|_| DecodeError::Size)
 }
 
 fn role(number: u32) -> Result<Role, DecodeError> {
     Role::from_u32(number).ok_or(DecodeError::Unknown)
 }
 
-fn task(record: &mut Bytes) -> Task {
-    let start_ns = record.get_u64_ne();
-    let (tgid, uid) = (record.get_u32_ne(), record.get_u32_ne());
-    let (sid, _) = (record.get_u32_ne(), record.get_u32_ne());
-    let terminal = TerminalKey { device: record.get_u32_ne(), index: record.get_u32_ne() };
-    let mut comm = record.split_to(16);
-    comm.truncate(comm.iter().position(|&b| b == 0).unwrap_or(16));
-    let terminal = (terminal.index != NO_TERMINAL).then_some(terminal);
-    Task { tgid, start_ns, uid, sid, terminal, comm }
+fn task(info: &TaskInfo) -> Task {
+    let comm = info.comm.iter().position(|&b| b == 0).unwrap_or(info.comm.len());
+    Task {
+        tgid: info.tgid,
+        start_ns: info.start_ns,
+        uid: info.uid,
+        sid: info.sid,
+        terminal: (info.terminal.index != NO_TERMINAL).then_some(info.terminal),
+        comm: Bytes::copy_from_slice(&info.comm[..comm]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use slashtrace_ebpf::TerminalKey;
+    use zerocopy::IntoBytes as _;
+
+    use super::*;
+
+    fn header(kind: RecordKind, size: usize) -> Header {
+        Header {
+            version: WIRE_VERSION,
+            kind: kind as u8,
+            reserved: 0,
+            size: size as u32,
+            boottime_ns: 7,
+        }
+    }
+
+    fn info(tgid: u32) -> TaskInfo {
+        TaskInfo {
+            tgid,
+            start_ns: u64::from(tgid) * 1_000,
+            terminal: TerminalKey { device: 3, index: 4 },
+            comm: *b"python3\0\0\0\0\0\0\0\0\0",
+            ..TaskInfo::NONE
+        }
+    }
+
+    /// An exec record as the kernel program writes it.
+    fn exec_record(argv: &[u8], chain: &[TaskInfo]) -> Vec<u8> {
+        let size = size_of::<ExecRecord>() + argv_padded(argv.len()) + size_of_val(chain);
+        let fixed = ExecRecord {
+            header: header(RecordKind::Exec, size),
+            task: info(50),
+            role_before: 0,
+            matched: 1,
+            parent_known_by: ParentKnownBy::Fork as u8,
+            reparented: 0,
+            forker_gone: 0,
+            argv_bytes: argv.len() as u64,
+            forker_start_ns: 40_000,
+            forker: 40,
+            argv_len: argv.len() as u32,
+            chain_len: chain.len() as u32,
+            reserved: 0,
+        };
+        let mut bytes = fixed.as_bytes().to_vec();
+        bytes.extend(argv);
+        bytes.resize(size_of::<ExecRecord>() + argv_padded(argv.len()), 0xaa);
+        bytes.extend(chain.as_bytes());
+        bytes
+    }
+
+    /// One valid record of each kind.
+    fn records() -> Vec<Vec<u8>> {
+        let fork = ForkRecord {
+            header: header(RecordKind::Fork, size_of::<ForkRecord>()),
+            child: info(1),
+            parent_start_ns: 2,
+            worker_start_ns: 3,
+            parent: 4,
+            worker: 5,
+        };
+        let exit = ExitRecord {
+            header: header(RecordKind::Exit, size_of::<ExitRecord>()),
+            start_ns: 1,
+            reads: 2,
+            tgid: 3,
+            role: Role::Gateway as u32,
+            status: 9,
+            reserved: 0,
+        };
+        let signal = SignalRecord {
+            header: header(RecordKind::Signal, size_of::<SignalRecord>()),
+            start_ns: 1,
+            tgid: 2,
+            role: Role::Worker as u32,
+            signal: 15,
+            si_code: -6,
+            result: 0,
+            from_kernel: 0,
+            sender: info(9),
+        };
+        let terminal = TerminalRecord {
+            header: header(RecordKind::Terminal, size_of::<TerminalRecord>()),
+            closer: info(6),
+            terminal: TerminalKey { device: 1, index: 2 },
+        };
+        vec![
+            exec_record(b"python3\0-m\0worker\0", &[info(40), info(30)]),
+            fork.as_bytes().to_vec(),
+            exit.as_bytes().to_vec(),
+            signal.as_bytes().to_vec(),
+            terminal.as_bytes().to_vec(),
+        ]
+    }
+
+    #[test]
+    fn an_exec_carries_only_what_is_there() {
+        let argv = b"python3\0-m\0worker\0";
+        let decoded = decode(exec_record(argv, &[info(40), info(30)]).into()).unwrap();
+        let What::Exec(exec) = decoded.what else { panic!("{decoded:?}") };
+        assert_eq!((decoded.boottime_ns, &exec.argv[..]), (7, &argv[..]));
+        assert_eq!(exec.chain.iter().map(|task| task.tgid).collect::<Vec<_>>(), [40, 30]);
+        let forker = exec.forker.unwrap();
+        assert_eq!((forker.tgid, &forker.comm[..]), (40, &b"python3"[..]));
+
+        let mut adopted = exec_record(argv, &[info(1)]);
+        adopted[core::mem::offset_of!(ExecRecord, reparented)] = 1;
+        let What::Exec(exec) = decode(adopted.into()).unwrap().what else { panic!("an exec") };
+        let forker = exec.forker.unwrap();
+        assert_eq!((forker.tgid, forker.start_ns, forker.comm.len()), (40, 40_000, 0));
+    }
+
+    #[test]
+    fn each_kind_is_decoded_and_no_other_length_of_it() {
+        for record in records() {
+            decode(record.clone().into()).unwrap();
+            for length in 0..record.len() + 16 {
+                let mut other = record.clone();
+                other.resize(length, 0);
+                if length == record.len() {
+                    continue;
+                }
+                assert_eq!(decode(other.clone().into()), Err(DecodeError::Size), "{length}");
+                // Also if the header says that it is as long as it is.
+                if length >= size_of::<Header>() {
+                    let at = core::mem::offset_of!(Header, size);
+                    other[at..at + 4].copy_from_slice(&(length as u32).to_ne_bytes());
+                    assert_eq!(decode(other.into()), Err(DecodeError::Size), "{length}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_this_version_does_not_know_is_an_error() {
+        let change = |at: usize, value: u8| {
+            let mut record = records().swap_remove(2);
+            record[at] = value;
+            decode(record.into())
+        };
+        assert_eq!(change(0, WIRE_VERSION - 1), Err(DecodeError::Version(WIRE_VERSION - 1)));
+        assert_eq!(change(1, 0), Err(DecodeError::Unknown));
+        assert_eq!(change(1, 6), Err(DecodeError::Unknown));
+        assert_eq!(change(core::mem::offset_of!(ExitRecord, role), 0), Err(DecodeError::Unknown));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_are_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
+            drop(decode(bytes.into()));
+        }
+
+        /// Damaged where it hurts: a valid record with some bytes replaced.
+        #[test]
+        fn a_damaged_record_is_an_error_or_within_its_bounds(
+            kind in 0..5_usize,
+            damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+        ) {
+            let mut record = records().swap_remove(kind);
+            for (at, value) in damage {
+                let at = at.index(record.len());
+                record[at] = value;
+            }
+            let length = record.len();
+            if let Ok(Event { what: What::Exec(exec), .. }) = decode(record.into()) {
+                prop_assert!(exec.argv.len() <= length && exec.chain.len() <= CHAIN_MAX);
+            }
+        }
+    }
 }

@@ -37,6 +37,9 @@ impl Exited {
         }
         self.step_ns = (self.step_ns * 2).min(SLOWEST_NS);
         self.next_ns = Some(now_ns + self.step_ns);
+        if let Ok(None) = proc.cpu_ns(identity.pid) {
+            return (self.zombie.then(|| bare(identity, 'X')), false);
+        }
         match proc.stat(identity.pid) {
             Ok(Some(stat)) if proc.is_same(identity, &stat) && stat.state == 'Z' => {
                 let sample = (!self.zombie).then(|| bare(identity, 'Z'));

@@ -1,57 +1,143 @@
-use super::{PSS_EVERY_NS, moved};
+use super::moved;
 use crate::{
     host::proc::{ProcFs, ProcStat},
-    model::{Identity, Sample},
+    model::{Identity, Sample, StdinPeer},
 };
 
 /// A worker in which nothing changes is still written that often, so that evidence shows it alive.
-const HEARTBEAT_NS: u64 = 60_000_000_000;
+const HEARTBEAT_NS: u64 = 3_600_000_000_000;
+/// What alone is no news is written that long after the last sample.
+const MINOR_NS: u64 = 60_000_000_000;
+/// Changes of memory below these are noise: the kernel itself counts the resident set to some dozen
+/// pages for each CPU.
+const SIZE_PERCENT: u64 = 5;
+const SIZE_KIB: u64 = 512;
+
+/// A worker that runs all the time without reading is looked at whole that often.
+const LOOK_BUSY_NS: u64 = 8_000_000_000;
+/// One that does not run can change by what others do: its memory is reclaimed, or a process with
+/// which it shares its descriptors closes one.
+const LOOK_QUIET_NS: u64 = 60_000_000_000;
+/// Reading `io` was refused: it is tried again then.
+const DENIED_NS: u64 = 60_000_000_000;
+
 /// A new worker is given that long to load before its proportional set is read.
 const PSS_FIRST_NS: u64 = 3_000_000_000;
-/// Changes of memory below these are noise.
-const SIZE_PERCENT: u64 = 5;
-const SIZE_KIB: u64 = 1024;
+/// How often it is read at most.
+pub(super) const PSS_EVERY_NS: u64 = 30_000_000_000;
+/// How often it is read while the resident set stays what it was.
+const PSS_QUIET_NS: u64 = 3_600_000_000_000;
 
-/// What was last said of a live worker.
+/// What a worker did since the last round.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) enum Pulse {
+    /// It ran for the first time in a while, or for the last, or was not looked at for long, or it
+    /// cannot be seen whether it ran: all of it may have changed.
+    #[default]
+    Look,
+    /// It runs all the time.
+    Ran,
+    /// It has not run, so nothing that it does itself has changed.
+    Quiet,
+    /// There is no process of that pid.
+    Gone,
+}
+
+/// What is remembered of a live worker.
 #[derive(Debug, Default)]
 pub(super) struct Live {
-    said: Option<Said>,
+    pub(super) pulse: Pulse,
+    written: Option<Written>,
+    /// Its CPU time in the last round.
+    cpu_ns: Option<u64>,
+    /// Whether it ran before the last round.
+    ran: bool,
+    look_due_ns: u64,
     pss_due_ns: Option<u64>,
-    /// Reading `io` was refused; tried again then.
+    /// Resident set when the proportional one was read, KiB.
+    pss_of_rss_kib: Option<u64>,
     io_denied_until_ns: u64,
 }
 
-#[derive(Debug)]
-struct Said {
-    /// The last value of every field.
-    sample: Sample,
+/// The last value of every field, and when one was written.
+#[derive(Clone, Copy, Debug)]
+struct Written {
+    state: char,
+    rss_kib: Option<u64>,
+    pss_kib: Option<u64>,
+    threads: Option<u32>,
+    syscr: Option<u64>,
+    reads: Option<u64>,
+    stdin: Option<StdinPeer>,
     at_ns: u64,
 }
 
 impl Live {
-    /// The sample, if it says something that was not said.
-    pub(super) fn changed(&mut self, sample: Sample, now_ns: u64) -> Option<Sample> {
-        let news = match &self.said {
-            None => true,
-            Some(said) => {
-                now_ns.saturating_sub(said.at_ns) >= HEARTBEAT_NS || differs(&said.sample, &sample)
+    /// Notes what it did since the last round.
+    pub(super) fn feel(&mut self, proc: &ProcFs, identity: Identity, now_ns: u64) {
+        let cpu_ns = match proc.cpu_ns(identity.pid) {
+            Ok(Some(cpu_ns)) => cpu_ns,
+            Ok(None) => {
+                self.pulse = Pulse::Gone;
+                return;
+            }
+            Err(_) => {
+                self.pulse = Pulse::Look;
+                return;
             }
         };
-        if !news {
+        let ran = self.cpu_ns.replace(cpu_ns) != Some(cpu_ns);
+        let began_or_ended = std::mem::replace(&mut self.ran, ran) != ran;
+        self.pulse = match ran {
+            _ if began_or_ended || now_ns >= self.look_due_ns => Pulse::Look,
+            true => Pulse::Ran,
+            false => Pulse::Quiet,
+        };
+    }
+
+    /// It was looked at whole.
+    pub(super) fn looked(&mut self, now_ns: u64) {
+        self.look_due_ns = now_ns + if self.ran { LOOK_BUSY_NS } else { LOOK_QUIET_NS };
+    }
+
+    /// It is not there any more, or is a zombie: to be looked at in each round.
+    pub(super) fn vanished(&mut self) {
+        self.cpu_ns = None;
+        self.look_due_ns = 0;
+    }
+
+    /// Its state letter as last written; `S` if none was.
+    pub(super) fn state(&self) -> char {
+        self.written.map_or('S', |written| written.state)
+    }
+
+    /// Read system calls as last written.
+    pub(super) fn last_syscr(&self) -> Option<u64> {
+        self.written?.syscr
+    }
+
+    /// What was last written of its stdin.
+    pub(super) fn last_stdin(&self) -> Option<StdinPeer> {
+        self.written?.stdin
+    }
+
+    /// The sample, if it says something new.
+    pub(super) fn changed(&mut self, sample: Sample, now_ns: u64) -> Option<Sample> {
+        if !self.written.is_none_or(|written| differs(&written, &sample, now_ns)) {
             return None;
         }
-        let before = self.said.take().map(|said| said.sample);
+        let before = self.written;
         let before = before.as_ref();
-        let merged = Sample {
+        self.written = Some(Written {
+            state: sample.state,
             rss_kib: sample.rss_kib.or(before.and_then(|s| s.rss_kib)),
             pss_kib: sample.pss_kib.or(before.and_then(|s| s.pss_kib)),
             threads: sample.threads.or(before.and_then(|s| s.threads)),
             syscr: sample.syscr.or(before.and_then(|s| s.syscr)),
             reads: sample.reads.or(before.and_then(|s| s.reads)),
             stdin: sample.stdin.or(before.and_then(|s| s.stdin)),
-            ..sample
-        };
-        self.said = Some(Said { sample: merged, at_ns: now_ns });
+            at_ns: now_ns,
+        });
         Some(sample)
     }
 
@@ -62,17 +148,30 @@ impl Live {
         }
         let read = proc.io_syscr(identity.pid);
         if read.is_err() {
-            self.io_denied_until_ns = now_ns + HEARTBEAT_NS;
+            self.io_denied_until_ns = now_ns + DENIED_NS;
         }
         read.ok().flatten()
     }
 
+    /// When its proportional set is to be read.
     pub(super) fn pss_due_ns(&mut self, now_ns: u64) -> u64 {
-        *self.pss_due_ns.get_or_insert(now_ns + PSS_FIRST_NS)
+        let due_ns = *self.pss_due_ns.get_or_insert(now_ns + PSS_FIRST_NS);
+        let rss_kib = self.written.and_then(|written| written.rss_kib);
+        match (self.pss_of_rss_kib, rss_kib) {
+            (Some(then), Some(now)) if !resized(then, now) => due_ns + PSS_QUIET_NS - PSS_EVERY_NS,
+            _ => due_ns,
+        }
     }
 
+    /// It was read, or cannot be.
     pub(super) fn pss_was_read(&mut self, now_ns: u64) {
         self.pss_due_ns = Some(now_ns + PSS_EVERY_NS);
+        self.pss_of_rss_kib = self.written.and_then(|written| written.rss_kib);
+    }
+
+    /// Whether it is time to show that it is alive.
+    pub(super) fn heartbeat(&self, now_ns: u64) -> bool {
+        self.written.is_none_or(|written| now_ns.saturating_sub(written.at_ns) >= HEARTBEAT_NS)
     }
 }
 
@@ -87,23 +186,30 @@ fn class(state: char) -> char {
     if matches!(state, 'Z' | 'T' | 't' | 'X') { state } else { 'S' }
 }
 
-fn differs(said: &Sample, now: &Sample) -> bool {
+/// Whether a resident or proportional set has another size, KiB.
+fn resized(old: u64, new: u64) -> bool {
+    old.abs_diff(new) >= SIZE_KIB && moved(old, new, SIZE_PERCENT, u64::MAX)
+}
+
+fn differs(written: &Written, now: &Sample, now_ns: u64) -> bool {
     /// A value that was not read this time says nothing new.
-    fn news<T: PartialEq>(said: Option<&T>, now: Option<&T>) -> bool {
-        now.is_some() && now != said
+    fn news<T: PartialEq>(written: Option<T>, now: Option<T>) -> bool {
+        now.is_some() && now != written
     }
-    fn size(said: Option<u64>, now: Option<u64>) -> bool {
-        match (said, now) {
-            (Some(said), Some(now)) => moved(said, now, SIZE_PERCENT, SIZE_KIB),
+    fn size(written: Option<u64>, now: Option<u64>) -> bool {
+        match (written, now) {
+            (Some(written), Some(now)) => resized(written, now),
             (None, Some(_)) => true,
             (_, None) => false,
         }
     }
-    class(said.state) != class(now.state)
-        || news(said.syscr.as_ref(), now.syscr.as_ref())
-        || news(said.reads.as_ref(), now.reads.as_ref())
-        || news(said.threads.as_ref(), now.threads.as_ref())
-        || news(said.stdin.as_ref(), now.stdin.as_ref())
-        || size(said.rss_kib, now.rss_kib)
-        || size(said.pss_kib, now.pss_kib)
+    let age_ns = now_ns.saturating_sub(written.at_ns);
+    class(written.state) != class(now.state)
+        || news(written.syscr, now.syscr)
+        || news(written.reads, now.reads)
+        || news(written.stdin, now.stdin)
+        || size(written.rss_kib, now.rss_kib)
+        || size(written.pss_kib, now.pss_kib)
+        || (age_ns >= MINOR_NS && news(written.threads, now.threads))
+        || age_ns >= HEARTBEAT_NS
 }

@@ -8,20 +8,20 @@ mod live;
 mod memory;
 mod stdin;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use crate::{
-    host::proc::{IdentityBook, ProcFs, ProcStat},
+    host::proc::{IdentityBook, ProcFs},
     model::{Body, Identity, Observation, Role, Sample, StdinPeer, Tick},
 };
 
 use exited::Exited;
-use live::Live;
+use live::{Live, PSS_EVERY_NS, Pulse};
 use memory::MemoryWatch;
-use stdin::StdinWatch;
+use stdin::{StdinWatch, Watched};
 
-/// How often the proportional set of a worker is read at most.
-const PSS_EVERY_NS: u64 = 30_000_000_000;
+/// Costly reads of all workers are spread over this long at least.
+const PSS_SPREAD_NS: u64 = 4 * PSS_EVERY_NS;
 
 /// Counted reads of a worker's stdin, if somebody counts them.
 pub type Reads<'a> = &'a dyn Fn(Identity) -> Option<u64>;
@@ -38,16 +38,26 @@ pub struct Round {
 }
 
 /// Reads tracked workers, and only these. Every read checks that the pid is still the same process.
+///
+/// A worker that has not run since the last round is not read: a system call says so
+/// ([`ProcFs::cpu_ns`]). So the cost of a round goes with the workers that do something.
 #[derive(Debug)]
 pub struct Sampler {
     proc: ProcFs,
-    live: BTreeMap<Identity, Live>,
+    workers: BTreeMap<Identity, Worker>,
     /// Worker that each tracked descendant belongs to.
-    descendants: HashMap<Identity, Identity>,
+    descendants: BTreeMap<Identity, Identity>,
     exited: BTreeMap<Identity, Exited>,
     stdin: StdinWatch,
     memory: MemoryWatch,
     last_round_ns: Option<u64>,
+}
+
+/// A worker that is tracked as live.
+#[derive(Debug, Default)]
+struct Worker {
+    live: Live,
+    stdin: Watched,
 }
 
 impl Sampler {
@@ -55,8 +65,8 @@ impl Sampler {
     pub fn new(proc: ProcFs) -> Self {
         Self {
             proc,
-            live: BTreeMap::new(),
-            descendants: HashMap::new(),
+            workers: BTreeMap::new(),
+            descendants: BTreeMap::new(),
             exited: BTreeMap::new(),
             stdin: StdinWatch::default(),
             memory: MemoryWatch::default(),
@@ -71,10 +81,9 @@ impl Sampler {
         match (role, above) {
             (Role::Worker, gateway) => {
                 self.descendants.remove(&identity);
-                self.live.entry(identity).or_default();
-                self.stdin.track(identity, gateway);
+                self.workers.entry(identity).or_default().stdin.gateway = gateway;
             }
-            (Role::Descendant, Some(worker)) if !self.live.contains_key(&identity) => {
+            (Role::Descendant, Some(worker)) if !self.workers.contains_key(&identity) => {
                 self.descendants.insert(identity, worker);
             }
             _ => {}
@@ -83,17 +92,15 @@ impl Sampler {
 
     /// Stops tracking a process altogether.
     pub fn untrack(&mut self, identity: Identity) {
-        self.live.remove(&identity);
+        self.workers.remove(&identity);
         self.descendants.remove(&identity);
         self.exited.remove(&identity);
-        self.stdin.untrack(identity);
     }
 
     /// A tracked process has ended: a worker is watched from now on for being reaped.
     pub fn exited(&mut self, identity: Identity) {
-        let worker = self.live.remove(&identity).is_some();
+        let worker = self.workers.remove(&identity).is_some();
         self.descendants.remove(&identity);
-        self.stdin.untrack(identity);
         if worker {
             self.exited.insert(identity, Exited::default());
         }
@@ -101,36 +108,35 @@ impl Sampler {
 
     /// Number of workers that are tracked as live.
     pub fn workers(&self) -> usize {
-        self.live.len()
+        self.workers.len()
     }
 
-    /// Reads every tracked worker once. `now_ns` is the boot clock.
+    /// Reads every tracked worker that may have changed. `now_ns` is the boot clock.
     pub fn sample(&mut self, now_ns: u64, book: &mut IdentityBook, reads: Reads<'_>) -> Round {
         let mut round = Round::default();
-        if !self.live.is_empty()
+        if !self.workers.is_empty()
             && let Some(memory) = self.memory.round(&self.proc, now_ns)
         {
             let body = Body::Tick(Tick { memory: Some(memory) });
             round.observations.push(Observation { boottime_ns: now_ns, body });
         }
-        let stats = self.stats(&mut round.vanished, book);
-        let peers = self.stdin.round(&self.proc, book, &stats, &self.descendants, now_ns);
-        let mut pss = self.pss(&stats, now_ns);
-        for (identity, stat) in &stats {
-            let Some(live) = self.live.get_mut(identity) else {
-                continue;
-            };
-            let sample = Sample {
-                rss_kib: Some(stat.rss_kib),
-                pss_kib: pss.remove(identity),
-                threads: Some(stat.threads),
-                syscr: live.syscr(&self.proc, *identity, now_ns),
-                reads: reads(*identity),
-                stdin: peers.get(identity).copied(),
-                ..bare(*identity, live::state(stat))
-            };
-            if let Some(sample) = live.changed(sample, now_ns) {
-                round.observations.push(observation(sample, now_ns));
+        // Before anything is read: what a worker does meanwhile shows in the next round.
+        for (identity, worker) in &mut self.workers {
+            worker.live.feel(&self.proc, *identity, now_ns);
+            // Keeps the identity from being dropped from the book while it is in use.
+            book.keep(*identity);
+        }
+        self.stdin.round(&self.proc, book, &mut self.workers, &self.descendants, now_ns);
+        let mut pss = self.pss(now_ns);
+        for (identity, worker) in &mut self.workers {
+            let pss_kib = pss.remove(identity);
+            match worker.sample(&self.proc, *identity, pss_kib, reads, now_ns) {
+                Seen::Sample(sample) => round.observations.push(observation(sample, now_ns)),
+                Seen::NothingNew => {}
+                Seen::Vanished => {
+                    worker.live.vanished();
+                    round.vanished.push(*identity);
+                }
             }
         }
         let proc = &self.proc;
@@ -139,56 +145,83 @@ impl Sampler {
             round.observations.extend(sample.map(|sample| observation(sample, now_ns)));
             keep
         });
+        book.sweep(|pid| matches!(proc.cpu_ns(pid), Ok(None)));
         self.last_round_ns = Some(now_ns);
         round
     }
 
-    /// State of each live worker. A worker whose state cannot be read this time is left out.
-    fn stats(
-        &self,
-        vanished: &mut Vec<Identity>,
-        book: &mut IdentityBook,
-    ) -> BTreeMap<Identity, ProcStat> {
-        let mut stats = BTreeMap::new();
-        for &identity in self.live.keys() {
-            match self.proc.stat(identity.pid) {
-                Ok(Some(stat)) if self.proc.is_same(identity, &stat) && !stat.ended() => {
-                    // Keeps the identity from being dropped from the book while it is in use.
-                    book.proc(identity.pid, stat.start_ns);
-                    stats.insert(identity, stat);
-                }
-                Ok(_) => vanished.push(identity),
-                Err(_) => {}
-            }
-        }
-        stats
-    }
-
-    /// Reads the proportional set of the workers whose turn it is: each every 30 s, an even share
-    /// of them in each round.
-    fn pss(&mut self, stats: &BTreeMap<Identity, ProcStat>, now_ns: u64) -> HashMap<Identity, u64> {
+    /// Reads the proportional set of the workers whose turn it is, a share of them in each round.
+    fn pss(&mut self, now_ns: u64) -> BTreeMap<Identity, u64> {
         let elapsed = self.last_round_ns.map_or(0, |last| now_ns.saturating_sub(last));
-        let share = (stats.len() as u64 * elapsed.min(PSS_EVERY_NS)).div_ceil(PSS_EVERY_NS).max(1);
-        let mut due: Vec<(u64, Identity)> = self
-            .live
-            .iter_mut()
-            .filter(|(identity, _)| stats.contains_key(identity))
-            .map(|(identity, live)| (live.pss_due_ns(now_ns), *identity))
+        let workers = self.workers.len() as u64;
+        let share = (workers * elapsed.min(PSS_SPREAD_NS)).div_ceil(PSS_SPREAD_NS).max(1);
+        let there = self.workers.iter_mut().filter(|(_, it)| it.live.pulse != Pulse::Gone);
+        let mut due: Vec<(u64, Identity)> = there
+            .map(|(identity, worker)| (worker.live.pss_due_ns(now_ns), *identity))
             .filter(|(due, _)| *due <= now_ns)
             .collect();
         due.sort_unstable();
         due.truncate(share as usize);
-        let mut read = HashMap::new();
+        let mut read = BTreeMap::new();
         for (_, identity) in due {
             // Another user's, or gone: the field stays absent.
             if let Ok(Some(kib)) = self.proc.pss_kib(identity.pid) {
                 read.insert(identity, kib);
             }
-            if let Some(live) = self.live.get_mut(&identity) {
-                live.pss_was_read(now_ns);
+            if let Some(worker) = self.workers.get_mut(&identity) {
+                worker.live.pss_was_read(now_ns);
             }
         }
         read
+    }
+}
+
+/// What a look at a worker brought.
+enum Seen {
+    Sample(Sample),
+    NothingNew,
+    Vanished,
+}
+
+impl Worker {
+    fn sample(
+        &mut self,
+        proc: &ProcFs,
+        identity: Identity,
+        pss_kib: Option<u64>,
+        reads: Reads<'_>,
+        now_ns: u64,
+    ) -> Seen {
+        let stdin = self.stdin.answer();
+        let news = pss_kib.is_some() || (stdin.is_some() && stdin != self.live.last_stdin());
+        let mut whole = match self.live.pulse {
+            Pulse::Gone => return Seen::Vanished,
+            Pulse::Look => true,
+            Pulse::Ran | Pulse::Quiet => news || self.live.heartbeat(now_ns),
+        };
+        if !whole && self.live.pulse == Pulse::Quiet {
+            return Seen::NothingNew;
+        }
+        let mut sample = Sample { pss_kib, stdin, ..bare(identity, self.live.state()) };
+        sample.syscr = self.live.syscr(proc, identity, now_ns);
+        sample.reads = reads(identity);
+        // It read something, or that cannot be seen.
+        whole |= sample.syscr.is_none() || sample.syscr != self.live.last_syscr();
+        whole |= sample.reads.is_some();
+        if whole {
+            match proc.stat(identity.pid) {
+                Ok(Some(stat)) if proc.is_same(identity, &stat) && !stat.ended() => {
+                    sample.state = live::state(&stat);
+                    sample.rss_kib = Some(stat.rss_kib);
+                    sample.threads = Some(stat.threads);
+                }
+                Ok(_) => return Seen::Vanished,
+                // It cannot be seen this time.
+                Err(_) => return Seen::NothingNew,
+            }
+            self.live.looked(now_ns);
+        }
+        self.live.changed(sample, now_ns).map_or(Seen::NothingNew, Seen::Sample)
     }
 }
 

@@ -5,7 +5,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
-    table::Table,
+    Roster,
     worker::{Moment, Worker},
 };
 use crate::model::{Clients, Identity, Record};
@@ -22,19 +22,19 @@ const PROMPT: u64 = 3_000_000_000;
 
 /// By what a connection is taken for the client that a worker is for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum How {
+pub(crate) enum How {
     Spoke,
     Connected,
 }
 
 /// The client that a worker is for.
 #[derive(Clone, Debug)]
-pub(super) struct Client {
+pub(crate) struct Client {
     /// Inode of the gateway's socket.
     id: u64,
     /// The record that shows it.
-    pub(super) seq: u64,
-    pub(super) how: How,
+    pub(crate) seq: u64,
+    pub(crate) how: How,
     /// Since it is gone, and nobody is there who may be it, come back.
     left: Option<Moment>,
     /// Who else was there when it left: none of these is it.
@@ -45,7 +45,7 @@ pub(super) struct Client {
 
 impl Client {
     /// Since when it is gone, for all that can be told.
-    pub(super) fn gone(&self) -> Option<Moment> {
+    pub(crate) fn gone(&self) -> Option<Moment> {
         self.left.filter(|_| !self.doubt)
     }
 
@@ -82,17 +82,17 @@ impl Claim {
     }
 }
 
-impl Table {
+impl Roster {
     /// Takes who is connected to a gateway: attributes workers that were spawned a moment ago, and
     /// sees who left.
-    pub(super) fn clients_told(&mut self, record: &Record, gateway: Identity, clients: &Clients) {
-        let Some(workers) = self.gateways.get(&gateway).map(|known| known.workers.clone()) else {
+    pub(crate) fn clients_told(&mut self, record: &Record, gateway: Identity, clients: &Clients) {
+        let Some(workers) = self.gateways.get(&gateway).map(|known| known.live.clone()) else {
             return;
         };
         let here: BTreeSet<u64> = clients.connections.iter().map(|it| it.id).collect();
         let now = Moment { at: record.boottime_ns, seq: record.seq, source: clients.source };
         self.ask_for_clients(&workers, clients, now);
-        let all = workers.iter().filter_map(|id| self.workers.get(id)).filter(|it| it.is_live());
+        let all = workers.iter().filter_map(|id| self.worker(*id)).filter(|it| it.is_live());
         let claimed: BTreeSet<u64> =
             all.filter_map(|worker| worker.client.as_ref()).map(|client| client.id).collect();
         // The list is cut at some length: who is missing in a full one may be there.
@@ -109,13 +109,21 @@ impl Table {
             if let Some(client) = &mut worker.client {
                 client.told(&here, &claimed, now);
             }
+            let departed = worker.client.as_ref().is_some_and(|client| client.gone().is_some());
+            if let Some(gateway) = self.gateways.get_mut(&gateway) {
+                if departed {
+                    gateway.departed.insert(id);
+                } else {
+                    gateway.departed.remove(&id);
+                }
+            }
         }
     }
 
     /// Attributes the workers that no look was behind yet: only the first one tells who had spoken
     /// right before the spawn.
     fn ask_for_clients(&mut self, workers: &BTreeSet<Identity>, clients: &Clients, now: Moment) {
-        let all = || workers.iter().filter_map(|id| self.workers.get(id)).filter(|it| it.is_live());
+        let all = || workers.iter().filter_map(|id| self.worker(*id)).filter(|it| it.is_live());
         let claim = |worker: &Worker, client: &Client| Claim {
             id: client.id,
             session: worker.session.clone(),
@@ -153,14 +161,14 @@ impl Table {
 
 impl Worker {
     /// Whether it was asked something since its own client is gone: by somebody else, then.
-    pub(super) fn used_by_another(&self) -> bool {
+    pub(crate) fn used_by_another(&self) -> bool {
         let gone = self.client.as_ref().and_then(Client::gone);
         let rise = self.activity.newest_rise();
         gone.is_some_and(|gone| rise.is_some_and(|rise| rise.from >= gone.at))
     }
 
     /// It is for whom its launcher was spawned for.
-    pub(super) fn launched_by(&mut self, launcher: &Self) {
+    pub(crate) fn launched_by(&mut self, launcher: &Self) {
         self.client.clone_from(&launcher.client);
         self.client_judged = launcher.client_judged;
     }

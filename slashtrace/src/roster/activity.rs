@@ -14,19 +14,19 @@ const RISES_KEPT: usize = 8;
 
 /// Calls a worker was seen to serve.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Served {
+pub(crate) struct Served {
     /// How many.
-    pub(super) calls: u64,
+    pub(crate) calls: u64,
     /// Whether that is the number of calls over its whole life, rather than of bursts seen.
-    pub(super) exact: bool,
+    pub(crate) exact: bool,
 }
 
 /// A moment at which a worker served: somewhere in `from..=to`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Rise {
-    pub(super) from: u64,
-    pub(super) to: u64,
-    pub(super) seq: u64,
+pub(crate) struct Rise {
+    pub(crate) from: u64,
+    pub(crate) to: u64,
+    pub(crate) seq: u64,
 }
 
 /// A counter as last sampled.
@@ -43,7 +43,7 @@ struct Reading {
 
 /// What the samples of one worker say about its calls.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Activity {
+pub(crate) struct Activity {
     reads: Option<Reading>,
     syscr: Option<Reading>,
     bursts: u64,
@@ -53,7 +53,7 @@ pub(super) struct Activity {
 impl Activity {
     /// Takes a counted number of calls. `since` is when the worker was spawned, if the count runs
     /// from there. Returns whether something that is judged by changed.
-    pub(super) fn counted(
+    pub(crate) fn counted(
         &mut self,
         value: u64,
         (at, seq): (u64, u64),
@@ -82,7 +82,7 @@ impl Activity {
     }
 
     /// Takes the read system calls of the whole process so far.
-    pub(super) fn sampled(&mut self, value: u64, (at, seq): (u64, u64), rules: &Rules) -> bool {
+    pub(crate) fn sampled(&mut self, value: u64, (at, seq): (u64, u64), rules: &Rules) -> bool {
         if self.reads.is_some() {
             return false;
         }
@@ -117,7 +117,7 @@ impl Activity {
 
     /// Calls served by `now`; none while that is unknown: never sampled, or still starting up.
     /// `whole_life` is false for a worker that was there before the count began.
-    pub(super) fn served(&self, now: u64, whole_life: bool, rules: &Rules) -> Option<Served> {
+    pub(crate) fn served(&self, now: u64, whole_life: bool, rules: &Rules) -> Option<Served> {
         if let Some(reads) = self.reads {
             return Some(Served { calls: reads.value, exact: whole_life });
         }
@@ -127,7 +127,7 @@ impl Activity {
     }
 
     /// When start-up is over if nothing changes until then.
-    pub(super) fn settles_at(&self, rules: &Rules) -> Option<u64> {
+    pub(crate) fn settles_at(&self, rules: &Rules) -> Option<u64> {
         match (self.reads, self.syscr) {
             (None, Some(syscr)) if self.bursts == 0 => {
                 Some(syscr.changed_at.saturating_add(rules.settle()))
@@ -138,27 +138,27 @@ impl Activity {
 
     /// The newest rise behind which every other worker was looked at too, so that of two workers
     /// that served in one round of the sampler neither is taken for the lost one.
-    pub(super) fn last_rise(&self, now: u64, rules: &Rules) -> Option<Rise> {
+    pub(crate) fn last_rise(&self, now: u64, rules: &Rules) -> Option<Rise> {
         self.rises.iter().rev().find(|rise| rise.to.saturating_add(rules.settle()) <= now).copied()
     }
 
     /// The newest rise, whoever else was looked at since.
-    pub(super) fn newest_rise(&self) -> Option<Rise> {
+    pub(crate) fn newest_rise(&self) -> Option<Rise> {
         self.rises.back().copied()
     }
 
     /// When the next rise becomes one that [`Self::last_rise`] gives.
-    pub(super) fn rise_confirmed_at(&self, now: u64, rules: &Rules) -> Option<u64> {
+    pub(crate) fn rise_confirmed_at(&self, now: u64, rules: &Rules) -> Option<u64> {
         self.rises.iter().map(|rise| rise.to.saturating_add(rules.settle())).find(|&at| at > now)
     }
 
     /// The exact number of calls, where they are counted.
-    pub(super) fn reads(&self) -> Option<u64> {
+    pub(crate) fn reads(&self) -> Option<u64> {
         self.reads.map(|reads| reads.value)
     }
 
     /// The record that gave the counter in use its value.
-    pub(super) fn seq(&self) -> Option<u64> {
+    pub(crate) fn seq(&self) -> Option<u64> {
         self.reads.or(self.syscr).map(|reading| reading.seq)
     }
 }
@@ -171,7 +171,7 @@ mod tests {
     const S: u64 = 1_000_000_000;
 
     fn rules() -> Rules {
-        Rules::new(Profile::hermes())
+        Rules::new(&Profile::hermes())
     }
 
     fn calls(activity: &Activity, now: u64) -> Option<u64> {

@@ -1,13 +1,15 @@
-//! What each record does to the table.
+//! What each record changes.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use jiff::SignedDuration;
 
 use super::{
+    Roster, Subject,
     activity::Activity,
     attribution,
-    table::{Descendant, Subject, Table},
+    family::Descendant,
+    group::Listed,
     worker::{Birth, Moment, Worker},
 };
 use crate::model::{
@@ -15,10 +17,10 @@ use crate::model::{
     SensorKind, Source, Spawn, StdinState, Step,
 };
 
-impl Table {
+impl Roster {
     /// Takes one record. What it does not concern stays as it is; processes that are not known
     /// are no error.
-    pub(super) fn apply(&mut self, record: &Record) {
+    pub(crate) fn apply(&mut self, record: &Record) {
         match &record.body {
             Body::Start(start) => {
                 self.rules.sampled_every(start.limits.sample_interval_ms);
@@ -41,10 +43,8 @@ impl Table {
                 }
             }
             Body::Tick(tick) => {
-                if let Some(memory) = tick.memory
-                    && self.memory.replace((memory, record.seq)).is_none()
-                {
-                    self.touch_surplus();
+                if let Some(memory) = tick.memory {
+                    self.memory = Some((memory, record.seq));
                 }
             }
             Body::Signal(_)
@@ -61,6 +61,12 @@ impl Table {
         self.drop_descendant(id, None);
         let mut worker = new_worker(record, spawn);
         if let Some(known) = self.workers.get(&id) {
+            // Who is told to be a worker later than it was seen as a zombie lives.
+            let revived = known.zombie.is_some_and(|zombie| zombie.at < record.boottime_ns);
+            if revived {
+                self.set_zombie(id, None);
+            }
+            let Some(known) = self.workers.get(&id) else { return };
             if !supersedes(&worker, known) {
                 self.fill_in(id, worker);
                 return;
@@ -75,10 +81,10 @@ impl Table {
             worker.terminal = worker.terminal.or(known.terminal);
             worker.opener = worker.opener.or(known.opener);
             worker.model = worker.model.or_else(|| known.model.clone());
-            if worker.link.is_none() {
-                worker.link.clone_from(&known.link);
+            if worker.gateway.is_none() {
+                worker.gateway.clone_from(&known.gateway);
             }
-            self.dismiss(id);
+            self.dismiss(id, false);
         } else {
             worker.exit = self.ends.get(id);
         }
@@ -86,18 +92,17 @@ impl Table {
             self.workers.get(at).is_some_and(|parent| attribution::launched(parent, &worker))
         });
         if let Some(launcher) = launcher.and_then(|launcher| self.workers.get(&launcher)) {
-            worker.link.clone_from(&launcher.link);
+            worker.gateway.clone_from(&launcher.gateway);
             worker.surety = worker.surety.min(launcher.surety);
             worker.launched_by(launcher);
-        } else if let Some(link) = &worker.link {
+        } else if let Some(link) = &mut worker.gateway {
+            link.process = self.shared(Arc::clone(&link.process));
+            let process = Arc::clone(&link.process);
             let gone = spawn.parent.as_ref().filter(|parent| parent.gone);
-            self.ensure_gateway(
-                link.gateway.identity(),
-                gone.map(|_| moment(record, spawn.source)),
-            );
+            self.ensure_gateway(&process, gone.map(|_| moment(record, spawn.source)));
         }
         let ended = worker.exit.is_some();
-        self.workers.insert(id, worker);
+        self.workers.insert(id, Box::new(worker));
         self.enlist(id);
         if let Some(launcher) = launcher {
             self.step_back(launcher);
@@ -111,35 +116,10 @@ impl Table {
         }
     }
 
-    /// What a new worker forked before it was known as one descends from it, not from the worker
-    /// above it.
-    fn rehome(&mut self, above: Identity, id: Identity) {
-        let Some(family) = self.families.get(&above) else { return };
-        let moving: Vec<Identity> = family
-            .iter()
-            .filter(|&&member| self.lineage(member).any(|(_, one)| one.parent == Some(id)))
-            .copied()
-            .collect();
-        for member in moving {
-            if let Some(descendant) = self.descendants.get_mut(&member) {
-                descendant.worker = id;
-            }
-            self.families.entry(id).or_default().insert(member);
-            if let Some(family) = self.families.get_mut(&above) {
-                family.remove(&member);
-            }
-        }
-        if self.families.get(&above).is_some_and(BTreeSet::is_empty) {
-            self.families.remove(&above);
-        }
-        self.touch(Subject::Worker(above));
-        self.touch(Subject::Worker(id));
-    }
-
     /// A launcher leaves its group to the worker that it launched.
     fn step_back(&mut self, launcher: Identity) {
         if self.workers.get(&launcher).is_some_and(|worker| !worker.launcher) {
-            self.dismiss(launcher);
+            self.dismiss(launcher, false);
             if let Some(worker) = self.workers.get_mut(&launcher) {
                 worker.launcher = true;
             }
@@ -151,21 +131,22 @@ impl Table {
     fn take_over_from(&mut self, launcher: Identity) {
         let Some(below) = self.gateways.get(&launcher) else { return };
         let Some(parent) = self.workers.get(&launcher) else { return };
-        let link = parent.link.clone();
+        let link = parent.gateway.clone();
         let surety = parent.surety;
         let client = (parent.client.clone(), parent.client_judged);
         let children: Vec<Identity> = below
-            .workers
+            .live
             .iter()
+            .chain(below.ended.iter().map(|(_, id)| id))
             .filter(|&child| {
                 self.workers.get(child).is_some_and(|child| attribution::launched(parent, child))
             })
             .copied()
             .collect();
         for &child in &children {
-            self.dismiss(child);
+            self.dismiss(child, false);
             if let Some(child) = self.workers.get_mut(&child) {
-                child.link.clone_from(&link);
+                child.gateway.clone_from(&link);
                 child.surety = child.surety.min(surety);
                 (child.client, child.client_judged) = client.clone();
             }
@@ -179,21 +160,22 @@ impl Table {
     /// A spawn that was known already adds what was missing.
     fn fill_in(&mut self, id: Identity, later: Worker) {
         let Some(known) = self.workers.get(&id) else { return };
-        let link = known.link.is_none() && later.link.is_some() && !known.launcher;
+        let link = known.gateway.is_none() && later.gateway.is_some() && !known.launcher;
         let session = known.session.is_none() && later.session.is_some();
-        if link || session {
-            self.dismiss(id);
+        let terminal = known.terminal.is_none() && later.terminal.is_some();
+        if link || session || terminal {
+            self.dismiss(id, false);
         }
         let Some(known) = self.workers.get_mut(&id) else { return };
         if link {
             known.surety = known.surety.min(later.surety);
-            known.link = later.link;
+            known.gateway = later.gateway;
         }
         known.session = known.session.take().or(later.session);
         known.terminal = known.terminal.or(later.terminal);
         known.opener = known.opener.or(later.opener);
         known.model = known.model.take().or(later.model);
-        if link || session {
+        if link || session || terminal {
             self.enlist(id);
         }
     }
@@ -218,11 +200,10 @@ impl Table {
                 .or_else(|| between.filter(|parent| is_lost(parent)).map(|_| record.boottime_ns));
             let spawned = moment(record, spawn.source);
             let helper = spawn.helper.clone();
-            self.descendants.insert(
+            self.adopt(
                 id,
                 Descendant { worker, parent, spawned, helper, detached_at, grace: None },
             );
-            self.families.entry(worker).or_default().insert(id);
         }
         self.touch(Subject::Worker(worker));
     }
@@ -237,39 +218,15 @@ impl Table {
         nearest.or(spawn.worker)
     }
 
-    /// Takes a descendant out; where it ended, what it had forked is detached from the worker.
-    fn drop_descendant(&mut self, id: Identity, ended_at: Option<u64>) {
-        let Some(gone) = self.descendants.get(&id) else { return };
-        let worker = gone.worker;
-        let grace = self.helper_grace_of(id);
-        self.descendants.remove(&id);
-        let mut last = false;
-        if let Some(family) = self.families.get_mut(&worker) {
-            family.remove(&id);
-            last = family.is_empty();
-            for child in &*family {
-                if let Some(child) = self.descendants.get_mut(child)
-                    && child.parent == Some(id)
-                    && let Some(at) = ended_at
-                {
-                    child.detached_at = child.detached_at.or(Some(at));
-                    child.grace = child.grace.max(grace);
-                }
-            }
-        }
-        if last {
-            self.families.remove(&worker);
-            self.forget_if_due(worker);
-        }
-        self.touch(Subject::Worker(worker));
-    }
-
     fn executed(&mut self, record: &Record, exec: &Exec) {
         let id = exec.identity();
         if let Some(descendant) = self.descendants.get_mut(&id) {
             descendant.helper.clone_from(&exec.helper);
             let worker = descendant.worker;
             self.touch(Subject::Worker(worker));
+        }
+        if self.workers.get(&id).is_some_and(|worker| worker.zombie.is_some()) {
+            self.set_zombie(id, None);
         }
         let Some(worker) = self.workers.get_mut(&id) else { return };
         if exec.is_worker == worker.left.is_some() && worker.exit.is_none() {
@@ -291,8 +248,12 @@ impl Table {
                     &self.rules,
                 );
             }
-            if surer(end, worker.exit) {
+            let news = surer(end, worker.exit);
+            if news {
                 worker.exit = Some(end);
+            }
+            self.activity_changed(id);
+            if news {
                 self.life_changed(id);
             }
         }
@@ -301,11 +262,19 @@ impl Table {
             && surer(end, gateway.exit)
         {
             gateway.exit = Some(end);
+            self.refresh_left_behind(id);
             self.touch(Subject::Gateway(id));
         }
         self.clientless.remove(&id);
         if surer(end, self.ends.get(id)) {
             self.ends.remember(id, end, self.now);
+        }
+    }
+
+    fn set_zombie(&mut self, id: Identity, zombie: Option<Moment>) {
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.zombie = zombie;
+            self.life_changed(id);
         }
     }
 
@@ -339,7 +308,7 @@ impl Table {
             active |= worker.activity.sampled(syscr, at, &self.rules);
         }
         let key = worker.key().filter(|_| active);
-        let gateway = worker.link.as_ref().map(|link| link.gateway.identity()).filter(|_| active);
+        let gateway = worker.gateway_id().filter(|_| active);
 
         let left = worker.client.as_ref().is_some_and(|client| client.gone().is_some());
         let seen = moment(record, Source::Proc);
@@ -367,6 +336,9 @@ impl Table {
         }
         let life = before != (worker.zombie.is_some(), worker.exit.is_some());
 
+        if active {
+            self.activity_changed(id);
+        }
         if let Some(key) = key {
             self.touch(Subject::Group(key));
         }
@@ -421,7 +393,7 @@ fn new_worker(record: &Record, spawn: &Spawn) -> Worker {
             source: spawn.source,
             inherited: spawn.inherited,
         },
-        link: attribution::gateway_of(spawn),
+        gateway: attribution::gateway_of(spawn),
         surety: attribution::surety(spawn),
         uid: spawn.uid,
         above: {
@@ -432,7 +404,8 @@ fn new_worker(record: &Record, spawn: &Spawn) -> Worker {
         terminal: spawn.terminal,
         seen_ns: record.boottime_ns,
         session: spawn.session.as_deref().map(Arc::from),
-        model: spawn.model.clone(),
+        model: spawn.model.as_deref().map(Arc::from),
+        argv_truncated: spawn.argv_truncated,
         launcher: false,
         exit: None,
         left: None,
@@ -444,5 +417,6 @@ fn new_worker(record: &Record, spawn: &Spawn) -> Worker {
         client: None,
         client_judged: false,
         kept_until: 0,
+        listed: Listed::default(),
     }
 }

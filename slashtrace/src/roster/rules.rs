@@ -7,24 +7,24 @@ const SAMPLE_INTERVAL: u64 = 2_000_000_000;
 
 /// The numbers that judgements are made by: the profile's spans and the sampler's rhythm, all ns.
 #[derive(Debug)]
-pub(super) struct Rules {
-    pub(super) overlap: u64,
-    pub(super) orphan: u64,
-    pub(super) terminal: u64,
-    pub(super) client: u64,
-    pub(super) unreachable: u64,
-    pub(super) zombie: u64,
-    pub(super) churn: u64,
-    pub(super) accumulation: u64,
+pub(crate) struct Rules {
+    pub(crate) overlap: u64,
+    pub(crate) orphan: u64,
+    pub(crate) terminal: u64,
+    pub(crate) client: u64,
+    pub(crate) unreachable: u64,
+    pub(crate) zombie: u64,
+    pub(crate) churn: u64,
+    pub(crate) accumulation: u64,
     helpers: BTreeMap<String, u64>,
     interval: u64,
     /// Whether the sensor set sees every process of the machine: kernel programs run only where
     /// /proc is that of the first pid namespace, and as root.
-    pub(super) sees_all: bool,
+    pub(crate) sees_all: bool,
 }
 
 impl Rules {
-    pub(super) fn new(profile: Profile) -> Self {
+    pub(crate) fn new(profile: &Profile) -> Self {
         Self {
             overlap: profile.graces.overlap.as_ns(),
             orphan: profile.graces.orphan.as_ns(),
@@ -36,8 +36,8 @@ impl Rules {
             accumulation: profile.windows.accumulation.as_ns(),
             helpers: profile
                 .helpers
-                .into_iter()
-                .map(|helper| (helper.name, helper.grace.as_ns()))
+                .iter()
+                .map(|helper| (helper.name.clone(), helper.grace.as_ns()))
                 .collect(),
             interval: SAMPLE_INTERVAL,
             sees_all: false,
@@ -45,24 +45,24 @@ impl Rules {
     }
 
     /// Takes the sampler's interval from the `start` record.
-    pub(super) fn sampled_every(&mut self, interval_ms: u64) {
+    pub(crate) fn sampled_every(&mut self, interval_ms: u64) {
         self.interval = interval_ms.max(1).saturating_mul(1_000_000);
     }
 
     /// How long before a sample a change that it shows may have happened at most: samples are
     /// written only on change, and one round of the sampler may be late.
-    pub(super) fn look_back(&self) -> u64 {
+    pub(crate) fn look_back(&self) -> u64 {
         self.interval.saturating_mul(2)
     }
 
     /// How long a counter must stay as it is to be called unchanged: long enough that a round of
     /// the sampler lay in between and saw no change. Two intervals, less what rounds jitter by.
-    pub(super) fn settle(&self) -> u64 {
+    pub(crate) fn settle(&self) -> u64 {
         self.look_back().saturating_sub(self.interval / 4)
     }
 
     /// How long a known helper may outlive its worker.
-    pub(super) fn helper_grace(&self, name: &str) -> Option<u64> {
+    pub(crate) fn helper_grace(&self, name: &str) -> Option<u64> {
         self.helpers.get(name).copied()
     }
 }

@@ -1,0 +1,302 @@
+//! A group: the workers of one session under one gateway, where one persistent worker is supposed
+//! to be.
+
+use std::collections::BTreeSet;
+
+use super::{
+    Moment, Roster,
+    replacements::{Replacements, Spawned},
+    worker::{Worker, witness},
+};
+use crate::model::Identity;
+
+/// The members of a group, ended ones included as long as they are remembered.
+#[derive(Debug, Default)]
+pub(crate) struct Group {
+    /// Live ones, by birth.
+    pub(crate) live: Vec<(u64, Identity)>,
+    /// Those that have ended, by when.
+    pub(super) ended: BTreeSet<(u64, Identity)>,
+    /// Those that were seen to serve, by the beginning of their newest rise.
+    risen: BTreeSet<(u64, Identity)>,
+    /// Who replaced whom.
+    pub(crate) replacements: Replacements,
+}
+
+impl Group {
+    fn is_empty(&self) -> bool {
+        self.live.is_empty() && self.ended.is_empty()
+    }
+
+    /// Those that served from `since` on, the newest first.
+    pub(crate) fn risen_since(
+        &self,
+        since: u64,
+    ) -> impl DoubleEndedIterator<Item = (u64, Identity)> + '_ {
+        self.risen.range((since, Identity { pid: 0, start_ns: 0 })..).rev().copied()
+    }
+}
+
+/// Where a worker is listed: what has to be taken out again when it changes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Listed {
+    /// It is in its group and below its gateway at all.
+    somewhere: bool,
+    /// The end under which it is listed.
+    end: Option<u64>,
+    /// The beginning of the rise under which it is listed.
+    rise: Option<u64>,
+}
+
+impl Roster {
+    /// Puts a worker into its group and below its gateway, and counts it.
+    pub(super) fn enlist(&mut self, id: Identity) {
+        let Some(worker) = self.workers.get(&id).filter(|worker| worker.counts()) else { return };
+        self.totals.spawned += 1;
+        self.totals.inherited += u64::from(worker.birth.inherited);
+        self.totals.live += u64::from(worker.is_live());
+        let (birth, inherited) = (worker.birth.at, worker.birth.inherited);
+        let end = worker.end().map(|end| end.at);
+        let rise = worker.activity.newest_rise().map(|rise| rise.from);
+        let (key, link) = (worker.key(), worker.gateway.clone());
+        let (session, terminal) = (worker.session.clone(), worker.terminal);
+        if let Some(link) = link {
+            self.ensure_gateway(&link.process, None);
+            let at = link.process.identity();
+            if let Some(gateway) = self.gateways.get_mut(&at) {
+                gateway.births.insert((birth, id));
+                match end {
+                    None => gateway.live.insert(id),
+                    Some(end) => gateway.ended.insert((end, id)),
+                };
+            }
+            self.refresh_left_behind(at);
+        }
+        if let Some(key) = key {
+            let group = self.groups.entry(key.clone()).or_default();
+            match end {
+                None => {
+                    let place = group.live.partition_point(|it| *it < (birth, id));
+                    group.live.insert(place, (birth, id));
+                }
+                Some(end) => {
+                    group.ended.insert((end, id));
+                }
+            }
+            if let Some(rise) = rise {
+                group.risen.insert((rise, id));
+            }
+            if !inherited {
+                let mut replacements = std::mem::take(&mut group.replacements);
+                replacements.insert(Spawned { birth, id }, |one, next| self.replaces(one, next));
+                if let Some(group) = self.groups.get_mut(&key) {
+                    group.replacements = replacements;
+                }
+            }
+        }
+        if let Some(session) = session {
+            self.by_session.entry(session).or_default().push(id);
+        }
+        if let Some(terminal) = terminal {
+            self.by_tty.entry(terminal.index).or_default().push(id);
+        }
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.listed = Listed { somewhere: true, end, rise };
+        }
+        self.touch_around(id);
+    }
+
+    /// Takes a worker out of its group and from its gateway. `counted`: it stays in the totals,
+    /// because it is only forgotten.
+    pub(super) fn dismiss(&mut self, id: Identity, counted: bool) {
+        self.touch_around(id);
+        let Some(worker) = self.workers.get_mut(&id).filter(|it| it.listed.somewhere) else {
+            return;
+        };
+        let Listed { end, rise, .. } = std::mem::take(&mut worker.listed);
+        let (birth, inherited) = (worker.birth.at, worker.birth.inherited);
+        let (key, at) = (worker.key(), worker.gateway_id());
+        let (session, terminal) = (worker.session.clone(), worker.terminal);
+        self.totals.live -= u64::from(end.is_none());
+        if !counted {
+            self.totals.spawned -= 1;
+            self.totals.inherited -= u64::from(inherited);
+        }
+        if let Some(key) = key
+            && let Some(group) = self.groups.get_mut(&key)
+        {
+            match end {
+                None => group.live.retain(|&(_, live)| live != id),
+                Some(end) => {
+                    group.ended.remove(&(end, id));
+                }
+            }
+            if let Some(rise) = rise {
+                group.risen.remove(&(rise, id));
+            }
+            if group.is_empty() {
+                self.groups.remove(&key);
+            } else if !inherited {
+                let mut replacements = std::mem::take(&mut group.replacements);
+                replacements.remove(Spawned { birth, id }, |one, next| self.replaces(one, next));
+                if let Some(group) = self.groups.get_mut(&key) {
+                    group.replacements = replacements;
+                }
+            }
+        }
+        if let Some(at) = at
+            && let Some(gateway) = self.gateways.get_mut(&at)
+        {
+            gateway.births.remove(&(birth, id));
+            gateway.live.remove(&id);
+            gateway.departed.remove(&id);
+            if let Some(end) = end {
+                gateway.ended.remove(&(end, id));
+            }
+            if gateway.live.is_empty() && gateway.ended.is_empty() {
+                self.retiring.idle(at);
+            }
+            self.refresh_left_behind(at);
+        }
+        if let Some(session) = session {
+            unlist(&mut self.by_session, &session, id);
+        }
+        if let Some(terminal) = terminal {
+            unlist(&mut self.by_tty, &terminal.index, id);
+        }
+    }
+
+    /// A worker's life as one ended (or came back): its group is told, and an ended one is kept
+    /// for a while.
+    pub(super) fn life_changed(&mut self, id: Identity) {
+        self.touch_around(id);
+        let Some(worker) = self.workers.get(&id) else { return };
+        let end = worker.end().map(|end| end.at);
+        let before = worker.listed.end;
+        if worker.listed.somewhere && before != end {
+            self.relist(id, before, end);
+        }
+        if end.is_some() {
+            self.keep_for_now(id);
+        }
+    }
+
+    fn relist(&mut self, id: Identity, before: Option<u64>, end: Option<u64>) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        worker.listed.end = end;
+        let (birth, inherited) = (worker.birth.at, worker.birth.inherited);
+        let (key, at) = (worker.key(), worker.gateway_id());
+        self.totals.live += u64::from(end.is_none());
+        self.totals.live -= u64::from(before.is_none());
+        if let Some(at) = at
+            && let Some(gateway) = self.gateways.get_mut(&at)
+        {
+            match before {
+                None => gateway.live.remove(&id),
+                Some(before) => gateway.ended.remove(&(before, id)),
+            };
+            match end {
+                None => gateway.live.insert(id),
+                Some(end) => gateway.ended.insert((end, id)),
+            };
+            if end.is_some() {
+                gateway.departed.remove(&id);
+            }
+            self.refresh_left_behind(at);
+        }
+        if let Some(key) = key
+            && let Some(group) = self.groups.get_mut(&key)
+        {
+            match before {
+                None => group.live.retain(|&(_, live)| live != id),
+                Some(before) => {
+                    group.ended.remove(&(before, id));
+                }
+            }
+            match end {
+                None => {
+                    let place = group.live.partition_point(|it| *it < (birth, id));
+                    group.live.insert(place, (birth, id));
+                }
+                Some(end) => {
+                    group.ended.insert((end, id));
+                }
+            }
+            if !inherited {
+                let mut replacements = std::mem::take(&mut group.replacements);
+                replacements.refresh(Spawned { birth, id }, |one, next| self.replaces(one, next));
+                if let Some(group) = self.groups.get_mut(&key) {
+                    group.replacements = replacements;
+                }
+            }
+        }
+    }
+
+    /// A worker was seen to work: it is listed under its newest rise.
+    pub(super) fn activity_changed(&mut self, id: Identity) {
+        let Some(worker) = self.workers.get_mut(&id).filter(|it| it.listed.somewhere) else {
+            return;
+        };
+        let rise = worker.activity.newest_rise().map(|rise| rise.from);
+        let before = std::mem::replace(&mut worker.listed.rise, rise);
+        if before == rise {
+            return;
+        }
+        let Some(group) = worker.key().and_then(|key| self.groups.get_mut(&key)) else { return };
+        if let Some(before) = before {
+            group.risen.remove(&(before, id));
+        }
+        if let Some(rise) = rise {
+            group.risen.insert((rise, id));
+        }
+    }
+
+    /// Whether the second of two spawns replaced the first: the same model, and the first one was
+    /// gone before they overlapped for longer than a restart takes.
+    fn replaces(&self, before: Identity, after: Identity) -> bool {
+        let both = self.workers.get(&before).zip(self.workers.get(&after));
+        both.is_some_and(|(before, after)| {
+            let end = before.end();
+            let overlap = |end: Moment| end.at.saturating_sub(after.birth.at);
+            before.model == after.model && end.is_some_and(|end| overlap(end) < self.rules.overlap)
+        })
+    }
+
+    /// Notes a leaving sibling with those that it served beside.
+    pub(super) fn keep_witness(&mut self, id: Identity) {
+        let Some(leaving) = self.workers.get(&id) else { return };
+        let Some(rise) = leaving.activity.newest_rise() else { return };
+        let Some(group) = leaving.key().and_then(|key| self.groups.get(&key)) else { return };
+        let mut found = Vec::new();
+        for &(_, other) in &group.live {
+            if let Some(worker) = self.workers.get(&other).filter(|it| it.witness.is_none())
+                && let Some(witness) = witness(worker, leaving, rise, self.now, &self.rules)
+            {
+                found.push((other, witness));
+            }
+        }
+        for (other, witness) in found {
+            if let Some(worker) = self.workers.get_mut(&other) {
+                worker.witness = Some(witness);
+            }
+        }
+    }
+}
+
+impl Worker {
+    /// Whether it is a worker of its own: a launcher is one with the worker that it launched.
+    pub(crate) fn counts(&self) -> bool {
+        !self.launcher
+    }
+}
+
+fn unlist<K: Ord>(index: &mut std::collections::BTreeMap<K, Vec<Identity>>, key: &K, id: Identity) {
+    if let Some(ids) = index.get_mut(key) {
+        if let Some(at) = ids.iter().position(|it| *it == id) {
+            ids.swap_remove(at);
+        }
+        if ids.is_empty() {
+            index.remove(key);
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! The roster: one pure fold of records. Who lives, whose it is, what it did: computed once, here,
+//! and read by the engine, the reaper and every sink.
+//! May touch: `model` and `profile`. No clock, no /proc, no async, no locks.
+//!
+//! `worker` is one worker, `group` the workers of one session under one gateway, `gateway` who forked
+//! them, `family` what descends from a worker, `terminal` and `client` what they are for, `activity`
+//! what they did. `apply` is what each record changes, `retire` what is forgotten and when.
+//!
+//! The work for a record depends on the subjects that it changes, never on what has ended: every
+//! question that is asked often has an index or a count that is kept.
+
+mod activity;
+mod apply;
+mod attribution;
+mod client;
+mod ends;
+mod family;
+mod gateway;
+mod group;
+mod replacements;
+mod retire;
+mod rules;
+mod terminal;
+#[cfg(test)]
+mod tests;
+mod worker;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use jiff::Timestamp;
+
+pub(crate) use self::{
+    attribution::GroupKey,
+    client::How,
+    family::Descendant,
+    gateway::Gateway,
+    group::Group,
+    rules::Rules,
+    worker::{Moment, Witness, Worker, witness},
+};
+use self::{ends::Ends, retire::Retiring, terminal::Terminals};
+use crate::{
+    model::{Body, FORMAT_VERSION, Identity, Memory, Record, Spawn},
+    profile::Profile,
+};
+
+/// What may have to be judged anew after a record.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) enum Subject {
+    /// Judged first: a gateway's surplus is the sum of its groups'.
+    Group(GroupKey),
+    /// A gateway.
+    Gateway(Identity),
+    /// A worker.
+    Worker(Identity),
+    /// slashtrace's own reaper.
+    Reaper,
+}
+
+/// How many workers there were and are. Launchers are not counted: the worker that one launched is.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Totals {
+    /// Workers ever, those that were there before the recording included.
+    pub spawned: u64,
+    /// Of these, those that were there before.
+    pub inherited: u64,
+    /// Workers that live now.
+    pub live: u64,
+}
+
+impl Totals {
+    /// Workers that have ended, became another program, or are zombies.
+    pub fn ended(&self) -> u64 {
+        self.spawned.saturating_sub(self.live)
+    }
+}
+
+/// Everything that is known of the workers of a recording, and of what is around them.
+///
+/// Memory is bounded by what lives, plus what ended within the windows of the profile (at most
+/// [`retire::ENDED_MAX`] workers of it).
+#[derive(Debug)]
+pub struct Roster {
+    pub(crate) rules: Rules,
+    /// Latest moment seen, ns of the boot clock; records may be slightly out of order.
+    pub(crate) now: u64,
+    pub(crate) workers: BTreeMap<Identity, Box<Worker>>,
+    descendants: BTreeMap<Identity, Descendant>,
+    /// Live descendants by worker.
+    families: BTreeMap<Identity, BTreeSet<Identity>>,
+    /// Live descendants by the process that forked them.
+    children: BTreeMap<Identity, BTreeSet<Identity>>,
+    groups: BTreeMap<GroupKey, Group>,
+    pub(crate) gateways: BTreeMap<Identity, Gateway>,
+    ends: Ends,
+    /// Gateways that listen and have had no client without interruption: the first look at that.
+    clientless: BTreeMap<Identity, Moment>,
+    terminals: Terminals,
+    /// Remembered workers by session, and by the index of their terminal.
+    by_session: BTreeMap<Arc<str>, Vec<Identity>>,
+    by_tty: BTreeMap<u32, Vec<Identity>>,
+    /// Live workers of gateways that have exited, and how many there are in all.
+    left_behind: (BTreeMap<Identity, usize>, usize),
+    /// The machine's memory and the record that gave it.
+    memory: Option<(Memory, u64)>,
+    /// That the reaper's circuit breaker opened: the record that says so, and what it says.
+    reaper_stopped: Option<(u64, String)>,
+    totals: Totals,
+    changed: BTreeSet<Subject>,
+    retiring: Retiring,
+}
+
+impl Roster {
+    /// A roster that knows nothing yet.
+    pub fn new(profile: &Profile) -> Self {
+        Self {
+            rules: Rules::new(profile),
+            now: 0,
+            workers: BTreeMap::new(),
+            descendants: BTreeMap::new(),
+            families: BTreeMap::new(),
+            children: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            gateways: BTreeMap::new(),
+            ends: Ends::default(),
+            clientless: BTreeMap::new(),
+            terminals: Terminals::default(),
+            by_session: BTreeMap::new(),
+            by_tty: BTreeMap::new(),
+            left_behind: (BTreeMap::new(), 0),
+            memory: None,
+            reaper_stopped: None,
+            totals: Totals::default(),
+            changed: BTreeSet::new(),
+            retiring: Retiring::default(),
+        }
+    }
+
+    /// Whoever a snapshot of /proc shows, with nothing of a past: no grace or window matters.
+    pub(crate) fn of(spawns: &[Spawn], now_ns: u64) -> Self {
+        let mut roster = Self::new(&Profile::hermes());
+        for (seq, spawn) in (1..).zip(spawns) {
+            let body = Body::Spawn(Box::new(spawn.clone()));
+            let time = Timestamp::UNIX_EPOCH;
+            roster.observe(&Record { v: FORMAT_VERSION, seq, time, boottime_ns: now_ns, body });
+        }
+        roster
+    }
+
+    /// One for the built-in profile that has seen nothing.
+    #[cfg(test)]
+    pub(crate) fn blank() -> Self {
+        Self::new(&Profile::hermes())
+    }
+
+    /// Folds one record in. All of a recording are to be given, in order; findings and the stop
+    /// change nothing.
+    ///
+    /// Time is the latest `boottime_ns` of any record: a record that is slightly late counts at its
+    /// own moment, and never turns time back.
+    pub fn observe(&mut self, record: &Record) {
+        self.changed.clear();
+        if matches!(record.body, Body::Finding(_) | Body::Stop(_)) {
+            return;
+        }
+        self.now = self.now.max(record.boottime_ns);
+        self.apply(record);
+        self.retire();
+    }
+
+    /// How many workers there were and are.
+    pub fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    /// Workers that live although their gateway was seen to exit.
+    pub fn left_behind(&self) -> usize {
+        self.left_behind.1
+    }
+
+    /// What the last record changed.
+    pub(crate) fn changed(&self) -> &BTreeSet<Subject> {
+        &self.changed
+    }
+
+    /// The workers that the last record changed.
+    pub(crate) fn changed_workers(&self) -> impl Iterator<Item = Identity> + '_ {
+        self.changed.iter().filter_map(|subject| match subject {
+            Subject::Worker(id) => Some(*id),
+            _ => None,
+        })
+    }
+
+    /// A worker, live or not long ended; none if it is only a process that was once mentioned.
+    pub(crate) fn worker(&self, id: Identity) -> Option<&Worker> {
+        self.workers.get(&id).map(|worker| &**worker)
+    }
+
+    pub(crate) fn group(&self, key: &GroupKey) -> Option<&Group> {
+        self.groups.get(key)
+    }
+
+    pub(crate) fn gateway(&self, id: Identity) -> Option<&Gateway> {
+        self.gateways.get(&id)
+    }
+
+    /// Since when a gateway that listens has had no client.
+    pub(crate) fn clientless_since(&self, gateway: Identity) -> Option<Moment> {
+        self.clientless.get(&gateway).copied()
+    }
+
+    pub(crate) fn memory(&self) -> Option<(Memory, u64)> {
+        self.memory
+    }
+
+    pub(crate) fn reaper_stopped(&self) -> Option<&(u64, String)> {
+        self.reaper_stopped.as_ref()
+    }
+
+    /// Marks something as changed.
+    fn touch(&mut self, subject: Subject) {
+        self.changed.insert(subject);
+    }
+
+    /// Marks all that a worker's life bears on.
+    fn touch_around(&mut self, id: Identity) {
+        self.touch(Subject::Worker(id));
+        let Some(worker) = self.workers.get(&id) else { return };
+        let (key, gateway) = (worker.key(), worker.gateway_id());
+        if let Some(key) = key {
+            self.touch(Subject::Group(key));
+        }
+        if let Some(gateway) = gateway {
+            self.touch(Subject::Gateway(gateway));
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! What is forgotten, and when: what has ended leaves when no window needs it, and only its totals
+//! stay.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use super::Roster;
+use crate::model::Identity;
+
+/// The least time that an ended worker is kept for samples of its zombie, ns.
+const REMEMBERED: u64 = 60_000_000_000;
+/// Ended workers of one group that are kept at most.
+const ENDED_PER_GROUP: usize = 256;
+/// Ended workers that are kept at most: in a storm the windows are cut short.
+pub(super) const ENDED_MAX: usize = 8_192;
+
+/// Who is forgotten next.
+#[derive(Debug, Default)]
+pub(super) struct Retiring {
+    /// Ended workers, by until when they are kept.
+    workers: BTreeSet<(u64, Identity)>,
+    /// Gateways that the last worker was taken from.
+    idle: VecDeque<Identity>,
+}
+
+impl Retiring {
+    pub(super) fn idle(&mut self, gateway: Identity) {
+        self.idle.push_back(gateway);
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.workers.len()
+    }
+}
+
+impl Roster {
+    /// Forgets what has ended long enough ago, and gateways without workers.
+    pub(super) fn retire(&mut self) {
+        while let Some(&(until, id)) = self.retiring.workers.first() {
+            if until >= self.now && self.retiring.workers.len() <= ENDED_MAX {
+                break;
+            }
+            self.retiring.workers.pop_first();
+            self.forget(id);
+        }
+        while let Some(id) = self.retiring.idle.pop_front() {
+            let empty = |at: &super::Gateway| at.live.is_empty() && at.ended.is_empty();
+            if self.gateways.get(&id).is_some_and(empty) {
+                self.gateways.remove(&id);
+                self.refresh_left_behind(id);
+                self.touch(super::Subject::Gateway(id));
+            }
+        }
+        self.ends.retire(self.now);
+        self.retire_terminals();
+    }
+
+    /// Keeps a worker that has ended for as long as something may be judged by it.
+    pub(super) fn keep_for_now(&mut self, id: Identity) {
+        let until = self.now.saturating_add(self.rules.churn.max(REMEMBERED));
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        let before = std::mem::replace(&mut worker.kept_until, until);
+        let key = worker.key().filter(|_| worker.counts());
+        self.retiring.workers.remove(&(before, id));
+        self.retiring.workers.insert((until, id));
+        let group = key.and_then(|key| self.groups.get(&key));
+        if let Some(group) = group.filter(|group| group.ended.len() > ENDED_PER_GROUP)
+            && let Some(&(_, oldest)) = group.ended.first()
+        {
+            self.forget(oldest);
+        }
+    }
+
+    /// Forgets a worker whose time is over.
+    pub(super) fn forget_if_due(&mut self, id: Identity) {
+        if self.workers.get(&id).is_some_and(|worker| worker.kept_until < self.now) {
+            self.forget(id);
+        }
+    }
+
+    /// Forgets a worker that has ended, unless something may yet be found about it: not reaped, or
+    /// outlived by descendants. Those that outlive it ask again when they end.
+    fn forget(&mut self, id: Identity) {
+        let Some(worker) = self.workers.get(&id) else { return };
+        let reaped = worker.zombie.is_none();
+        let ended = worker.end().is_some();
+        let until = worker.kept_until;
+        if !ended || !reaped || self.families.contains_key(&id) {
+            return;
+        }
+        self.keep_witness(id);
+        self.dismiss(id, true);
+        self.workers.remove(&id);
+        self.retiring.workers.remove(&(until, id));
+    }
+
+    /// How many entries of each sort there are.
+    #[cfg(test)]
+    pub(crate) fn sizes(&self) -> Vec<usize> {
+        let mut sizes = vec![
+            self.workers.len(),
+            self.descendants.len(),
+            self.families.len(),
+            self.children.len(),
+            self.groups.len(),
+            self.gateways.len(),
+            self.clientless.len(),
+            self.retiring.len(),
+            self.terminals.len(),
+            self.by_session.len(),
+            self.by_tty.len(),
+            self.left_behind.0.len(),
+        ];
+        sizes.extend(self.ends.sizes());
+        sizes
+    }
+}

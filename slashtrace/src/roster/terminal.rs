@@ -1,0 +1,324 @@
+//! The terminals that a recording tells of, and which of them a worker belongs to.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    worker::{Moment, Worker},
+    {Roster, Subject},
+};
+use crate::model::{
+    Confidence, Identity, Process, Record, Source, Terminal, TerminalEvent, TerminalState,
+};
+
+/// A worker belongs to a terminal that was opened this shortly before it, ns (`spawn-window`).
+const WINDOW: u64 = 30_000_000_000;
+/// How long a closed terminal that no live worker belongs to is kept for records that come late.
+const REMEMBERED: u64 = 60_000_000_000;
+
+/// One opening of an index: instance, index, when it was opened.
+type Key = (u64, u32, u64);
+
+/// What is known of one terminal.
+#[derive(Debug)]
+pub(crate) struct Known {
+    index: u32,
+    instance: u64,
+    opened_ns: u64,
+    /// The first record that named it.
+    pub(crate) opened: u64,
+    pub(crate) closed: Option<Moment>,
+    master: Option<Identity>,
+    /// The session that its process named last, and the record that says so.
+    session: Option<(String, u64)>,
+}
+
+impl Known {
+    fn key(&self) -> Key {
+        (self.instance, self.index, self.opened_ns)
+    }
+
+    /// Where it is.
+    pub(crate) fn place(&self) -> Terminal {
+        Terminal { instance: Some(self.instance), index: self.index }
+    }
+
+    fn is_at(&self, place: Terminal) -> bool {
+        self.index == place.index && place.instance.is_none_or(|at| at == self.instance)
+    }
+
+    fn shows(&self, session: Option<&str>) -> bool {
+        let shown = self.session.as_ref().map(|(session, _)| session.as_str());
+        shown.is_some() && shown == session
+    }
+
+    /// Whether its master is held by a process that opens terminals above the worker.
+    fn opened_for(&self, worker: &Worker) -> bool {
+        self.master
+            .is_some_and(|master| worker.above.contains(&master) || worker.opener == Some(master))
+    }
+
+    /// Whether it was open when the worker was born.
+    fn open_at_birth(&self, worker: &Worker) -> bool {
+        self.opened_ns <= worker.seen_ns
+            && self.closed.is_none_or(|closed| closed.at >= worker.birth.at)
+    }
+}
+
+/// By what a worker belongs to its terminal.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Join {
+    ControllingTty,
+    SessionFile,
+    SpawnWindow,
+    /// Its controlling terminal, opened by nobody who is known to be a gateway. It may be the one
+    /// of a shell that the gateway was only started from, and that it was meant to outlive.
+    OthersTty,
+}
+
+impl Join {
+    pub(crate) fn words(self) -> &'static str {
+        match self {
+            Self::ControllingTty => "controlling terminal",
+            Self::SessionFile => "session file",
+            Self::SpawnWindow => "opened shortly before its spawn",
+            Self::OthersTty => "controlling terminal, which its gateway did not open",
+        }
+    }
+
+    /// How surely it holds; a worker that was there before, or was only polled, was not seen to
+    /// be born on it.
+    pub(crate) fn confidence(self, worker: &Worker) -> Confidence {
+        let seen = worker.birth.source == Source::Kernel && !worker.birth.inherited;
+        match self {
+            Self::ControllingTty if seen => Confidence::Proven,
+            Self::ControllingTty => Confidence::Strong,
+            Self::SessionFile => Confidence::Strong.min(worker.surety),
+            Self::SpawnWindow | Self::OthersTty => Confidence::Weak,
+        }
+    }
+}
+
+/// A worker's terminal.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Attributed<'a> {
+    pub(crate) terminal: &'a Known,
+    pub(crate) join: Join,
+    /// The record of its session file.
+    pub(crate) session_seq: Option<u64>,
+}
+
+/// All terminals that are open, or closed and still of use.
+#[derive(Debug, Default)]
+pub(super) struct Terminals {
+    all: BTreeMap<Key, Known>,
+    by_index: BTreeMap<u32, BTreeSet<Key>>,
+    by_master: BTreeMap<Identity, BTreeSet<Key>>,
+    by_session: BTreeMap<String, BTreeSet<Key>>,
+    /// Closed ones, by until when they are kept.
+    retiring: BTreeSet<(u64, Key)>,
+}
+
+impl Terminals {
+    /// Whether an open terminal shows this session: somebody is attached to it.
+    pub(super) fn shown(&self, session: Option<&str>) -> bool {
+        let mut showing = session.into_iter().flat_map(|session| self.showing(session));
+        showing.any(|one| one.closed.is_none())
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    fn at(&self, index: u32) -> impl Iterator<Item = &Known> {
+        self.by_index.get(&index).into_iter().flatten().filter_map(|key| self.all.get(key))
+    }
+
+    fn of_master(&self, master: Identity) -> impl Iterator<Item = &Known> {
+        self.by_master.get(&master).into_iter().flatten().filter_map(|key| self.all.get(key))
+    }
+
+    fn showing(&self, session: &str) -> impl Iterator<Item = &Known> {
+        self.by_session.get(session).into_iter().flatten().filter_map(|key| self.all.get(key))
+    }
+
+    /// Takes what is told of a terminal; returns the session that it showed before.
+    fn observe(&mut self, record: &Record, event: &TerminalEvent) -> (Key, Option<String>) {
+        let key = (event.instance, event.index, event.opened_ns);
+        let known = self.all.entry(key).or_insert_with(|| Known {
+            index: event.index,
+            instance: event.instance,
+            opened_ns: event.opened_ns,
+            opened: record.seq,
+            closed: None,
+            master: None,
+            session: None,
+        });
+        self.by_index.entry(event.index).or_default().insert(key);
+        let master = event.master.as_ref().map(Process::identity);
+        if let Some(master) = master.filter(|_| known.master.is_none()) {
+            known.master = Some(master);
+            self.by_master.entry(master).or_default().insert(key);
+        }
+        let mut before = None;
+        if let Some(session) = &event.session
+            && !known.shows(Some(session))
+        {
+            before = known.session.replace((session.clone(), record.seq)).map(|(before, _)| before);
+            if let Some(before) = &before {
+                unlist(&mut self.by_session, before, key);
+            }
+            self.by_session.entry(session.clone()).or_default().insert(key);
+        }
+        if event.state == TerminalState::Closed && known.closed.is_none() {
+            let (at, seq) = (record.boottime_ns, record.seq);
+            known.closed = Some(Moment { at, seq, source: event.source });
+            self.retiring.insert((at.saturating_add(REMEMBERED), key));
+        }
+        (key, before)
+    }
+
+    fn forget(&mut self, key: Key) {
+        let Some(known) = self.all.remove(&key) else { return };
+        unlist(&mut self.by_index, &known.index, key);
+        if let Some(master) = known.master {
+            unlist(&mut self.by_master, &master, key);
+        }
+        if let Some((session, _)) = known.session {
+            unlist(&mut self.by_session, &session, key);
+        }
+    }
+}
+
+fn unlist<K: Ord>(index: &mut BTreeMap<K, BTreeSet<Key>>, at: &K, key: Key) {
+    if let Some(keys) = index.get_mut(at) {
+        keys.remove(&key);
+        if keys.is_empty() {
+            index.remove(at);
+        }
+    }
+}
+
+impl Roster {
+    pub(super) fn terminal_seen(&mut self, record: &Record, event: &TerminalEvent) {
+        let (key, before) = self.terminals.observe(record, event);
+        for id in self.may_belong_to(key, before.as_deref()) {
+            self.touch(Subject::Worker(id));
+        }
+    }
+
+    /// The live workers whose terminal this may be, now or before it showed another session.
+    fn may_belong_to(&self, key: Key, before: Option<&str>) -> Vec<Identity> {
+        let Some(known) = self.terminals.all.get(&key) else { return Vec::new() };
+        let shown = known.session.as_ref().map(|(session, _)| session.as_str());
+        let sessions = [shown, before].into_iter().flatten();
+        let by_session = sessions.filter_map(|session| self.by_session.get(session)).flatten();
+        let by_tty = self.by_tty.get(&known.index).into_iter().flatten();
+        let window = known.opened_ns..=known.opened_ns.saturating_add(WINDOW);
+        let below = known.master.and_then(|master| self.gateways.get(&master));
+        let below = below.into_iter().flat_map(|gateway| &gateway.live);
+        let in_window = below.filter(|id| {
+            self.workers.get(id).is_some_and(|worker| window.contains(&worker.birth.at))
+        });
+        let all: BTreeSet<Identity> = by_session.chain(by_tty).chain(in_window).copied().collect();
+        let live = |id: &Identity| self.workers.get(id).is_some_and(|worker| worker.is_live());
+        all.into_iter().filter(live).collect()
+    }
+
+    /// Forgets terminals that closed long ago and that no live worker belongs to.
+    pub(super) fn retire_terminals(&mut self) {
+        while let Some(&(until, key)) = self.terminals.retiring.first() {
+            if until >= self.now {
+                break;
+            }
+            self.terminals.retiring.pop_first();
+            let used = self.may_belong_to(key, None).into_iter().any(|id| {
+                let found = self.workers.get(&id).and_then(|worker| self.terminal_of(worker));
+                found.is_some_and(|found| found.terminal.key() == key)
+            });
+            if used {
+                let again = self.now.saturating_add(REMEMBERED);
+                self.terminals.retiring.insert((again, key));
+            } else {
+                self.terminals.forget(key);
+            }
+        }
+    }
+
+    /// Whether an open terminal shows this session: somebody is attached to it.
+    pub(crate) fn is_shown(&self, session: Option<&str>) -> bool {
+        self.terminals.shown(session)
+    }
+
+    /// The terminal that a worker belongs to, by the surest join that there is.
+    pub(crate) fn terminal_of(&self, worker: &Worker) -> Option<Attributed<'_>> {
+        let tty = self.by_tty(worker);
+        tty.filter(|found| found.join == Join::ControllingTty)
+            .or_else(|| self.by_session_file(worker))
+            .or_else(|| self.by_spawn_window(worker))
+            .or(tty)
+    }
+
+    fn by_tty(&self, worker: &Worker) -> Option<Attributed<'_>> {
+        let place = worker.terminal?;
+        let at = self.terminals.at(place.index).filter(|one| one.is_at(place));
+        let mut at: Vec<&Known> = at.filter(|one| one.open_at_birth(worker)).collect();
+        at.sort_by_key(|one| one.opened_ns);
+        let terminal = *at.last()?;
+        // Two containers have the same indices.
+        if at.iter().any(|one| one.instance != terminal.instance) {
+            return None;
+        }
+        // The index alone may be that of a terminal on another devpts.
+        let own = place.instance.is_some() && terminal.opened_for(worker);
+        let join = if own { Join::ControllingTty } else { Join::OthersTty };
+        Some(Attributed { terminal, join, session_seq: None })
+    }
+
+    fn by_session_file(&self, worker: &Worker) -> Option<Attributed<'_>> {
+        let shown = self.terminals.showing(worker.session.as_deref()?).filter(|one| {
+            one.opened_for(worker) && one.closed.is_none_or(|closed| closed.at >= worker.birth.at)
+        });
+        let terminal = shown.max_by_key(|one| (one.opened_ns, one.instance, one.index))?;
+        let session_seq = terminal.session.as_ref().map(|&(_, seq)| seq);
+        Some(Attributed { terminal, join: Join::SessionFile, session_seq })
+    }
+
+    fn by_spawn_window(&self, worker: &Worker) -> Option<Attributed<'_>> {
+        let gateway = worker.gateway_id()?;
+        let from = worker.birth.at.saturating_sub(WINDOW);
+        let mut free = self.terminals.of_master(gateway).filter(|one| {
+            (from..=worker.birth.at).contains(&one.opened_ns)
+                && one.open_at_birth(worker)
+                && !self.claimed(one, worker, |other| other.uid == worker.uid)
+        });
+        let terminal = free.next()?;
+        // What another user's worker claims leaves no other terminal as the only one.
+        let only = free.next().is_none() && !self.claimed(terminal, worker, |_| true);
+        only.then_some(Attributed { terminal, join: Join::SpawnWindow, session_seq: None })
+    }
+
+    /// Whether another session has a claim to a terminal: its worker has it as controlling
+    /// terminal, is named by it, or was spawned behind it and earlier.
+    fn claimed(&self, terminal: &Known, worker: &Worker, by: impl Fn(&Worker) -> bool) -> bool {
+        let other = |id: &Identity| {
+            let other = self.workers.get(id).filter(|other| other.session != worker.session);
+            other.filter(|other| by(other))
+        };
+        let at = self.by_tty.get(&terminal.index).into_iter().flatten().filter_map(other);
+        let mut at = at.filter(|other| terminal.open_at_birth(other));
+        if at.any(|other| other.terminal.is_some_and(|place| terminal.is_at(place))) {
+            return true;
+        }
+        let shown = terminal.session.as_ref();
+        let shown = shown.and_then(|(session, _)| self.by_session.get(session.as_str()));
+        if shown.into_iter().flatten().any(|id| other(id).is_some()) {
+            return true;
+        }
+        let master = terminal.master.and_then(|master| self.gateways.get(&master));
+        master.is_some_and(|gateway| {
+            let mut before = gateway.born_within(terminal.opened_ns..worker.birth.at);
+            before.any(|id| other(&id).is_some())
+        })
+    }
+}
