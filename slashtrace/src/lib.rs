@@ -10,6 +10,7 @@ pub mod engine;
 pub mod evidence;
 pub mod host;
 pub mod model;
+pub mod next_step;
 pub mod profile;
 pub mod reaper;
 pub mod redact;

@@ -15,11 +15,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use flate2::{Compression, write::GzEncoder};
 use jiff::{Timestamp, tz::TimeZone};
 
-use crate::report::{digest::Report, html, markdown};
+use crate::{
+    next_step::NextStep as _,
+    report::{digest::Report, html, markdown},
+};
 
 /// The evidence while it is recorded, when it is whole, and in the end.
 const PART: &str = "evidence.ndjson.part";
@@ -84,30 +87,27 @@ impl Folder {
         let made = match fs::read_dir(path) {
             Ok(mut entries) => {
                 if entries.next().is_some() {
-                    bail!(
-                        "{} is not empty, and recordings are never overwritten\nnext step: name \
-                         another folder with -o",
+                    let error = anyhow!(
+                        "{} is not empty, and recordings are never overwritten",
                         path.display()
                     );
+                    return Err(error.next_step("name another folder with -o"));
                 }
                 false
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                DirBuilder::new().mode(0o700).recursive(true).create(path).with_context(|| {
-                    format!(
-                        "cannot make the folder {}\nnext step: name one with -o that you may make",
-                        path.display()
-                    )
-                })?;
+                DirBuilder::new()
+                    .mode(0o700)
+                    .recursive(true)
+                    .create(path)
+                    .with_context(|| format!("cannot make the folder {}", path.display()))
+                    .next_step("name one with -o that you may make")?;
                 true
             }
             Err(error) => {
-                return Err(error).with_context(|| {
-                    format!(
-                        "cannot use the folder {}\nnext step: name a new folder with -o",
-                        path.display()
-                    )
-                });
+                return Err(error)
+                    .with_context(|| format!("cannot use the folder {}", path.display()))
+                    .next_step("name a new folder with -o");
             }
         };
         Ok(Self { path: path.to_owned(), made, owner: Owner::behind_sudo() })
@@ -149,13 +149,9 @@ impl Folder {
             // It may be all that there is.
             let _ = self.give(&kept);
         }
-        written.with_context(|| {
-            format!(
-                "the recording is whole, its report is not\nnext step: make room, then `slashtrace \
-                 report {}`",
-                kept.display()
-            )
-        })
+        written
+            .context("the recording is whole, its report is not")
+            .next_step(format!("make room, then `slashtrace report {}`", kept.display()))
     }
 
     fn write_all(&self, report: &Report, zone: &TimeZone, whole: &Path) -> Result<Bundle> {
@@ -256,9 +252,9 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
             None => Ok(()),
         }
     })();
-    written.with_context(|| {
-        format!("cannot write {}\nnext step: name a file that you may write to", path.display())
-    })
+    written
+        .with_context(|| format!("cannot write {}", path.display()))
+        .next_step("name a file that you may write to")
 }
 
 /// A file that this program wrote, and nobody put in its place: what is packed into a bundle is given

@@ -3,6 +3,7 @@ use std::os::unix::fs::MetadataExt as _;
 use super::*;
 use crate::{
     evidence::{EvidenceWriter, Reader, samples},
+    next_step::next_steps,
     report::digest::Digest,
     roster::Roster,
     sink::Sink as _,
@@ -59,8 +60,9 @@ fn a_file_that_stands_in_the_way_is_left_alone_and_the_evidence_stays() {
     let folder = Folder::prepare(parent.path()).unwrap();
     let report = recorded(&folder);
     fs::write(parent.path().join("report.md"), "mine").unwrap();
-    let error = format!("{:#}", folder.finish(&report, &TimeZone::UTC).unwrap_err());
-    assert!(error.contains("the recording is whole") && error.contains("next step:"), "{error}");
+    let error = folder.finish(&report, &TimeZone::UTC).unwrap_err();
+    assert!(error.to_string().contains("the recording is whole"), "{error:#}");
+    assert!(next_steps(&error)[0].starts_with("make room, then"), "{error:#}");
     assert_eq!(fs::read_to_string(parent.path().join("report.md")).unwrap(), "mine");
     assert_eq!(Reader::open(parent.path()).unwrap().count(), samples::all().len());
 }

@@ -1,4 +1,4 @@
-use std::{fmt, str::FromStr};
+use std::str::FromStr;
 
 use crate::{
     daemon::tally::Tally,
@@ -41,22 +41,12 @@ impl Failure {
 }
 
 /// What is no failure's name.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("`{0}` is none of: any, weak, strong, proven, {kinds}", kinds = kinds())]
 pub(super) struct NoFailure(String);
 
-impl fmt::Display for NoFailure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kinds = Kind::ALL.map(Kind::name).join(", ");
-        write!(f, "`{}` is none of: any, weak, strong, proven, {kinds}", self.0)
-    }
-}
-
-impl std::error::Error for NoFailure {}
-
-fn confidence(text: &str) -> Option<Confidence> {
-    [Confidence::Weak, Confidence::Strong, Confidence::Proven]
-        .into_iter()
-        .find(|confidence| confidence.to_string() == text)
+fn kinds() -> String {
+    Kind::ALL.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(", ")
 }
 
 impl FromStr for Failure {
@@ -67,14 +57,14 @@ impl FromStr for Failure {
         if text == "any" {
             return Ok(Self::Leak(Confidence::Weak));
         }
-        if let Some(least) = confidence(text) {
+        if let Ok(least) = text.parse() {
             return Ok(Self::Leak(least));
         }
         let (name, least) = match text.split_once('=') {
-            Some((name, least)) => (name, confidence(least).ok_or_else(unknown)?),
+            Some((name, least)) => (name, least.parse().map_err(|_| unknown())?),
             None => (text, Confidence::Weak),
         };
-        let kind = Kind::ALL.into_iter().find(|kind| kind.name() == name).ok_or_else(unknown)?;
+        let kind = name.parse().map_err(|_| unknown())?;
         Ok(Self::Kind(kind, least))
     }
 }

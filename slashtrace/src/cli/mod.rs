@@ -24,7 +24,7 @@ use std::{
 };
 
 use anstream::{AutoStream, ColorChoice, stream::RawStream};
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use exit_codes::Exit;
@@ -33,6 +33,7 @@ use self::fail_on::FailOn;
 use crate::{
     daemon::choose::Choice,
     evidence,
+    next_step::{NextStep as _, next_steps},
     profile::{Profile, Span},
     sensor::{Options, TerminalChoice},
 };
@@ -209,13 +210,12 @@ fn load_profile(common: &Common) -> Result<Profile> {
     };
     let text = read_profile(path)
         .with_context(|| format!("cannot read the profile {}", path.display()))?;
-    Profile::parse(&text).map_err(|error| {
-        anyhow::Error::new(error).context(format!(
-            "the profile {} is not valid\nnext step: correct that line; the built-in profile, \
-             slashtrace/src/profile/hermes.toml in the source, is an example",
-            path.display()
-        ))
-    })
+    Profile::parse(&text)
+        .with_context(|| format!("the profile {} is not valid", path.display()))
+        .next_step(
+            "correct that line; the built-in profile, slashtrace/src/profile/hermes.toml in the \
+             source, is an example",
+        )
 }
 
 /// A profile is a page of text; anything longer (a device, a recording) is a mistake.
@@ -248,10 +248,8 @@ impl Watching {
             bail!("--sample-interval {} is too short: 100ms at least", self.sample_interval);
         }
         if self.count_calls && self.sensor == Choice::Poll {
-            bail!(
-                "--count-calls counts reads in the kernel, which --sensor poll does not use\n\
-                 next step: leave one of them out"
-            );
+            let what = "--count-calls counts reads in the kernel, which --sensor poll does not use";
+            return Err(anyhow!(what)).next_step("leave one of them out");
         }
         Ok(Options {
             profile: profile.clone(),
@@ -266,12 +264,9 @@ impl Watching {
 /// Prints the chain of causes, one a line, next steps last; never a backtrace.
 fn print_error(error: &anyhow::Error) {
     let mut causes = Vec::new();
-    let mut steps = Vec::new();
     for cause in error.chain() {
         for line in cause.to_string().lines() {
-            if line.starts_with("next step:") {
-                steps.push(line.to_owned());
-            } else if causes.last().is_none_or(|last: &String| !last.contains(line)) {
+            if causes.last().is_none_or(|last: &String| !last.contains(line)) {
                 causes.push(line.to_owned());
             }
         }
@@ -284,8 +279,8 @@ fn print_error(error: &anyhow::Error) {
     for line in lines {
         drop(writeln!(stderr, "  {line}"));
     }
-    for step in steps {
-        drop(writeln!(stderr, "{step}"));
+    for step in next_steps(error) {
+        drop(writeln!(stderr, "next step: {step}"));
     }
 }
 

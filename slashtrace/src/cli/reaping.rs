@@ -1,10 +1,15 @@
 use std::time::Duration;
 
-use anyhow::{Result, bail};
-use clap::{Args, ValueEnum};
+use anyhow::{Result, anyhow};
+use clap::{
+    Args,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
+use strum::VariantNames as _;
 
 use crate::{
     model::Mode,
+    next_step::NextStep as _,
     profile::Span,
     reaper::{Policy, Protect, Scope, Trigger},
 };
@@ -14,8 +19,8 @@ use crate::{
 pub(super) struct Reaping {
     /// What to do about workers that a finding shows to be unused: nothing, write what would be
     /// done, or end them (SIGTERM, and SIGKILL after --term-grace)
-    #[arg(long, value_name = "MODE", default_value = "observe")]
-    policy: PolicyMode,
+    #[arg(long, value_name = "MODE", default_value = "observe", value_parser = mode())]
+    policy: Mode,
     /// A kind of finding that justifies it, held at least `strong` or at the given confidence; may
     /// be repeated, and replaces the default set
     /// [default: gateway-orphan terminal-orphan unreachable]
@@ -64,11 +69,9 @@ pub(super) struct Whom {
     units: Vec<String>,
 }
 
-#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-enum PolicyMode {
-    Observe,
-    DryRun,
-    Enforce,
+/// A mode by its name in the evidence.
+fn mode() -> impl TypedValueParser<Value = Mode> {
+    PossibleValuesParser::new(Mode::VARIANTS).try_map(|name| name.parse::<Mode>())
 }
 
 impl Reaping {
@@ -78,13 +81,14 @@ impl Reaping {
     /// If flags contradict each other.
     pub(super) fn policy(&self) -> Result<Option<Policy>> {
         let mode = match self.policy {
-            PolicyMode::Observe if self.triggers.is_empty() => return Ok(None),
-            PolicyMode::Observe => bail!(
-                "--trigger says what justifies ending a worker, and --policy observe ends none\n\
-                 next step: add --policy dry-run to see what would be done"
-            ),
-            PolicyMode::DryRun => Mode::DryRun,
-            PolicyMode::Enforce => Mode::Enforce,
+            Mode::Observe if self.triggers.is_empty() => return Ok(None),
+            Mode::Observe => {
+                let what = "--trigger says what justifies ending a worker, and --policy observe \
+                            ends none";
+                let step = "add --policy dry-run to see what would be done";
+                return Err(anyhow!(what)).next_step(step);
+            }
+            mode => mode,
         };
         let span = |span: Span| Duration::from_nanos(span.as_ns());
         let (protect, scope) = self.whom.protect()?;
@@ -112,10 +116,9 @@ impl Whom {
     /// If a path is none.
     pub(super) fn protect(&self) -> Result<(Protect, Scope)> {
         if let Some(path) = self.cgroups.iter().find(|path| !path.starts_with('/')) {
-            bail!(
-                "--protect-cgroup {path}: a path in the cgroup hierarchy begins with `/`\n\
-                 next step: see /proc/PID/cgroup, behind the second colon"
-            );
+            let what = "a path in the cgroup hierarchy begins with `/`";
+            return Err(anyhow!("--protect-cgroup {path}: {what}"))
+                .next_step("see /proc/PID/cgroup, behind the second colon");
         }
         let protect = Protect {
             pids: self.pids.iter().copied().collect(),
@@ -134,7 +137,10 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::model::{Confidence, Kind};
+    use crate::{
+        model::{Confidence, Kind},
+        next_step::next_steps,
+    };
 
     #[derive(Debug, Parser)]
     struct Cli {
@@ -180,8 +186,8 @@ mod tests {
             &["--trigger", "unreachable"][..],
             &["--policy", "enforce", "--protect-cgroup", "web.slice"],
         ] {
-            let error = policy(flags).unwrap_err().to_string();
-            assert!(error.contains("next step:"), "{error}");
+            let error = policy(flags).unwrap_err();
+            assert_eq!(next_steps(&error).len(), 1, "{error}");
         }
         let error = policy(&["--policy", "enforce", "--trigger", "zombie"]).unwrap_err();
         assert!(error.to_string().contains("shows nobody to be unused"), "{error}");

@@ -3,7 +3,7 @@ use std::{
     path::PathBuf,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow};
 
 use super::{Color, Exit, FailOn, screen::Screen};
 use crate::{
@@ -13,6 +13,7 @@ use crate::{
     },
     evidence::{Reader, line},
     model::{Body, Record},
+    next_step::NextStep as _,
     redact::printable,
     report::{
         digest::Digest,
@@ -56,16 +57,16 @@ pub fn run(args: &Args, color: Color) -> Result<Exit> {
         let _ = table::render(&digest.report(), terminal_width(io::stderr()), &mut screen.clone());
     }
     if let Some(difference) = &replayed.difference {
-        bail!("{}: {}", args.file.display(), differs(&replayed, difference));
+        return Err(differs(args, &replayed, difference));
     }
     if let Some(defect) = &replayed.defect {
-        bail!(
-            "{}: {defect}\nthe {} lines before it were judged: {}\nnext step: {}",
+        let error = anyhow!(
+            "{}: {defect}\nthe {} lines before it were judged: {}",
             args.file.display(),
             defect.line - 1,
             count(&replayed),
-            defect.next_step()
         );
+        return Err(error).next_step(defect.next_step());
     }
     screen.line(&format!("{}, identical to the recorded", count(&replayed)));
     if !replayed.tally.stopped() {
@@ -76,7 +77,7 @@ pub fn run(args: &Args, color: Color) -> Result<Exit> {
     Ok(Exit::of(&replayed.tally, args.fail_on.fails(&replayed.tally), None))
 }
 
-fn differs(replayed: &Replayed, difference: &Difference) -> String {
+fn differs(args: &Args, replayed: &Replayed, difference: &Difference) -> anyhow::Error {
     let show = |line: &Option<String>| line.as_deref().map_or("nothing".to_owned(), printable);
     let ours = env!("CARGO_PKG_VERSION");
     let step = if replayed.version == ours {
@@ -84,14 +85,16 @@ fn differs(replayed: &Replayed, difference: &Difference) -> String {
     } else {
         format!("replay with slashtrace {}, which recorded it", printable(&replayed.version))
     };
-    format!(
-        "the findings are not the recorded ones, first behind seq {}\nrecorded (slashtrace {}): \
-         {}\nnow (slashtrace {ours}): {}\nnext step: {step}",
+    let error = anyhow!(
+        "{}: the findings are not the recorded ones, first behind seq {}\nrecorded (slashtrace {}): \
+         {}\nnow (slashtrace {ours}): {}",
+        args.file.display(),
         difference.seq,
         printable(&replayed.version),
         show(&difference.recorded),
         show(&difference.replayed),
-    )
+    );
+    error.next_step(step)
 }
 
 fn count(replayed: &Replayed) -> String {

@@ -3,7 +3,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow};
 use clap::ValueEnum;
 use jiff::tz::TimeZone;
 
@@ -12,6 +12,7 @@ use crate::{
     bundle,
     daemon::replay::{Replayed, replay},
     evidence::Reader,
+    next_step::NextStep as _,
     report::{
         diff,
         digest::{Digest, Report},
@@ -87,9 +88,10 @@ fn compare(args: &Args, before: &Path, after: &Path, color: Color) -> Result<Exi
         Format::Text => diff.text(&mut bytes)?,
         Format::Markdown => bytes = diff.markdown().into_bytes(),
         Format::Json => bytes = (serde_json::to_string_pretty(&diff)? + "\n").into_bytes(),
-        Format::Html | Format::Junit => bail!(
-            "there is no such form of a comparison\nnext step: use --format text, markdown or json"
-        ),
+        Format::Html | Format::Junit => {
+            return Err(anyhow!("there is no such form of a comparison"))
+                .next_step("use --format text, markdown or json");
+        }
     }
     put(args, &bytes, color)?;
     let tally = &after.replayed.tally;
@@ -109,15 +111,12 @@ fn read(path: &Path) -> Result<Read> {
         .with_context(|| format!("cannot report on {}", path.display()))?;
     // A file that ends too early is what there is: the report says so.
     if let Some(defect) = replayed.defect.as_ref().filter(|defect| !defect.is_truncation()) {
-        bail!("{}: {defect}\nnext step: {}", path.display(), defect.next_step());
+        return Err(anyhow!("{}: {defect}", path.display())).next_step(defect.next_step());
     }
     if let Some(difference) = &replayed.difference {
-        bail!(
-            "{}: the findings are not the recorded ones, first behind seq {}\nnext step: ask \
-             `slashtrace replay` what differs",
-            path.display(),
-            difference.seq
-        );
+        let what = "the findings are not the recorded ones, first behind seq";
+        return Err(anyhow!("{}: {what} {}", path.display(), difference.seq))
+            .next_step("ask `slashtrace replay` what differs");
     }
     Ok(Read { replayed, digest })
 }

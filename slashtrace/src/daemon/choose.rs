@@ -2,6 +2,7 @@ use anyhow::{Context as _, Result};
 
 use crate::{
     model::SensorKind,
+    next_step::NextStep as _,
     sensor::{Options, Sensor, ebpf::EbpfSensor, poll::PollSensor},
 };
 
@@ -35,9 +36,9 @@ pub fn choose(choice: Choice, options: &Options) -> Result<Chosen> {
     let poll = |options| PollSensor::start(options).map(|s| Sensor::Poll(Box::new(s)));
     match choice {
         Choice::Ebpf => {
-            let sensor = ebpf(options).context(
-                "the ebpf sensor cannot run here\nnext step: run as root (`sudo slashtrace …`), \
-                 ask `slashtrace doctor` what is missing, or use `--sensor poll`",
+            let sensor = ebpf(options).context("the ebpf sensor cannot run here").next_step(
+                "run as root (`sudo slashtrace …`), ask `slashtrace doctor` what is missing, or \
+                 use `--sensor poll`",
             )?;
             Ok(Chosen { sensor, why: None })
         }
@@ -47,10 +48,9 @@ pub fn choose(choice: Choice, options: &Options) -> Result<Chosen> {
                 let why = Some("sensor: ebpf (the kernel programs load)".to_owned());
                 Ok(Chosen { sensor, why })
             }
-            Err(error) if options.count_calls => Err(error.context(
-                "--count-calls needs the kernel programs, and they cannot be had here\nnext step: \
-                 run as root (`sudo slashtrace …`), or leave --count-calls out",
-            )),
+            Err(error) if options.count_calls => Err(error
+                .context("--count-calls needs the kernel programs, and they cannot be had here")
+                .next_step("run as root (`sudo slashtrace …`), or leave --count-calls out")),
             Err(error) => {
                 let sensor = poll(options)?;
                 let kind = SensorKind::Poll;
@@ -66,9 +66,7 @@ pub fn choose(choice: Choice, options: &Options) -> Result<Chosen> {
 fn one_line(error: &anyhow::Error) -> String {
     let mut causes: Vec<String> = Vec::new();
     for cause in error.chain() {
-        let text = cause.to_string();
-        let lines = text.lines().filter(|line| !line.starts_with("next step:"));
-        let text = lines.collect::<Vec<_>>().join(" ");
+        let text = cause.to_string().lines().collect::<Vec<_>>().join(" ");
         // Many errors repeat their source in their own text.
         if !text.is_empty() && causes.last().is_none_or(|last| !last.contains(&text)) {
             causes.push(text);
@@ -85,7 +83,8 @@ mod tests {
     fn why_not_is_one_line() {
         let error = anyhow::anyhow!("operation not permitted")
             .context("cannot load exec: operation not permitted")
-            .context("no kernel programs\nnext step: sudo");
+            .context("no kernel programs")
+            .next_step("sudo");
         assert_eq!(
             one_line(&error),
             "no kernel programs: cannot load exec: operation not permitted"

@@ -8,6 +8,8 @@ use rustix::{
 };
 use tokio::process::{Child, Command as Process};
 
+use crate::next_step::NextStep as _;
+
 /// The command that is traced while it runs. Its stdin, stdout and stderr are ours, untouched.
 #[derive(Debug)]
 pub(super) struct Command {
@@ -20,13 +22,10 @@ impl Command {
         let name = argv.first().context("there is no command to run")?;
         let mut process = Process::new(name);
         process.args(&argv[1..]).envs(environment.iter().map(|(name, value)| (name, value)));
-        let child = process.spawn().with_context(|| {
-            format!(
-                "cannot run {}\nnext step: check the command after `--`; it is looked up in \
-                     PATH, without a shell",
-                name.display()
-            )
-        })?;
+        let child = process
+            .spawn()
+            .with_context(|| format!("cannot run {}", name.display()))
+            .next_step("check the command after `--`; it is looked up in PATH, without a shell")?;
         Ok(Self { child })
     }
 

@@ -1,11 +1,12 @@
 use std::{collections::VecDeque, io::BufRead};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 
 use super::{Sink, pipeline::Pipeline, tally::Tally};
 use crate::{
     evidence::{Defect, Reader, line},
     model::{Body, Record},
+    next_step::NextStep as _,
 };
 
 /// What came of a replay.
@@ -45,15 +46,16 @@ pub fn replay<R: BufRead>(
 ) -> Result<Replayed> {
     let first = match reader.next() {
         Some(Ok(first)) => first,
-        Some(Err(defect)) => bail!("{defect}\nnext step: {}", defect.next_step()),
+        Some(Err(defect)) => {
+            let step = defect.next_step();
+            return Err(defect).next_step(step);
+        }
         None => bail!("there is no record"),
     };
     let Body::Start(start) = &first.body else { bail!("line 1: not a `start` record") };
     if let Err(error) = start.profile.check() {
-        bail!(
-            "line 1: the profile in it is not valid: {error}\n\
-             next step: get the file again from where it was recorded"
-        );
+        return Err(anyhow!("line 1: the profile in it is not valid: {error}"))
+            .next_step("get the file again from where it was recorded");
     }
     let mut again = Again::default();
     let version = start.version.clone();

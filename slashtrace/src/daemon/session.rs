@@ -1,4 +1,4 @@
-use std::{collections::BTreeMap, ffi::OsString, fmt, future::pending, io, time::Duration};
+use std::{collections::BTreeMap, ffi::OsString, future::pending, io, time::Duration};
 
 use anyhow::{Context as _, Result};
 use tokio::time::{Instant, sleep_until};
@@ -149,18 +149,14 @@ pub async fn record<F: Feed>(
 }
 
 /// That the command ended all the same, with this exit code: what went wrong here does not hide it.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("the command ended with exit code {0}")]
 pub struct CommandEnded(pub u8);
-
-impl fmt::Display for CommandEnded {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the command ended with exit code {}", self.0)
-    }
-}
 
 /// Whether all there is to an error is that the reader of stdout went away.
 fn is_closed(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    let mut errors = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
+    errors.any(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 fn observe(pipeline: &mut Pipeline<'_>, observations: Vec<Observation>) -> Result<()> {

@@ -1,13 +1,13 @@
 //! NDJSON back to records, one at a time, with every line checked.
 
 use std::{
-    fmt,
     io::{self, BufRead, Read as _},
     path::Path,
 };
 
 use anyhow::Result;
 use serde::Deserialize;
+use strum::VariantNames as _;
 
 use super::source;
 use crate::model::{Body, FORMAT_VERSION, Record};
@@ -26,7 +26,8 @@ pub struct Reader<R> {
 }
 
 /// What is wrong with a file, and in which line. What stood before it was whole.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("line {line}: {problem}")]
 pub struct Defect {
     /// Line, from 1.
     pub line: u64,
@@ -35,30 +36,42 @@ pub struct Defect {
 }
 
 /// What is wrong with a line.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum Problem {
     /// There is no record at all.
+    #[error("the file is empty")]
     Empty,
     /// The file ends in the middle of it.
+    #[error("the file ends in the middle of this line")]
     Truncated,
     /// It is not a record.
+    #[error("not a record: {0}")]
     Malformed(String),
     /// Its type is not known.
+    #[error("unknown record type `{0}`")]
     UnknownType(String),
     /// It was written in another version of the format.
+    #[error("format version {0}; this slashtrace reads version {FORMAT_VERSION}")]
     Version(u32),
     /// It is not the next record: lines are missing, doubled or in another order.
+    #[error("`seq` is {found} where {expected} should follow")]
     Sequence {
         /// The number that should be there.
         expected: u64,
         /// The number that is.
         found: u64,
     },
-    /// The first record is not `start`, or a later one is.
-    Start,
+    /// The first record is not `start`.
+    #[error("the first record is not `start`")]
+    NoStart,
+    /// A later record is `start`.
+    #[error("a second `start`: two recordings in one file")]
+    SecondStart,
     /// It is longer than any record.
+    #[error("longer than {} MiB", LINE_BYTES_MAX >> 20)]
     TooLong,
     /// It could not be read.
+    #[error("cannot be read: {0}")]
     Io(io::Error),
 }
 
@@ -71,7 +84,7 @@ impl Defect {
     /// What the user can do about it.
     pub fn next_step(&self) -> &'static str {
         match self.problem {
-            Problem::Empty | Problem::Start => {
+            Problem::Empty | Problem::NoStart | Problem::SecondStart => {
                 "give the evidence that `slashtrace record` or `run` wrote, from its first line"
             }
             Problem::Truncated => {
@@ -87,30 +100,6 @@ impl Defect {
         }
     }
 }
-
-impl fmt::Display for Defect {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "line {}: ", self.line)?;
-        match &self.problem {
-            Problem::Empty => write!(f, "the file is empty"),
-            Problem::Truncated => write!(f, "the file ends in the middle of this line"),
-            Problem::Malformed(reason) => write!(f, "not a record: {reason}"),
-            Problem::UnknownType(name) => write!(f, "unknown record type `{name}`"),
-            Problem::Version(v) => {
-                write!(f, "format version {v}; this slashtrace reads version {FORMAT_VERSION}")
-            }
-            Problem::Sequence { expected, found } => {
-                write!(f, "`seq` is {found} where {expected} should follow")
-            }
-            Problem::Start if self.line == 1 => write!(f, "the first record is not `start`"),
-            Problem::Start => write!(f, "a second `start`: two recordings in one file"),
-            Problem::TooLong => write!(f, "longer than {} MiB", LINE_BYTES_MAX >> 20),
-            Problem::Io(error) => write!(f, "cannot be read: {error}"),
-        }
-    }
-}
-
-impl std::error::Error for Defect {}
 
 /// What every version of the format has, to say of a line that is not understood why.
 #[derive(Deserialize)]
@@ -154,8 +143,11 @@ impl<R: BufRead> Reader<R> {
         if record.v != FORMAT_VERSION {
             return Err(Problem::Version(record.v));
         }
-        if (self.line == 1) != matches!(record.body, Body::Start(_)) {
-            return Err(Problem::Start);
+        match (self.line, &record.body) {
+            (1, Body::Start(_)) => {}
+            (1, _) => return Err(Problem::NoStart),
+            (_, Body::Start(_)) => return Err(Problem::SecondStart),
+            _ => {}
         }
         if record.seq != self.line {
             return Err(Problem::Sequence { expected: self.line, found: record.seq });
@@ -164,13 +156,9 @@ impl<R: BufRead> Reader<R> {
     }
 
     fn why_not(&self, error: &serde_json::Error) -> Problem {
-        const KNOWN: [&str; 14] = [
-            "start", "spawn", "exec", "exit", "signal", "sample", "terminal", "program", "clients",
-            "action", "tick", "gap", "finding", "stop",
-        ];
         match serde_json::from_slice::<Envelope>(&self.buffer) {
             Ok(envelope) if envelope.v != FORMAT_VERSION => Problem::Version(envelope.v),
-            Ok(envelope) if !KNOWN.contains(&envelope.kind.as_str()) => {
+            Ok(envelope) if !Body::VARIANTS.contains(&envelope.kind.as_str()) => {
                 Problem::UnknownType(crate::redact::escape(envelope.kind.as_bytes()))
             }
             _ => {

@@ -6,8 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow};
 use flate2::bufread::MultiGzDecoder;
+
+use crate::next_step::NextStep as _;
 
 /// Names of the evidence in a bundle, the surest first.
 pub const NAMES: [&str; 3] = ["evidence.ndjson.gz", "evidence.ndjson", "evidence.ndjson.part"];
@@ -29,13 +31,11 @@ pub(super) fn open(path: &Path) -> Result<Box<dyn BufRead>> {
         return unwrap(Box::new(io::stdin().lock()), path);
     }
     let path = &find(path)?;
-    let file = File::open(path).with_context(|| {
-        format!(
-            "cannot open {}\nnext step: give the folder or archive that `slashtrace record` made, \
-             or the evidence that `run` wrote",
-            path.display()
-        )
-    })?;
+    let file =
+        File::open(path).with_context(|| format!("cannot open {}", path.display())).next_step(
+            "give the folder or archive that `slashtrace record` made, or the evidence that `run` \
+             wrote",
+        )?;
     unwrap(Box::new(BufReader::with_capacity(BUFFER, file)), path)
 }
 
@@ -47,11 +47,11 @@ fn find(path: &Path) -> Result<PathBuf> {
     let files = NAMES.map(|name| path.join(name));
     match files.into_iter().find(|file| file.exists()) {
         Some(file) => Ok(file),
-        None => bail!(
-            "there is no evidence in the folder {}\nnext step: give the folder that `slashtrace \
-             record` made; its evidence is called {}",
-            path.display(),
-            NAMES[0]
+        None => Err(anyhow!("there is no evidence in the folder {}", path.display())).next_step(
+            format!(
+                "give the folder that `slashtrace record` made; its evidence is called {}",
+                NAMES[0]
+            ),
         ),
     }
 }
@@ -98,12 +98,8 @@ fn entry(input: Box<dyn BufRead>, path: &Path) -> Result<Box<dyn BufRead>> {
         }
         return Ok(input);
     }
-    bail!(
-        "there is no evidence in the archive {}\nnext step: give the one that `slashtrace record` \
-         made; it has {} in it",
-        path.display(),
-        NAMES[0]
-    )
+    Err(anyhow!("there is no evidence in the archive {}", path.display()))
+        .next_step(format!("give the one that `slashtrace record` made; it has {} in it", NAMES[0]))
 }
 
 #[cfg(test)]
@@ -116,6 +112,7 @@ mod tests {
         super::{Reader, line, samples},
         *,
     };
+    use crate::next_step::next_steps;
 
     fn text() -> String {
         samples::all().iter().map(|record| line(record).unwrap() + "\n").collect()
@@ -177,8 +174,8 @@ mod tests {
     #[test]
     fn what_has_no_evidence_says_what_to_give() {
         let folder = tempfile::tempdir().unwrap();
-        let error = Reader::open(folder.path()).err().unwrap().to_string();
-        assert!(error.contains("next step: give the folder"), "{error}");
+        let error = Reader::open(folder.path()).err().unwrap();
+        assert!(next_steps(&error)[0].starts_with("give the folder"), "{error}");
         let path = folder.path().join("x.tar.gz");
         let mut tar = tar::Builder::new(Vec::new());
         let mut header = tar::Header::new_gnu();

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use crate::{model::Record, roster::Roster, sink::Sink};
+use crate::{model::Record, next_step::NextStep as _, roster::Roster, sink::Sink};
 
 /// Writes records as NDJSON, whole lines only: a batch is written in one go, and if that fails
 /// half-way the file is cut back to the last whole batch.
@@ -36,26 +36,21 @@ impl EvidenceWriter {
             let file = file.with_context(|| format!("cannot open {}", path.display()))?;
             return Ok(Self::to(file, path));
         }
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(path)
-            .with_context(|| {
-                let path = path.display();
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(
+            |error| {
+                let (error, path) = (anyhow::Error::new(error), path.display());
                 // O_EXCL also refuses a symbolic link that somebody else put there for root.
                 if there.is_ok() {
-                    format!(
-                        "{path} exists, and evidence is never overwritten\nnext step: name another \
-                         file, or move that one away"
-                    )
+                    error
+                        .context(format!("{path} exists, and evidence is never overwritten"))
+                        .next_step("name another file, or move that one away")
                 } else {
-                    format!(
-                        "cannot create {path}\nnext step: name a folder that exists and that you \
-                         may write to"
-                    )
+                    error
+                        .context(format!("cannot create {path}"))
+                        .next_step("name a folder that exists and that you may write to")
                 }
-            })?;
+            },
+        )?;
         Ok(Self::to(file, path))
     }
 
@@ -99,12 +94,9 @@ impl Sink for EvidenceWriter {
             Target::File { file, path, written } => write_whole(file, *written, &self.batch)
                 .map(|()| *written += self.batch.len() as u64)
                 .with_context(|| {
-                    format!(
-                        "cannot write to {}: what was written before is whole\nnext step: make \
-                         room on that file system, or name a file on another",
-                        path.display()
-                    )
-                }),
+                    format!("cannot write to {}: what was written before is whole", path.display())
+                })
+                .next_step("make room on that file system, or name a file on another"),
             Target::Stdout => {
                 let mut stdout = io::stdout().lock();
                 match stdout.write_all(&self.batch).and_then(|()| stdout.flush()) {
@@ -132,7 +124,10 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::model::{Body, Tick};
+    use crate::{
+        model::{Body, Tick},
+        next_step::next_steps,
+    };
 
     fn tick(seq: u64) -> Record {
         let body = Body::Tick(Tick::default());
@@ -190,7 +185,7 @@ mod tests {
     fn a_full_device_is_an_error_with_a_next_step() {
         let mut writer = EvidenceWriter::create(Path::new("/dev/full")).unwrap();
         writer.record(&tick(1), &Roster::blank()).unwrap();
-        let error = format!("{:#}", writer.flush().unwrap_err());
-        assert!(error.contains("next step: make room"), "{error}");
+        let error = writer.flush().unwrap_err();
+        assert!(next_steps(&error)[0].starts_with("make room"), "{error:#}");
     }
 }

@@ -1,16 +1,30 @@
-use std::fmt;
-
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use strum::{Display, EnumString, IntoStaticStr, VariantArray};
 
 use super::{Identity, ParentSource, Terminal};
 
 /// A named leak pattern. The names are part of the format.
 #[derive(
-    Clone, Copy, Debug, Deserialize, Eq, Hash, JsonSchema, Ord, PartialEq, PartialOrd, Serialize,
+    Clone,
+    Copy,
+    Debug,
+    Deserialize,
+    Display,
+    EnumString,
+    Eq,
+    Hash,
+    IntoStaticStr,
+    JsonSchema,
+    Ord,
+    PartialEq,
+    PartialOrd,
+    Serialize,
+    VariantArray,
 )]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum Kind {
     /// A new worker for each call while the earlier ones stay.
     SpawnPerCall,
@@ -40,37 +54,11 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order in which they are judged.
-    pub const ALL: [Self; 12] = [
-        Self::SpawnPerCall,
-        Self::DuplicateWorker,
-        Self::LostWorker,
-        Self::RespawnChurn,
-        Self::GatewayOrphan,
-        Self::TerminalOrphan,
-        Self::Abandoned,
-        Self::Unreachable,
-        Self::LeftoverChildren,
-        Self::Zombie,
-        Self::Accumulation,
-        Self::ReaperStopped,
-    ];
+    pub const ALL: &'static [Self] = Self::VARIANTS;
 
     /// The name in the format.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::SpawnPerCall => "spawn-per-call",
-            Self::DuplicateWorker => "duplicate-worker",
-            Self::LostWorker => "lost-worker",
-            Self::RespawnChurn => "respawn-churn",
-            Self::GatewayOrphan => "gateway-orphan",
-            Self::TerminalOrphan => "terminal-orphan",
-            Self::Abandoned => "abandoned",
-            Self::Unreachable => "unreachable",
-            Self::LeftoverChildren => "leftover-children",
-            Self::Zombie => "zombie",
-            Self::Accumulation => "accumulation",
-            Self::ReaperStopped => "reaper-stopped",
-        }
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 
     /// Whether it names a leak: `respawn-churn` is a cost, `reaper-stopped` is about slashtrace.
@@ -79,17 +67,25 @@ impl Kind {
     }
 }
 
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
-
 /// How surely a finding holds.
 #[derive(
-    Clone, Copy, Debug, Deserialize, Eq, Hash, JsonSchema, Ord, PartialEq, PartialOrd, Serialize,
+    Clone,
+    Copy,
+    Debug,
+    Deserialize,
+    Display,
+    EnumString,
+    Eq,
+    Hash,
+    JsonSchema,
+    Ord,
+    PartialEq,
+    PartialOrd,
+    Serialize,
+    VariantArray,
 )]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum Confidence {
     /// Consistent with what was seen; other readings are too.
     Weak,
@@ -97,16 +93,6 @@ pub enum Confidence {
     Strong,
     /// Every step was seen in the kernel.
     Proven,
-}
-
-impl fmt::Display for Confidence {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Weak => "weak",
-            Self::Strong => "strong",
-            Self::Proven => "proven",
-        })
-    }
 }
 
 /// Where a finding is in its life.

@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
 
 use super::{Identity, Mode};
 use crate::profile::Profile;
@@ -31,8 +32,11 @@ pub enum Source {
 }
 
 /// What a tracked process is to us.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
+#[derive(
+    Clone, Copy, Debug, Deserialize, Eq, Hash, IntoStaticStr, JsonSchema, PartialEq, Serialize,
+)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum Role {
     /// Matched by the profile's worker rule.
     Worker,
@@ -54,6 +58,13 @@ pub enum ParentSource {
     Exec,
     /// Read from /proc later: the *current* parent, which may have adopted the worker.
     Proc,
+}
+
+impl Role {
+    /// The name in the format.
+    pub fn name(self) -> &'static str {
+        self.into()
+    }
 }
 
 /// A process as far as it may be shown: default-deny, secrets never get here.
@@ -370,8 +381,11 @@ pub struct Tick {
 }
 
 /// Why something was missed.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
+#[derive(
+    Clone, Copy, Debug, Deserialize, Eq, Hash, IntoStaticStr, JsonSchema, PartialEq, Serialize,
+)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum GapReason {
     /// The ring buffer was full when a record was to be written.
     RingFull,
@@ -393,6 +407,13 @@ pub enum GapReason {
     TerminalsUnwatched,
     /// The argument area was longer than what is searched, so a worker may have been overlooked.
     ArgvNotSearched,
+}
+
+impl GapReason {
+    /// The name in the format.
+    pub fn name(self) -> &'static str {
+        self.into()
+    }
 }
 
 /// Something was not seen. A resync from /proc follows it.

@@ -1,6 +1,7 @@
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use strum::VariantNames;
 
 use super::{
     Action, Clients, Exec, Exit, Finding, Gap, Program, Sample, Signal, Spawn, Start, Stop,
@@ -37,8 +38,9 @@ pub struct Record {
 }
 
 /// The record types.
-#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize, VariantNames)]
 #[serde(tag = "type", rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum Body {
     /// First record: host, sensors, profile.
     Start(Box<Start>),

@@ -2,6 +2,7 @@
 //! their argv, how long is too long. Parsed from TOML, carried whole in the evidence.
 //! May touch: `model`'s plain data and text it is handed; never a file, a clock or /proc.
 
+mod check;
 mod matching;
 mod parse;
 mod project;

@@ -2,6 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
 
 use crate::model::Kind;
 
@@ -56,9 +57,21 @@ pub struct Hypothesis {
 
 /// What a recording shows: a finding of a kind, or more than that.
 #[derive(
-    Clone, Copy, Debug, Deserialize, Eq, Hash, JsonSchema, Ord, PartialEq, PartialOrd, Serialize,
+    Clone,
+    Copy,
+    Debug,
+    Deserialize,
+    Eq,
+    Hash,
+    IntoStaticStr,
+    JsonSchema,
+    Ord,
+    PartialEq,
+    PartialOrd,
+    Serialize,
 )]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum Sign {
     /// The finding of this name.
     SpawnPerCall,
@@ -106,18 +119,10 @@ impl Sign {
     /// For people.
     pub fn words(self) -> &'static str {
         match self {
-            Self::SpawnPerCall => "spawn-per-call",
             Self::DuplicatesTogether => "duplicates spawned within 2 s of each other",
             Self::DuplicatesApart => "duplicates spawned more than 2 s apart",
-            Self::LostWorker => "lost-worker",
-            Self::RespawnChurn => "respawn-churn",
-            Self::GatewayOrphan => "gateway-orphan",
-            Self::TerminalOrphan => "terminal-orphan",
-            Self::Abandoned => "abandoned",
-            Self::Unreachable => "unreachable",
-            Self::LeftoverChildren => "leftover-children",
-            Self::Zombie => "zombie",
             Self::WorkerReused => "a worker that served two calls or more",
+            finding => finding.into(),
         }
     }
 }

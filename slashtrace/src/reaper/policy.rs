@@ -75,16 +75,9 @@ impl Trigger {
 }
 
 /// Why a text names no trigger.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{0}")]
 pub struct TriggerError(String);
-
-impl fmt::Display for TriggerError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for TriggerError {}
 
 impl FromStr for Trigger {
     type Err = TriggerError;
@@ -95,24 +88,25 @@ impl FromStr for Trigger {
             Some((name, confidence)) => (name, Some(confidence)),
             None => (text, None),
         };
-        let Some(kind) = Self::KINDS.into_iter().find(|kind| kind.name() == name) else {
-            let known = Kind::ALL.iter().any(|kind| kind.name() == name);
-            let what = if known { "shows nobody to be unused" } else { "is no kind of finding" };
+        let Some(kind) = name.parse().ok().filter(|kind| Self::KINDS.contains(kind)) else {
+            let what = if name.parse::<Kind>().is_ok() {
+                "shows nobody to be unused"
+            } else {
+                "is no kind of finding"
+            };
             return Err(TriggerError(format!(
                 "`{name}` {what}; a trigger is one of {}",
                 Self::KINDS.map(Kind::name).join(", ")
             )));
         };
         let least = match confidence {
-            None | Some("strong") => Confidence::Strong,
-            Some("weak") => Confidence::Weak,
-            Some("proven") => Confidence::Proven,
-            Some(other) => {
-                return Err(TriggerError(format!(
-                    "`{other}` is no confidence; it is one of weak, strong, proven, as in \
+            None => Confidence::Strong,
+            Some(text) => text.parse().map_err(|_| {
+                TriggerError(format!(
+                    "`{text}` is no confidence; it is one of weak, strong, proven, as in \
                      `{name}=proven`"
-                )));
-            }
+                ))
+            })?,
         };
         Ok(Self { kind, least })
     }
@@ -248,7 +242,7 @@ mod tests {
             "`certain` is no confidence; it is one of weak, strong, proven, as in \
              `unreachable=proven`"
         );
-        for kind in Kind::ALL {
+        for &kind in Kind::ALL {
             assert_eq!(kind.name().parse::<Trigger>().is_ok(), Trigger::KINDS.contains(&kind));
         }
     }

@@ -13,7 +13,7 @@ use jiff::{Timestamp, civil::Date, tz::TimeZone};
 use super::{
     ending::{Sent, ending},
     style::{BOLD, BOLD_YELLOW, DIM, GREEN, YELLOW, paint, style_of},
-    words::{age, count, gap_reason, is_gateway, lost, plain},
+    words::{age, count, is_gateway, lost, plain},
 };
 use crate::{
     model::{
@@ -248,7 +248,7 @@ fn acted(action: &Action) -> String {
 
 fn missed(gap: &Gap) -> String {
     let healed = if gap.resynced { "; what is there now was read from /proc" } else { "" };
-    format!("GAP {}: {} not seen{healed}", gap_reason(gap.reason), lost(gap.lost))
+    format!("GAP {}: {} not seen{healed}", gap.reason.name(), lost(gap.lost))
 }
 
 fn stopped(stop: &Stop) -> String {

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::model::{GapReason, Parent, ParentSource};
+use crate::model::{Parent, ParentSource};
 
 /// Text of a record, without anything that a terminal would obey: sensors escape what they read,
 /// but a file that is replayed may have been written by anybody.
@@ -69,21 +69,6 @@ pub(super) fn is_gateway(parent: &Parent) -> bool {
 /// How many events were lost, where that is known.
 pub(super) fn lost(events: u64) -> String {
     if events == 0 { "some events".to_owned() } else { count(events, "event") }
-}
-
-/// The name of a gap's reason, as in the evidence.
-pub(super) fn gap_reason(reason: GapReason) -> &'static str {
-    match reason {
-        GapReason::RingFull => "ring-full",
-        GapReason::MapFull => "map-full",
-        GapReason::ReadFailed => "read-failed",
-        GapReason::ProgramMissed => "program-missed",
-        GapReason::Unread => "unread",
-        GapReason::Undecodable => "undecodable",
-        GapReason::QueueFull => "queue-full",
-        GapReason::TerminalsUnwatched => "terminals-unwatched",
-        GapReason::ArgvNotSearched => "argv-not-searched",
-    }
 }
 
 #[cfg(test)]

@@ -27,6 +27,7 @@ use std::{
 use rustix::{
     fs::{Mode, OFlags},
     io::Errno,
+    param,
 };
 
 pub use book::IdentityBook;
@@ -130,8 +131,8 @@ impl ProcFs {
         Self {
             own_pids: clock::has_own_pids(&root),
             root,
-            tick_ns: 1_000_000_000 / procfs::ticks_per_second().max(1),
-            page_kib: procfs::page_size() / 1024,
+            tick_ns: 1_000_000_000 / param::clock_ticks_per_second().max(1),
+            page_kib: param::page_size() as u64 / 1024,
         }
     }
 

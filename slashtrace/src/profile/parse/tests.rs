@@ -1,4 +1,4 @@
-use super::*;
+use super::super::*;
 
 const MINIMAL: &str =
     "name = \"p\"\n[worker]\ntokens = [\"-m\", \"w\"]\nsession_flag = \"--session\"\n";
@@ -52,6 +52,15 @@ fn a_profile_from_elsewhere_is_checked_too() {
 fn zero_overlap_is_a_choice() {
     let profile = Profile::parse(&format!("{MINIMAL}[graces]\noverlap = \"0s\"\n")).unwrap();
     assert_eq!(profile.graces.overlap.as_ns(), 0);
+}
+
+#[test]
+fn the_line_is_found_however_the_value_is_written() {
+    let worker = "worker.tokens = [\"a\",\n\"\"]\nworker.session_flag = \"-s\"";
+    assert_eq!(error(&format!("name = \"p\"\n{worker}")), "line 3: a token is empty");
+    let inline = "worker = { tokens = [\"a\"], session_flag = \"s\" }";
+    let refused = error(&format!("\nname = \"p\"\n{inline}"));
+    assert_eq!(refused, "line 3: `session_flag` must be a flag such as `--name`");
 }
 
 fn opener(lines: &str) -> String {

@@ -31,7 +31,7 @@ use self::{
     cases::Cases, chart::Chart, lives::Lives, open::Open, rows::Shown, timeline::Timeline,
     tree::Trees,
 };
-use super::words::{count, gap_reason, plain};
+use super::words::{count, plain};
 use crate::{
     model::{Body, Identity, Phase, Program, Record, SensorKind, Start, Stop},
     roster::Roster,
@@ -111,7 +111,7 @@ impl Digest {
                 self.open.take(finding, &self.lives);
             }
             Body::Gap(gap) => {
-                let lost = self.lost.entry(gap_reason(gap.reason)).or_default();
+                let lost = self.lost.entry(gap.reason.name()).or_default();
                 *lost = lost.saturating_add(gap.lost);
             }
             Body::Action(action)

@@ -7,7 +7,7 @@ use crate::{
     },
     report::{
         ending::ending,
-        words::{gap_reason, lost, plain},
+        words::{lost, plain},
     },
 };
 
@@ -103,7 +103,7 @@ fn told(
             (Happening::Action, None, action.worker, plain(&action.detail).into_owned())
         }
         Body::Gap(gap) => {
-            let text = format!("{} not seen: {}", lost(gap.lost), gap_reason(gap.reason));
+            let text = format!("{} not seen: {}", lost(gap.lost), gap.reason.name());
             (Happening::Gap, None, None, text)
         }
         _ => return None,

@@ -16,7 +16,7 @@ mod wire;
 
 use std::{mem, time::Duration};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow};
 use bytes::Bytes;
 use slashtrace_ebpf::{ARGV_MAX, RING_BYTES, TRACKED_MAX, Tracked};
 use tokio::time::{Interval, MissedTickBehavior, interval};
@@ -44,6 +44,7 @@ use crate::{
         Body, Capability, Exit, Gap, GapReason, Identity, Limits, Observation, ParentSource, Role,
         SensorKind, Source, Spawn,
     },
+    next_step::NextStep as _,
     profile::Profile,
 };
 
@@ -482,14 +483,16 @@ impl EbpfSensor {
 fn check_pid_namespace() -> Result<()> {
     let here = std::fs::read_link("/proc/self/ns/pid")
         .context("cannot read /proc/self/ns/pid: is /proc mounted?")?;
-    ensure!(
-        here.to_str() == Some(proc::INITIAL_PID_NAMESPACE),
-        "this is not the machine's initial pid namespace ({}): pids in /proc are not the kernel's\n\
-         next step: start the container with the host's pid namespace (`--pid=host`), or use \
-         `--sensor poll`",
+    if here.to_str() == Some(proc::INITIAL_PID_NAMESPACE) {
+        return Ok(());
+    }
+    Err(anyhow!(
+        "this is not the machine's initial pid namespace ({}): pids in /proc are not the kernel's",
         here.display()
-    );
-    Ok(())
+    ))
+    .next_step(
+        "start the container with the host's pid namespace (`--pid=host`), or use `--sensor poll`",
+    )
 }
 
 /// Tries each kernel program by itself, for `doctor`.

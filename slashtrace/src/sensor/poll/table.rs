@@ -362,7 +362,7 @@ impl Table {
             } else {
                 self.sampler.track(identity, spawn.role, spawn.worker);
             }
-            *self.counters.entry(format!("{}s", role_name(spawn.role))).or_default() += 1;
+            *self.counters.entry(format!("{}s", spawn.role.name())).or_default() += 1;
             bodies.push(Body::Spawn(Box::new(spawn)));
         }
     }
@@ -383,14 +383,5 @@ fn watch(known: &mut HashMap<u32, Known>, tracked: Tracked) {
     });
     if known.tracked.is_none_or(|now| tracked.weight() > now.weight()) {
         known.tracked = Some(tracked);
-    }
-}
-
-fn role_name(role: Role) -> &'static str {
-    match role {
-        Role::Worker => "worker",
-        Role::Descendant => "descendant",
-        Role::Gateway => "gateway",
-        Role::Ancestor => "ancestor",
     }
 }
