@@ -3,7 +3,7 @@
 //! `cargo xtask bench --only instructions`, which compares the cost per record at several sizes.
 //!
 //! ```text
-//! instructions decoder|pipeline HISTORY RECORDS
+//! instructions decoder|roster|pipeline HISTORY RECORDS
 //! instructions write HISTORY RECORDS FILE
 //! ```
 
@@ -18,7 +18,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use slashtrace::{daemon::pipeline::Pipeline, model::Record, profile::Profile};
+use slashtrace::{daemon::pipeline::Pipeline, model::Record, profile::Profile, roster::Roster};
 
 use histories::History;
 
@@ -44,9 +44,9 @@ fn run(arguments: &[String]) -> Result<()> {
         [subject, history, records] => {
             let mut subject: Box<dyn Subject> = match subject {
                 "decoder" => Box::new(Decoder),
-                "pipeline" => Box::new(Pipelined(Pipeline::new(Profile::hermes(), Vec::new()))),
-                // A `Roster` that folds the records by itself becomes a subject here.
-                other => bail!("no subject `{other}`: decoder, pipeline"),
+                "roster" => Box::new(Folded(Roster::new(&Profile::hermes()))),
+                "pipeline" => Box::new(Pipelined(Pipeline::new(&Profile::hermes(), Vec::new()))),
+                other => bail!("no subject `{other}`: decoder, roster, pipeline"),
             };
             History::named(history)?.lines().take(records.parse()?).try_for_each(|line| {
                 let record = serde_json::from_str(&line).context("a history's line")?;
@@ -69,6 +69,16 @@ impl Subject for Decoder {
     fn observe(&mut self, line: &str, _record: &Record) -> Result<()> {
         let record: Record = serde_json::from_str(black_box(line))?;
         black_box(record);
+        Ok(())
+    }
+}
+
+/// All that is known of a recording.
+struct Folded(Roster);
+
+impl Subject for Folded {
+    fn observe(&mut self, _line: &str, record: &Record) -> Result<()> {
+        self.0.observe(black_box(record));
         Ok(())
     }
 }

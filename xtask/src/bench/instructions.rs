@@ -26,7 +26,7 @@ const GROWTH: f64 = 1.2;
 /// Sizes of the histories, in records. The one in the middle is there to fail early.
 const SIZES: [u64; 3] = [2_000, 20_000, 200_000];
 /// What slashtrace/benches/instructions measures, and the histories that it makes.
-const SUBJECTS: [&str; 2] = ["decoder", "pipeline"];
+const SUBJECTS: [&str; 3] = ["decoder", "roster", "pipeline"];
 const HISTORIES: [&str; 5] = ["ended", "restarts", "sessions", "gateways", "mixed"];
 
 /// Builds slashtrace/benches/instructions, and returns the program.
