@@ -97,7 +97,11 @@ impl Subject for Pipelined {
 // SAFETY: nothing else in the program has this name.
 #[unsafe(no_mangle)]
 #[inline(never)]
-fn slashtrace_bench_measured(subject: &mut dyn Subject, line: &str, record: &Record) -> Result<()> {
+extern "Rust" fn slashtrace_bench_measured(
+    subject: &mut dyn Subject,
+    line: &str,
+    record: &Record,
+) -> Result<()> {
     subject.observe(line, record)
 }
 

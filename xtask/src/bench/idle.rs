@@ -108,7 +108,7 @@ fn evidence(bench: &Bench, rows: &mut Vec<Row>) -> Result<()> {
     let bytes = (daemon.bytes() - before) as f64;
     drop(workers);
     daemon.stop()?;
-    let what = format!("idle, {RECORDED} workers: evidence, MB a day (from {seconds} s)");
+    let what = format!("idle, {RECORDED} workers: evidence, MB a day");
     let day = Figure::one(bytes / 1e6 * DAY_S / seconds as f64);
     rows.push(Row::new(Sort::Count, what, day).target(Target::AtMost(1.0)));
     Ok(())

@@ -119,7 +119,7 @@ pub(crate) fn rows(bench: &Bench) -> Result<Vec<Row>> {
             watching.stop(&bench.token)?;
         }
     }
-    let title = |what: &str| format!("strangers, {} lives: {what}", number(lives as f64));
+    let title = |what: &str| format!("strangers: {what}");
     let mut life = Row::new(
         Sort::Count,
         title("kernel side per life, ns net of measuring"),
