@@ -19,7 +19,7 @@ use slashtrace_ebpf::TerminalKey;
 
 use self::{
     opener::Openers,
-    pace::{Masters, Spawns, Walks},
+    pace::{Lives, Looked, Masters, Spawns, Walks},
     watches::{Added, Told, Watches},
 };
 use crate::{
@@ -86,6 +86,7 @@ pub(super) struct TerminalWatch {
     /// looked for.
     gateways: BTreeMap<u32, Process>,
     openers: Openers,
+    lives: Lives,
     spawns: Spawns,
     masters: Masters,
     walks: Walks,
@@ -109,6 +110,7 @@ impl TerminalWatch {
             held: Vec::new(),
             changes: Vec::new(),
             gateways: BTreeMap::new(),
+            lives: Lives::default(),
             spawns: Spawns::default(),
             masters: Masters::default(),
             walks: Walks::default(),
@@ -213,9 +215,10 @@ impl TerminalWatch {
         let now = boottime_ns();
         let parent = spawn.parent.as_ref().filter(|parent| !parent.gone);
         let parent = parent.map(|parent| parent.process.identity());
-        let fresh = parent.is_some_and(|parent| self.spawns.is_fresh(parent, self.opened, now));
-        // What one child of a parent sees at /dev/pts, the next one does.
-        if !fresh
+        let lately = parent.and_then(|parent| self.spawns.lately(parent, now));
+        let namespace = self.proc.mount_namespace(spawn.pid);
+        // What one child of a parent sees at /dev/pts, the next one of the same namespace does.
+        if lately.is_none_or(|sibling| namespace.is_some() && sibling.namespace != namespace)
             && let Some(devpts) = Devpts::of(&self.proc, spawn.pid)
             && self.add(&devpts, Some(spawn.pid)).is_err()
         {
@@ -250,11 +253,12 @@ impl TerminalWatch {
             open.opened_ns = open.opened_ns.min(at);
         }
         let unknown = |place| self.open.get(&place).is_some_and(|open| open.told.is_none());
+        let fresh = lately.is_some_and(|sibling| sibling.opened == self.opened);
         if fresh && !own.is_some_and(unknown) {
             return found;
         }
         if let Some(parent) = parent {
-            self.spawns.look(parent, self.opened, now);
+            self.spawns.look(parent, Looked { at: now, opened: self.opened, namespace });
         }
         let above = [spawn.parent.as_ref().map(|parent| &parent.process), spawn.opener.as_ref()];
         let above: Vec<u32> = above.into_iter().flatten().map(|process| process.pid).collect();
@@ -273,10 +277,9 @@ impl TerminalWatch {
     /// Looks again at the terminals that were told of.
     pub(super) fn round(&mut self) -> Vec<Observation> {
         let mut found = Vec::new();
-        let proc = &self.proc;
-        let lives = |id: Identity| matches!(proc.stat(id.pid), Ok(Some(stat)) if proc.is_same(id, &stat) && !stat.ended());
-        self.gateways.retain(|_, process| lives(process.identity()));
-        self.openers.retain(lives);
+        let (proc, lives) = (&self.proc, &mut self.lives);
+        self.gateways.retain(|_, process| lives.of(proc, process.identity()));
+        self.openers.retain(|id| lives.of(proc, id));
         self.masters.retain(|pid| self.gateways.contains_key(&pid));
         self.spawns.round(boottime_ns());
         self.watches.look_for_viewers(&self.known());

@@ -20,25 +20,57 @@ const URGENT_PART: u64 = 20;
 /// Whose spawns were looked at lately.
 #[derive(Debug, Default)]
 pub(super) struct Spawns {
-    /// When, and how many terminals had been opened by then.
-    looked: BTreeMap<Identity, (u64, u64)>,
+    looked: BTreeMap<Identity, Looked>,
+}
+
+/// A look at the spawn of a parent.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Looked {
+    /// When, ns of the boot clock.
+    pub(super) at: u64,
+    /// How many terminals had been opened by then.
+    pub(super) opened: u64,
+    /// The mount namespace of who was spawned.
+    pub(super) namespace: Option<u64>,
 }
 
 impl Spawns {
-    /// Whether the spawns of `parent` were looked at a moment ago, and no terminal was opened since.
-    pub(super) fn is_fresh(&self, parent: Identity, opened: u64, now: u64) -> bool {
-        let looked = self.looked.get(&parent);
-        looked.is_some_and(|(at, then)| now < at + APART_NS && *then == opened)
+    /// The look at a sibling that was a moment ago.
+    pub(super) fn lately(&self, parent: Identity, now: u64) -> Option<Looked> {
+        self.looked.get(&parent).copied().filter(|looked| now < looked.at + APART_NS)
     }
 
     /// They are looked at now.
-    pub(super) fn look(&mut self, parent: Identity, opened: u64, now: u64) {
-        self.looked.insert(parent, (now, opened));
+    pub(super) fn look(&mut self, parent: Identity, looked: Looked) {
+        self.looked.insert(parent, looked);
     }
 
     /// Forgets what is too long ago to matter.
     pub(super) fn round(&mut self, now: u64) {
-        self.looked.retain(|_, (at, _)| now < *at + APART_NS);
+        self.looked.retain(|_, looked| now < looked.at + APART_NS);
+    }
+}
+
+/// Which processes are still there. One whose CPU time stands still is the one that it was.
+#[derive(Debug, Default)]
+pub(super) struct Lives {
+    cpu_ns: BTreeMap<Identity, u64>,
+}
+
+impl Lives {
+    /// Whether a process lives.
+    pub(super) fn of(&mut self, proc: &ProcFs, id: Identity) -> bool {
+        let cpu_ns = proc.cpu_ns(id.pid).ok().flatten();
+        if cpu_ns.is_some() && self.cpu_ns.get(&id).copied() == cpu_ns {
+            return true;
+        }
+        let stat = proc.stat(id.pid).ok().flatten();
+        let lives = stat.is_some_and(|stat| proc.is_same(id, &stat) && !stat.ended());
+        match cpu_ns.filter(|_| lives) {
+            Some(cpu_ns) => self.cpu_ns.insert(id, cpu_ns),
+            None => self.cpu_ns.remove(&id),
+        };
+        lives
     }
 }
 
@@ -137,13 +169,12 @@ mod tests {
         for at in (0..1_000).map(|at| at * MS) {
             // Two parents that take turns.
             let parent = parent((at / MS % 2) as u32);
-            if !spawns.is_fresh(parent, 0, at) {
-                spawns.look(parent, 0, at);
+            if spawns.lately(parent, at).is_none() {
+                spawns.look(parent, Looked { at, opened: 0, namespace: None });
                 looks += 1;
             }
         }
         assert_eq!(looks, 20);
-        assert!(!spawns.is_fresh(parent(0), 1, 999 * MS), "a terminal was opened since");
         spawns.round(2_000 * MS);
         assert_eq!(spawns.looked.len(), 0);
     }
@@ -170,6 +201,25 @@ mod tests {
         fake.ran(10, 3);
         assert_eq!(looked(&mut masters, true), 0, "it rests");
         assert_eq!(looked(&mut masters, false), 1, "a spawn cannot wait");
+    }
+
+    #[test]
+    fn who_has_not_run_still_lives() {
+        let fake = FakeProc::new();
+        fake.put(&FAKE);
+        let start_ns = fake.proc().stat(10).unwrap().unwrap().start_ns;
+        let id = Identity { pid: 10, start_ns };
+        let mut all = Lives::default();
+        let mut lives = |cpu_ns| {
+            fake.ran(10, cpu_ns);
+            all.of(&fake.proc(), id)
+        };
+        assert!(lives(1));
+        fake.put(&Fake { start_ticks: 2000, ..FAKE });
+        assert!(lives(1), "it is not read");
+        assert!(!lives(2), "its pid is another's");
+        assert!(!lives(2));
+        assert_eq!(all.cpu_ns.len(), 0);
     }
 
     #[test]

@@ -108,16 +108,16 @@ impl TerminalWatch {
         if !self.walks.is_due(urgent, began) {
             return;
         }
-        // A spawn asks about some of the terminals; the others are not forgotten for it.
+        // Who asks about some of the terminals does not make the others be forgotten.
+        let told = self.open.iter().filter(|(_, open)| open.told.is_some()).map(|(at, _)| *at);
+        let mut places: BTreeSet<Place> = told.filter(|at| !owners.contains_key(at)).collect();
         let all: BTreeMap<Place, Option<u32>>;
-        let owners = if spawn {
-            let told = self.open.iter().filter(|(_, open)| open.told.is_some());
-            let mut places: BTreeSet<Place> = told.map(|(place, _)| *place).collect();
+        let owners = if places.is_empty() {
+            owners
+        } else {
             places.extend(owners.keys());
             all = self.owners(&places);
             &all
-        } else {
-            owners
         };
         let users = look::users(&self.proc, owners);
         self.walks.walked(users, began, boottime_ns());
