@@ -9,6 +9,9 @@ use anyhow::{Context as _, Result};
 
 use crate::{model::Record, next_step::NextStep as _, roster::Roster, sink::Sink};
 
+/// Bytes of memory that are kept from one batch to the next.
+const BATCH_KEPT: usize = 64 << 10;
+
 /// Writes records as NDJSON, whole lines only: a batch is written in one go, and if that fails
 /// half-way the file is cut back to the last whole batch.
 #[derive(Debug)]
@@ -84,12 +87,17 @@ impl EvidenceWriter {
 
 impl Sink for EvidenceWriter {
     fn record(&mut self, record: &Record, _roster: &Roster) -> Result<()> {
+        // Straight into the batch, whose memory is used again.
         serde_json::to_writer(&mut self.batch, record)?;
         self.batch.push(b'\n');
         Ok(())
     }
 
     fn flush(&mut self) -> Result<()> {
+        // Nothing new is no system call.
+        if self.batch.is_empty() {
+            return Ok(());
+        }
         let result = match &mut self.target {
             Target::File { file, path, written } => write_whole(file, *written, &self.batch)
                 .map(|()| *written += self.batch.len() as u64)
@@ -106,6 +114,7 @@ impl Sink for EvidenceWriter {
             }
         };
         self.batch.clear();
+        self.batch.shrink_to(BATCH_KEPT);
         result
     }
 }

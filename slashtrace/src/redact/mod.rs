@@ -27,6 +27,12 @@ const FLAG_BYTES_MAX: usize = 32;
 /// (control characters, escape codes, invisible and direction-changing characters, invalid UTF-8)
 /// becomes `\n`, `\x1b`, `\u{202e}`, `\xff`; a backslash becomes `\\`.
 pub fn escape(bytes: &[u8]) -> String {
+    // Nearly every name is one that stays as it is.
+    if bytes.iter().all(|byte| matches!(byte, b' '..=b'~') && *byte != b'\\')
+        && let Ok(text) = std::str::from_utf8(bytes)
+    {
+        return text.to_owned();
+    }
     let mut out = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
         for c in chunk.valid().chars() {
@@ -228,7 +234,9 @@ fn is_flag_name(name: &str) -> bool {
 
 /// Cuts text that is too long to be shown, and says how much is left out.
 fn cut(text: &str) -> String {
-    match text.char_indices().nth(TOKEN_CHARS_MAX) {
+    // No character is shorter than a byte.
+    let long = text.len() > TOKEN_CHARS_MAX;
+    match long.then(|| text.char_indices().nth(TOKEN_CHARS_MAX)).flatten() {
         Some((at, _)) => format!("{}[{} more characters]", &text[..at], text[at..].chars().count()),
         None => text.to_owned(),
     }
@@ -237,6 +245,9 @@ fn cut(text: &str) -> String {
 /// Masks the name of a person in a path: their home folder becomes `~`, and the component behind a
 /// `home` or `Users` deeper in the path becomes [`MASK`].
 pub fn mask_home(path: &str) -> String {
+    if !path.contains('/') {
+        return path.to_owned();
+    }
     for home in ["/home/", "/Users/", "/var/home/", "/export/home/", "/usr/home/"] {
         if let Some(rest) = path.strip_prefix(home)
             && !rest.is_empty()

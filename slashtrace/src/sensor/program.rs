@@ -21,6 +21,10 @@ use crate::{
 
 /// Gateways that are looked at: beyond them something is wrong with what is taken for one.
 const GATEWAYS_MAX: usize = 1_024;
+/// So many are remembered before those that have ended are forgotten.
+const GATEWAYS_MIN: usize = 64;
+/// They are looked for at most that often.
+const SWEEP_EVERY_NS: u64 = 10_000_000_000;
 /// Bytes of a metadata file that are read.
 const METADATA_BYTES_MAX: u64 = 64 << 10;
 /// Bytes of an environment that are searched.
@@ -58,28 +62,50 @@ pub(super) struct ProgramWatch {
     proc: ProcFs,
     package: Option<String>,
     seen: HashSet<Identity>,
+    /// When so many are remembered, those that have ended are forgotten.
+    sweep_at: usize,
+    swept_ns: Option<u64>,
 }
 
 impl ProgramWatch {
     /// A watch that has seen no gateway yet.
     pub(super) fn new(proc: ProcFs, profile: &Profile) -> Self {
         let package = profile.project.as_ref().and_then(|project| project.package.clone());
-        Self { proc, package, seen: HashSet::new() }
+        Self { proc, package, seen: HashSet::new(), sweep_at: GATEWAYS_MIN, swept_ns: None }
     }
 
     /// What is to be said of a worker's gateway, if it is a new one.
     pub(super) fn spawned(&mut self, spawn: &Spawn, now_ns: u64) -> Option<Observation> {
         let parent = spawn.parent.as_ref().filter(|parent| !parent.gone && !parent.reaper)?;
         let id = parent.process.identity();
-        let new = spawn.role == Role::Worker && self.seen.len() < GATEWAYS_MAX;
-        if !new || !self.seen.insert(id) {
+        if spawn.role != Role::Worker || self.seen.contains(&id) {
             return None;
         }
+        self.sweep(now_ns);
+        if self.seen.len() >= GATEWAYS_MAX {
+            return None;
+        }
+        self.seen.insert(id);
         let program = self.look(id);
         // Only if it was the gateway that was read, and not who got its pid.
         let stat = self.proc.stat(id.pid).ok()??;
         let told = self.proc.is_same(id, &stat).then_some(program)?;
         Some(Observation { boottime_ns: now_ns, body: Body::Program(Box::new(told)) })
+    }
+
+    /// Forgets gateways that have ended, once there are twice as many as were left the last time.
+    fn sweep(&mut self, now_ns: u64) {
+        let lately = self.swept_ns.is_some_and(|at| now_ns < at.saturating_add(SWEEP_EVERY_NS));
+        if self.seen.len() < self.sweep_at || lately {
+            return;
+        }
+        let proc = &self.proc;
+        let lives =
+            |id: Identity| matches!(proc.stat(id.pid), Ok(Some(it)) if proc.is_same(id, &it));
+        self.seen.retain(|id| lives(*id));
+        self.seen.shrink_to(GATEWAYS_MIN);
+        self.sweep_at = (self.seen.len() * 2).clamp(GATEWAYS_MIN, GATEWAYS_MAX);
+        self.swept_ns = Some(now_ns);
     }
 
     fn look(&self, id: Identity) -> Program {
@@ -270,6 +296,29 @@ mod tests {
         ] {
             assert_eq!((container(cgroup), unit(cgroup)), (sort, service), "{cgroup}");
         }
+    }
+
+    #[test]
+    fn gateways_that_ended_leave_room_for_others() {
+        use crate::host::proc::fake::{FAKE, Fake, FakeProc};
+        let fake = FakeProc::new();
+        let mut watch = ProgramWatch::new(fake.proc(), &Profile::hermes());
+        let mut spawn = crate::evidence::samples::spawn();
+        spawn.role = Role::Worker;
+        let mut told = 0;
+        for round in 0..2 * GATEWAYS_MAX as u32 {
+            let pid = 100 + round;
+            fake.put(&Fake { pid, ..FAKE });
+            let parent = &mut spawn.parent.as_mut().unwrap().process;
+            parent.pid = pid;
+            parent.start_ns = fake.proc().stat(pid).unwrap().unwrap().start_ns;
+            let now_ns = u64::from(round) * SWEEP_EVERY_NS;
+            told += usize::from(watch.spawned(&spawn, now_ns).is_some());
+            assert!(watch.spawned(&spawn, now_ns).is_none(), "once each");
+            fake.remove(pid);
+        }
+        assert_eq!(told, 2 * GATEWAYS_MAX);
+        assert!(watch.seen.len() <= GATEWAYS_MIN);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::{
 
 use rustix::fs::{CWD, Dir, Mode, OFlags};
 
-use super::{ProcFs, gone_is_none, read_up_to};
+use super::{ProcFs, gone_is_none, path::ShortPath, read_up_to};
 
 /// What a search for the write ends of pipes found.
 ///
@@ -27,13 +27,14 @@ impl ProcFs {
     /// closed, or the process is gone. The link is read, never followed: opening it would make us
     /// another end of the pipe.
     pub fn fd_pipe(&self, pid: u32, fd: u32) -> io::Result<Option<u64>> {
-        // A path that is longer than this is no pipe's.
-        let mut target = [MaybeUninit::uninit(); 64];
         let link = self.short(pid, "fd/").and_then(|folder| folder.number(fd));
-        let target = gone_is_none(link.and_then(|link| {
-            Ok(rustix::fs::readlinkat_raw(CWD, link.as_c_str(), &mut target)?.0)
-        }))?;
-        Ok(target.and_then(|target| pipe_inode(target)))
+        gone_is_none(link.and_then(|link| object(&link, b"pipe:["))).map(Option::flatten)
+    }
+
+    /// Inode of the mount namespace of a process (namespaces(7)); `None` if it is gone, or may not
+    /// be seen.
+    pub fn mount_namespace(&self, pid: u32) -> Option<u64> {
+        object(&self.short(pid, "ns/mnt").ok()?, b"mnt:[").ok()?
     }
 
     /// Whether a descriptor was opened for writing (`flags` of fdinfo, octal, proc_pid_fdinfo(5)).
@@ -127,9 +128,21 @@ fn search_folder(
     Ok(count)
 }
 
+/// The inode of what a link in /proc stands for, if that is of this sort and no file.
+fn object(link: &ShortPath, sort: &[u8]) -> io::Result<Option<u64>> {
+    // A path that is longer than this is another sort's.
+    let mut target = [MaybeUninit::uninit(); 64];
+    let (target, _) = rustix::fs::readlinkat_raw(CWD, link.as_c_str(), &mut target)?;
+    Ok(inode(target, sort))
+}
+
 /// `pipe:[123]`. The path of a file begins with a slash, so no file can be called that.
 fn pipe_inode(target: &[u8]) -> Option<u64> {
-    super::number(target.strip_prefix(b"pipe:[")?.strip_suffix(b"]")?)
+    inode(target, b"pipe:[")
+}
+
+fn inode(target: &[u8], sort: &[u8]) -> Option<u64> {
+    super::number(target.strip_prefix(sort)?.strip_suffix(b"]")?)
 }
 
 fn fd_writes(fdinfo: &Path) -> io::Result<bool> {

@@ -170,7 +170,7 @@ impl Diag {
         }
     }
 
-    /// Every Unix socket that listens or is connected: the kernel filters by nothing else.
+    /// Every Unix socket that listens or is connected, by inode: the kernel filters by nothing else.
     pub(super) fn unix_sockets(&mut self) -> io::Result<Vec<UnixSocket>> {
         let request = UnixRequest {
             state_flags: UnixStateFlags::ESTABLISHED | UnixStateFlags::LISTEN,
@@ -184,6 +184,7 @@ impl Diag {
                 found.push(UnixSocket::of(*socket));
             }
         })?;
+        found.sort_unstable_by_key(|socket| socket.inode);
         Ok(found)
     }
 
@@ -262,10 +263,11 @@ impl Diag {
     }
 }
 
-/// Unix sockets of one process: an accepted one has the name of the listener.
+/// Unix sockets of one process, among `sockets` by inode: an accepted one has the name of the
+/// listener.
 pub(super) fn unix(sockets: &[UnixSocket], own: &HashSet<u64>) -> Found {
-    let mine: Vec<&UnixSocket> =
-        sockets.iter().filter(|socket| own.contains(&socket.inode)).collect();
+    let of = |inode: &u64| sockets.binary_search_by_key(inode, |socket| socket.inode).ok();
+    let mine: Vec<&UnixSocket> = own.iter().filter_map(of).map(|at| &sockets[at]).collect();
     let named = |listens: bool| {
         mine.iter().filter(move |socket| socket.listens == listens && socket.name.is_some())
     };

@@ -26,6 +26,13 @@ use crate::{
 
 /// Looks at one gateway for its spawns are this far apart, ns.
 const LOOK_APART: u64 = 100_000_000;
+/// Looks at different gateways for their spawns that may follow one another at once.
+const LOOKS_AT_ONCE: u64 = 8;
+/// After them they are this far apart, ns.
+const LOOKS_APART: u64 = 25_000_000;
+/// Descriptors of one gateway that are looked through in one round; one with more has its turn in
+/// every other round, and so on.
+const DESCRIPTORS_A_ROUND: usize = 512;
 /// Connections of one gateway that are told apart.
 const CONNECTIONS_MAX: usize = 256;
 
@@ -54,6 +61,16 @@ struct Gateway {
     ends: Ends,
     /// A spawn was not looked at.
     owed: bool,
+    /// When it was looked at for a spawn, ns of the boot clock.
+    looked_ns: Option<u64>,
+    /// Its CPU time when its descriptors were looked through.
+    cpu_ns: Option<u64>,
+    /// Inodes of the sockets that it had then, and how many descriptors.
+    own: Option<(HashSet<u64>, usize)>,
+    /// Whether it still has these.
+    unchanged: bool,
+    /// Rounds that it is left alone, for it has many descriptors.
+    rest: usize,
 }
 
 /// The kernel's sock_diag, and the network namespace that it tells of: our own.
@@ -78,8 +95,8 @@ pub struct ClientsWatch {
     /// Or why there is none.
     eyes: Result<Eyes, String>,
     gateways: BTreeMap<Identity, Gateway>,
-    /// When it was last looked at one for a spawn, ns of the boot clock.
-    looked: Option<(Identity, u64)>,
+    /// Until when the looks for spawns so far are too many, ns of the boot clock.
+    busy_until_ns: u64,
 }
 
 impl ClientsWatch {
@@ -88,7 +105,7 @@ impl ClientsWatch {
         let namespace = fs::read_link(proc.root().join("self/ns/net"));
         let eyes = Diag::open().and_then(|diag| Ok(Eyes { diag, namespace: namespace? }));
         let eyes = eyes.map_err(|error| error.to_string());
-        Self { proc, eyes, gateways: BTreeMap::new(), looked: None }
+        Self { proc, eyes, gateways: BTreeMap::new(), busy_until_ns: 0 }
     }
 
     /// How connections can be seen here, if they can.
@@ -140,13 +157,14 @@ impl ClientsWatch {
         }
         // In a storm of spawns nobody can tell whom each is for, and a look takes its time. The next
         // round tells of them all.
-        let lately = |&(other, at): &(Identity, u64)| other == id && now_ns < at + LOOK_APART;
         let gateway = self.gateways.entry(id).or_default();
-        gateway.owed = self.looked.as_ref().is_some_and(lately);
+        let lately = gateway.looked_ns.is_some_and(|at| now_ns < at + LOOK_APART);
+        gateway.owed = lately || self.busy_until_ns > now_ns + (LOOKS_AT_ONCE - 1) * LOOKS_APART;
         if gateway.owed {
             return None;
         }
-        self.looked = Some((id, now_ns));
+        gateway.looked_ns = Some(now_ns);
+        self.busy_until_ns = self.busy_until_ns.max(now_ns) + LOOKS_APART;
         let eyes = self.eyes.as_mut().ok();
         let clients = look(self.proc.root(), id, eyes, gateway, &mut Shared::default(), now_ns);
         if clients.listening == 0 {
@@ -162,13 +180,33 @@ impl ClientsWatch {
         let mut observations = Vec::new();
         let (proc, eyes) = (&self.proc, &mut self.eyes);
         self.gateways.retain(|&identity, gateway| {
-            match proc.stat(identity.pid) {
-                Ok(Some(stat)) if proc.is_same(identity, &stat) && !stat.ended() => {}
-                Ok(_) => return false,
-                Err(_) => return true,
+            let cpu_ns = proc.cpu_ns(identity.pid).ok().flatten();
+            gateway.unchanged = cpu_ns.is_some() && cpu_ns == gateway.cpu_ns;
+            if !gateway.unchanged {
+                match proc.stat(identity.pid) {
+                    Ok(Some(stat)) if proc.is_same(identity, &stat) && !stat.ended() => {}
+                    Ok(_) => return false,
+                    Err(_) => return true,
+                }
+            }
+            // Who does not run begins to listen to nobody.
+            let deaf = gateway.said.as_ref().is_some_and(|it| it.listening == 0 && it.complete);
+            if gateway.unchanged && deaf && !gateway.owed {
+                return true;
+            }
+            if gateway.rest > 0 {
+                gateway.rest -= 1;
+                gateway.unchanged = true;
+            } else if !gateway.unchanged {
+                gateway.cpu_ns = cpu_ns;
             }
             let eyes = eyes.as_mut().ok();
+            let looked_through = !gateway.unchanged;
             let clients = look(proc.root(), identity, eyes, gateway, &mut shared, now_ns);
+            if looked_through {
+                let descriptors = gateway.own.as_ref().map_or(0, |(_, descriptors)| *descriptors);
+                gateway.rest = descriptors / DESCRIPTORS_A_ROUND;
+            }
             let owed = std::mem::take(&mut gateway.owed) && clients.listening > 0;
             if owed || !gateway.said.as_ref().is_some_and(|said| same(said, &clients)) {
                 gateway.said = Some(clients.clone());
@@ -210,21 +248,24 @@ fn look(
         complete: false,
         source: Source::Proc,
     };
-    let Ok(own) = own_sockets(&folder) else { return clients };
+    if !std::mem::take(&mut gateway.unchanged) || gateway.own.is_none() {
+        gateway.own = own_sockets(&folder).ok();
+    }
+    let Some((own, _)) = &gateway.own else { return clients };
     if own.is_empty() {
         clients.complete = true;
         return clients;
     }
     let Ok(namespace) = fs::read_link(folder.join("ns/net")) else { return clients };
     let eyes = eyes.filter(|eyes| eyes.namespace == namespace);
-    let asked = eyes.and_then(|eyes| eyes.ask(&own, &mut gateway.ends, shared).ok());
+    let asked = eyes.and_then(|eyes| eyes.ask(own, &mut gateway.ends, shared).ok());
     let (found, complete) = if let Some(found) = asked {
         (found, true)
     } else {
         match shared.tables.entry(namespace) {
-            Entry::Occupied(known) => known.into_mut().find(&own),
+            Entry::Occupied(known) => known.into_mut().find(own),
             Entry::Vacant(wanted) => match Tables::read(&folder, wanted.key()) {
-                Some(tables) => wanted.insert(tables).find(&own),
+                Some(tables) => wanted.insert(tables).find(own),
                 None => return clients,
             },
         }
@@ -300,10 +341,13 @@ fn read(path: &Path) -> io::Result<String> {
     fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Inodes of the sockets that a process holds (`socket:[123]`, proc_pid_fd(5)).
-fn own_sockets(folder: &Path) -> io::Result<HashSet<u64>> {
+/// Inodes of the sockets that a process holds (`socket:[123]`, proc_pid_fd(5)), and how many
+/// descriptors it has.
+fn own_sockets(folder: &Path) -> io::Result<(HashSet<u64>, usize)> {
     let mut own = HashSet::new();
+    let mut descriptors = 0;
     for entry in fs::read_dir(folder.join("fd"))? {
+        descriptors += 1;
         // A descriptor that was closed meanwhile is not held.
         let Ok(target) = fs::read_link(entry?.path()) else { continue };
         let inode = target.to_str().and_then(|target| {
@@ -311,7 +355,7 @@ fn own_sockets(folder: &Path) -> io::Result<HashSet<u64>> {
         });
         own.extend(inode);
     }
-    Ok(own)
+    Ok((own, descriptors))
 }
 
 #[cfg(test)]

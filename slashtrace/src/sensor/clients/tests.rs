@@ -121,3 +121,56 @@ fn what_cannot_be_read_is_not_complete() {
     assert!(!looked(true, id).complete);
     assert!(!looked(false, id).complete);
 }
+
+fn spawn_of(pid: u32) -> Spawn {
+    let mut spawn = crate::evidence::samples::spawn();
+    let parent = &mut spawn.parent.as_mut().expect("a gateway").process;
+    (parent.pid, parent.start_ns) = (pid, 1);
+    (spawn.role, spawn.inherited) = (Role::Worker, false);
+    spawn
+}
+
+/// How often a gateway was looked at for these spawns, one each ms.
+fn looks(gateways: u32, spawns: u32) -> usize {
+    let mut watch = ClientsWatch::new(ProcFs::new("/nowhere"));
+    let mut at = Vec::new();
+    for number in 0..spawns {
+        let now_ns = 1_000_000_000 + u64::from(number) * 1_000_000;
+        watch.spawned(&spawn_of(number % gateways), now_ns);
+        at.extend(watch.gateways.values().any(|it| it.looked_ns == Some(now_ns)).then_some(now_ns));
+    }
+    at.len()
+}
+
+#[test]
+fn a_storm_of_spawns_shares_its_looks() {
+    assert_eq!(looks(1, 1_000), 10);
+    assert_eq!(looks(2, 1_000), 20, "two gateways that take turns");
+    assert_eq!(looks(8, 8), 8);
+    // Eight at once, and then one each 25 ms.
+    assert_eq!(looks(1_000, 1_000), 8 + 39);
+}
+
+#[test]
+fn a_gateway_that_has_not_run_is_not_looked_through() {
+    let fake = crate::host::proc::fake::FakeProc::new();
+    fake.put(&crate::host::proc::fake::Fake { pid: 10, ..Default::default() });
+    let start_ns = fake.proc().stat(10).expect("readable").expect("there").start_ns;
+    let id = Identity { pid: 10, start_ns };
+    let mut watch = ClientsWatch::new(fake.proc());
+    watch.gateways.insert(id, Gateway::default());
+    let mut descriptors = |cpu_ns: u64| {
+        fake.ran(10, cpu_ns);
+        watch.round(1);
+        watch.gateways[&id].own.as_ref().map(|(_, descriptors)| *descriptors)
+    };
+    assert_eq!(descriptors(1), Some(0));
+    fake.fd(10, 3, "/dev/null", "02");
+    assert_eq!(descriptors(1), Some(0), "it cannot have opened one");
+    assert_eq!(descriptors(2), Some(1));
+    fake.remove(10);
+    fake.put(&crate::host::proc::fake::Fake { pid: 10, start_ticks: 9999, ..Default::default() });
+    fake.ran(10, 3);
+    watch.round(1);
+    assert!(watch.gateways.is_empty(), "it is another process");
+}

@@ -193,7 +193,7 @@ fn resized(old: u64, new: u64) -> bool {
 
 fn differs(written: &Written, now: &Sample, now_ns: u64) -> bool {
     /// A value that was not read this time says nothing new.
-    fn news<T: PartialEq>(written: Option<T>, now: Option<T>) -> bool {
+    fn news<T: Copy + PartialEq>(written: Option<T>, now: Option<T>) -> bool {
         now.is_some() && now != written
     }
     fn size(written: Option<u64>, now: Option<u64>) -> bool {

@@ -28,9 +28,9 @@ impl MemoryWatch {
         if let Some((said, at_ns)) = &self.said {
             let (before, now) = (said.available_kib, memory.available_kib);
             let old = now_ns.saturating_sub(*at_ns) >= MINOR_NS;
-            if !moved(before, now, PERCENT, KIB)
-                && !(old && moved(before, now, MINOR_PERCENT, u64::MAX))
-            {
+            let news = moved(before, now, PERCENT, KIB)
+                || (old && moved(before, now, MINOR_PERCENT, u64::MAX));
+            if !news {
                 return None;
             }
         }

@@ -24,15 +24,22 @@ const DESCRIPTORS_MAX: usize = 16_384;
 
 /// The terminals whose master a process holds (`tty-index`, proc_pid_fdinfo(5)), on the watched
 /// instances of devpts.
-pub(super) fn masters(proc: &ProcFs, pid: u32, watched: &BTreeSet<u64>) -> BTreeSet<Place> {
-    let Ok(fds) = fs::read_dir(proc.path(pid, "fd")) else { return BTreeSet::new() };
+/// Also how many descriptors were looked at for it.
+pub(super) fn masters(
+    proc: &ProcFs,
+    pid: u32,
+    watched: &BTreeSet<u64>,
+) -> (BTreeSet<Place>, usize) {
+    let Ok(fds) = fs::read_dir(proc.path(pid, "fd")) else { return (BTreeSet::new(), 0) };
+    let mut count = 0;
     // /dev/ptmx of a devtmpfs is that of the devpts beside it (`devpts_mntget`, fs/devpts/inode.c).
     let mut beside = None;
     let held = fds.flatten().take(DESCRIPTORS_MAX).filter(|fd| {
+        count += 1;
         fs::read_link(fd.path())
             .is_ok_and(|to| to == Path::new("/dev/ptmx") || to == Path::new("/dev/pts/ptmx"))
     });
-    held.filter_map(|fd| {
+    let places = held.filter_map(|fd| {
         let text = fs::read_to_string(proc.path(pid, "fdinfo").join(fd.file_name())).ok()?;
         let index = text.lines().find_map(|line| line.strip_prefix("tty-index:"))?;
         let on = numbers(&fd.path()).map(|(on, _)| on);
@@ -40,12 +47,12 @@ pub(super) fn masters(proc: &ProcFs, pid: u32, watched: &BTreeSet<u64>) -> BTree
             *beside.get_or_insert_with(|| Devpts::of(proc, pid).map(|devpts| devpts.instance()))
         })?;
         Some((instance, index.trim().parse().ok()?))
-    })
-    .collect()
+    });
+    (places.collect(), count)
 }
 
 /// Who has a terminal as controlling terminal.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Users {
     /// Only if it is to be believed.
     pub(super) leader: Option<Process>,
@@ -100,7 +107,11 @@ pub(super) fn users(
 impl Users {
     /// The session that the first process names that names one and is to be believed.
     pub(super) fn session(&self, proc: &ProcFs, rule: &TerminalRule) -> Option<String> {
-        self.believed.iter().find_map(|id| session_of(proc, rule, id.pid))
+        let is_still =
+            |id: Identity| matches!(proc.stat(id.pid), Ok(Some(stat)) if proc.is_same(id, &stat));
+        let mut believed = self.believed.iter();
+        // They may have been found a while ago.
+        believed.find_map(|id| session_of(proc, rule, id.pid).filter(|_| is_still(*id)))
     }
 }
 

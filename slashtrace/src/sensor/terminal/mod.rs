@@ -2,25 +2,24 @@
 //! removed by `devpts_pty_kill` at the last close of the master, even while an orphan holds the
 //! slave. `devpts` is one instance of it, `watches` those that are watched; `look` finds out who
 //! holds and uses a terminal, and which session its process names; `opener` who above a worker opens
-//! terminals for sessions.
+//! terminals for sessions; `pace` how often each of that is done.
 //! May touch: the devpts mounts, /proc through `proc`; of an environment the one variable that the
 //! profile names.
 
 mod look;
 mod opener;
+mod pace;
+mod relate;
 mod watches;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    io,
-    path::Path,
-};
+use std::{collections::BTreeMap, io, path::Path};
 
 use rustix::fs::inotify::ReadFlags;
 use slashtrace_ebpf::TerminalKey;
 
 use self::{
     opener::Openers,
+    pace::{Lives, Looked, Masters, Spawns, Walks},
     watches::{Added, Told, Watches},
 };
 use crate::{
@@ -41,6 +40,11 @@ use crate::{
 const OPEN_MAX: usize = 16_384;
 /// Processes that are asked for the owner of a terminal where the first one does not know.
 const OTHER_VIEWS: usize = 8;
+/// Terminals that are looked at again for one spawn.
+const AGAIN_FOR_SPAWN: usize = 32;
+/// Terminals that are looked at again in one round, if there are so many; of more this part.
+const AGAIN_A_ROUND: usize = 64;
+const AGAIN_PART: usize = 5;
 
 /// An instance (`st_dev` of its mount) and an index on it.
 pub(super) type Place = (u64, u32);
@@ -82,6 +86,14 @@ pub(super) struct TerminalWatch {
     /// looked for.
     gateways: BTreeMap<u32, Process>,
     openers: Openers,
+    lives: Lives,
+    spawns: Spawns,
+    masters: Masters,
+    walks: Walks,
+    /// Terminals that were opened so far.
+    opened: u64,
+    /// The last terminal that a round looked at again.
+    last_again: Place,
 }
 
 impl TerminalWatch {
@@ -98,6 +110,12 @@ impl TerminalWatch {
             held: Vec::new(),
             changes: Vec::new(),
             gateways: BTreeMap::new(),
+            lives: Lives::default(),
+            spawns: Spawns::default(),
+            masters: Masters::default(),
+            walks: Walks::default(),
+            opened: 0,
+            last_again: (0, 0),
         };
         match Devpts::at(Path::new("/dev/pts")) {
             Some(here) => {
@@ -194,11 +212,18 @@ impl TerminalWatch {
         }
         // A terminal is told no later than the worker that was born on it.
         let mut found = self.take();
-        if let Some(devpts) = Devpts::of(&self.proc, spawn.pid)
+        let now = boottime_ns();
+        let parent = spawn.parent.as_ref().filter(|parent| !parent.gone);
+        let parent = parent.map(|parent| parent.process.identity());
+        let lately = parent.and_then(|parent| self.spawns.lately(parent, now));
+        let namespace = self.proc.mount_namespace(spawn.pid);
+        // What one child of a parent sees at /dev/pts, the next one of the same namespace does.
+        if lately.is_none_or(|sibling| namespace.is_some() && sibling.namespace != namespace)
+            && let Some(devpts) = Devpts::of(&self.proc, spawn.pid)
             && self.add(&devpts, Some(spawn.pid)).is_err()
         {
             let gap = Gap { reason: GapReason::TerminalsUnwatched, lost: 0, resynced: false };
-            found.push(Observation { boottime_ns: boottime_ns(), body: Body::Gap(gap) });
+            found.push(Observation { boottime_ns: now, body: Body::Gap(gap) });
         }
         spawn.terminal = spawn.terminal.map(|terminal| Terminal {
             instance: terminal.instance.or_else(|| {
@@ -212,11 +237,11 @@ impl TerminalWatch {
         }
         let own = spawn.terminal.and_then(|place| Some((place.instance?, place.index)));
         if let Some(parent) = spawn.parent.as_ref().filter(|parent| !parent.reaper) {
-            self.gateways.insert(parent.process.pid, parent.process.clone());
+            self.opens(&parent.process);
         }
         spawn.opener = self.openers.of(&self.proc, spawn);
         if let Some(opener) = &spawn.opener {
-            self.gateways.insert(opener.pid, opener.clone());
+            self.opens(opener);
         }
         // It was there at the spawn, which may be told of before its making was. Of one that was
         // opened behind it nobody has the index: the close of the one before took that from all.
@@ -227,91 +252,39 @@ impl TerminalWatch {
         {
             open.opened_ns = open.opened_ns.min(at);
         }
-        self.tell(own, &mut found);
+        let unknown = |place| self.open.get(&place).is_some_and(|open| open.told.is_none());
+        let fresh = lately.is_some_and(|sibling| sibling.opened == self.opened);
+        if fresh && !own.is_some_and(unknown) {
+            return found;
+        }
+        if let Some(parent) = parent {
+            self.spawns.look(parent, Looked { at: now, opened: self.opened, namespace });
+        }
+        let above = [spawn.parent.as_ref().map(|parent| &parent.process), spawn.opener.as_ref()];
+        let above: Vec<u32> = above.into_iter().flatten().map(|process| process.pid).collect();
+        self.tell(own, Some(&above), &mut found);
         found
+    }
+
+    /// Notes whose masters are to be looked for.
+    fn opens(&mut self, process: &Process) {
+        let known = self.gateways.get(&process.pid);
+        if known.is_none_or(|known| known.identity() != process.identity()) {
+            self.gateways.insert(process.pid, process.clone());
+        }
     }
 
     /// Looks again at the terminals that were told of.
     pub(super) fn round(&mut self) -> Vec<Observation> {
         let mut found = Vec::new();
-        let proc = &self.proc;
-        let lives = |id: Identity| matches!(proc.stat(id.pid), Ok(Some(stat)) if proc.is_same(id, &stat) && !stat.ended());
-        self.gateways.retain(|_, process| lives(process.identity()));
-        self.openers.retain(lives);
+        let (proc, lives) = (&self.proc, &mut self.lives);
+        self.gateways.retain(|_, process| lives.of(proc, process.identity()));
+        self.openers.retain(|id| lives.of(proc, id));
+        self.masters.retain(|pid| self.gateways.contains_key(&pid));
+        self.spawns.round(boottime_ns());
         self.watches.look_for_viewers(&self.known());
-        if !self.gateways.is_empty() || self.open.values().any(|open| open.told.is_some()) {
-            self.tell(None, &mut found);
-        }
+        self.tell(None, None, &mut found);
         found
-    }
-
-    /// Tells of terminals that are related to a worker, and are new or changed.
-    fn tell(&mut self, own: Option<Place>, found: &mut Vec<Observation>) {
-        let mut related: BTreeSet<Place> = own.into_iter().collect();
-        related.extend(self.open.iter().filter(|(_, open)| open.told.is_some()).map(|(at, _)| *at));
-        let mut masters = self.masters();
-        related.extend(masters.keys());
-        related.retain(|place| self.open.contains_key(place));
-        if related.is_empty() {
-            return;
-        }
-        let owners = self.owners(&related);
-        // Whom else's master it may be that somebody holds: he may have been given it, or only
-        // pretend to hold one of this instance.
-        masters.retain(|place, holders| {
-            let owner = owners.get(place).copied().flatten();
-            let uid = |pid: u32| self.proc.ids(pid).ok().flatten().map(|ids| ids.uid);
-            holders.retain(|one| uid(one.pid).is_some_and(|uid| uid == 0 || Some(uid) == owner));
-            holders.len() == 1
-        });
-        let users = look::users(&self.proc, &owners);
-        for place in related {
-            let Some(open) = self.open.get_mut(&place) else { continue };
-            let users = users.get(&place);
-            let leader = users.and_then(|users| users.leader.clone());
-            let pids = users.map_or(&[][..], |users| &users.processes);
-            let rule = self.rule.as_ref();
-            let session = users.and_then(|users| users.session(&self.proc, rule?));
-            let before = open.told.as_ref();
-            let event = TerminalEvent {
-                instance: place.0,
-                index: place.1,
-                opened_ns: open.opened_ns,
-                state: TerminalState::Opened,
-                source: open.source,
-                master: masters
-                    .get(&place)
-                    .and_then(|holders| holders.first().cloned())
-                    .or_else(|| before.and_then(|told| told.master.clone())),
-                leader: leader.or_else(|| before.and_then(|told| told.leader.clone())),
-                processes: pids.to_vec(),
-                session: session.or_else(|| before.and_then(|told| told.session.clone())),
-                closer: None,
-            };
-            let same = before.is_some_and(|told| {
-                (&told.master, &told.leader, &told.session)
-                    == (&event.master, &event.leader, &event.session)
-            });
-            if !same {
-                let body = Body::Terminal(Box::new(event.clone()));
-                found.push(Observation { boottime_ns: boottime_ns(), body });
-            }
-            if open.told.replace(event).is_none() {
-                self.changes.push((true, place));
-            }
-        }
-    }
-
-    /// The terminals whose masters are held by those who open some, and by whom.
-    fn masters(&self) -> BTreeMap<Place, Vec<Process>> {
-        let watched = self.watches.instances();
-        let mut masters: BTreeMap<Place, Vec<Process>> = BTreeMap::new();
-        for (pid, process) in &self.gateways {
-            for place in look::masters(&self.proc, *pid, &watched) {
-                masters.entry(place).or_default().push(process.clone());
-            }
-        }
-        masters
     }
 
     /// Who of a worker, its parent and that one's session leader has a terminal of this index.
@@ -332,21 +305,8 @@ impl TerminalWatch {
         self.gateways.keys().copied().collect()
     }
 
-    /// Whose terminals they are, by their nodes.
-    fn owners(&self, places: &BTreeSet<Place>) -> BTreeMap<Place, Option<u32>> {
-        let known = self.known();
-        let mut first: BTreeMap<u64, Option<Devpts>> = BTreeMap::new();
-        let mut owner = |(instance, index): Place| {
-            let views = || self.watches.views(instance, &known);
-            let first = first.entry(instance).or_insert_with(|| views().next()).as_ref()?;
-            // Who is asked first may have mounted something over it.
-            let mut others = views().skip(1).take(OTHER_VIEWS);
-            first.owner(index).or_else(|| others.find_map(|devpts| devpts.owner(index)))
-        };
-        places.iter().map(|place| (*place, owner(*place))).collect()
-    }
-
     fn insert(&mut self, place: Place, now: u64, source: Source) {
+        self.opened += 1;
         if self.open.len() < OPEN_MAX {
             self.open.entry(place).or_insert(Open { opened_ns: now, source, told: None });
         }
@@ -354,6 +314,9 @@ impl TerminalWatch {
 
     fn close(&mut self, place: Place, now: u64, source: Source, found: &mut Vec<Observation>) {
         let Some(open) = self.open.remove(&place) else { return };
+        // Its index may be another terminal's the next moment.
+        self.masters.closed(place);
+        self.walks.users.remove(&place);
         let Some(mut event) = open.told else { return };
         self.changes.push((false, place));
         event.state = TerminalState::Closed;
@@ -390,6 +353,7 @@ impl TerminalWatch {
         let now = boottime_ns();
         match self.watches.add(devpts, seen_by) {
             Added::Now(open) => {
+                self.masters.clear();
                 for index in open {
                     self.insert((devpts.instance(), index), now, Source::Proc);
                 }

@@ -67,7 +67,7 @@ impl Openers {
     }
 
     /// Forgets the parents that are gone.
-    pub(super) fn retain(&mut self, lives: impl Fn(Identity) -> bool) {
+    pub(super) fn retain(&mut self, mut lives: impl FnMut(Identity) -> bool) {
         self.found.retain(|&parent, _| lives(parent));
     }
 

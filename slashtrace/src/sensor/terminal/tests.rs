@@ -107,7 +107,7 @@ async fn a_master_is_held_by_its_owner_alone() {
         watch.gateways = pids.iter().map(|&pid| (pid, process(&fake, pid))).collect();
         watch.open.get_mut(&place).expect("it is open").told = None;
         let mut found = Vec::new();
-        watch.tell(Some(place), &mut found);
+        watch.tell(Some(place), None, &mut found);
         told(&found, place).expect("it is told").master.as_ref().map(|master| master.pid)
     };
     assert_eq!(master(&[10, 11]), Some(10));
