@@ -1,5 +1,7 @@
 //! `slashtrace run --policy enforce` against pids that are reused, programs that change, parents that
 //! adopt, and users who want somebody else's worker ended.
+//!
+//! Runs in guests of `cargo xtask vm`.
 
 use std::{
     fs,
