@@ -77,22 +77,28 @@ fn told_by(hook: &str, setup: Setup) {
 
 /// Whether this hook can be attached here; if not, says that the test is skipped.
 fn has(hook: &str) -> bool {
-    let setup = Setup::ebpf().flag(&format!("--terminal-hook={hook}"));
-    let recorded = setup.start().stop();
-    let Body::Start(start) = &recorded.records[0].body else { panic!("no start") };
-    let terminal = start.capabilities.iter().find(|one| one.name == "terminal").expect("it");
-    let there = terminal.detail.starts_with(hook);
-    if !there {
-        assert!(!host::is_guest(), "the kernels of the guests have {hook}: {terminal:?}");
-        host::skip(&format!("no {hook} of devpts_pty_kill here: {}", terminal.detail));
+    let folder = tempfile::tempdir().expect("a folder");
+    let tried = Command::new(host::slashtrace())
+        .args(["run", "--sensor=ebpf", "--quiet", "--duration=1ms", "--evidence"])
+        .arg(folder.path().join("evidence.ndjson"))
+        .arg(format!("--terminal-hook={hook}"))
+        .output()
+        .expect("slashtrace runs");
+    let told = String::from_utf8_lossy(&tried.stderr);
+    if tried.status.success() {
+        return true;
     }
-    there
+    assert_eq!(tried.status.code(), Some(2), "{told}");
+    assert!(!host::is_guest(), "the kernels of the guests have {hook}: {told}");
+    let why = told.lines().nth(1).unwrap_or_default().trim();
+    host::skip(&format!("no {hook} of devpts_pty_kill here: {why}"));
+    false
 }
 
 #[test]
 fn a_close_is_told_by_fentry() {
     if host::may_load_kernel_programs() && has("fentry") {
-        told_by("fentry", Setup::ebpf());
+        told_by("fentry", Setup::ebpf().flag("--terminal-hook=fentry"));
     }
 }
 
