@@ -35,6 +35,13 @@ const LONG: [&str; 6] = [
     "clients",
 ];
 
+/// Which to run.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Files of tests/tests, without `.rs`; all of them if none is named.
+    pub(crate) files: Vec<String>,
+}
+
 /// A file of end-to-end tests.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct File {

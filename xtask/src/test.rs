@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use crate::{
     apt, checkout, e2e, hermes, setup,
@@ -136,6 +136,22 @@ fn end_to_end(fast: bool, built: Option<&e2e::Built>, skips: &Skips) -> Result<V
         }
     }
     Ok(steps)
+}
+
+/// End-to-end tests and nothing else.
+pub(crate) fn end_to_end_alone(args: &e2e::Args) -> Result<ExitCode> {
+    let started = Instant::now();
+    let all = e2e::files()?;
+    if let Some(unknown) = args.files.iter().find(|name| all.iter().all(|it| it.name != **name)) {
+        bail!("there is no tests/tests/{unknown}.rs; there are {}", e2e::names(&all));
+    }
+    let wanted = |file: &e2e::File| args.files.is_empty() || args.files.contains(&file.name);
+    let files: Vec<e2e::File> = all.into_iter().filter(wanted).collect();
+    let skips = Skips::new()?;
+    let built = e2e::build(&skips.file)?;
+    let mut steps = built.run_together(&files, e2e::at_once());
+    steps.extend(built.run_alone(&files));
+    Ok(sum_up(&steps, &skips.read()?, started.elapsed()))
 }
 
 /// What is linked and built with.
