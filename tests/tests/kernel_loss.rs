@@ -1,6 +1,4 @@
 //! A ring buffer that overflows: the loss is counted and told, and what lives is found again.
-//!
-//! Runs in guests of `cargo xtask vm`.
 
 use std::time::Duration;
 

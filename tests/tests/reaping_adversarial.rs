@@ -144,6 +144,12 @@ fn the_first_process_of_a_container_and_a_subreaper_are_parents_like_others() {
     if !host::may_load_kernel_programs() {
         return;
     }
+    // That of busybox has no --kill-child.
+    let version = Command::new("unshare").arg("--version").output();
+    if !version.is_ok_and(|output| output.status.success()) {
+        host::skip("no unshare of util-linux");
+        return;
+    }
     let recording = every_trigger(reaper("enforce")).start();
     let serving = |session: &str| Step::SpawnWithPipe(recording.worker(session, vec![Step::Serve]));
     let steps = vec![serving("contained"), Step::Sleep(LONG)];
