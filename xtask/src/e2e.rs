@@ -114,10 +114,10 @@ pub(crate) struct Built {
     sudo: bool,
 }
 
-/// Builds slashtrace and the test programs.
+/// Builds slashtrace and the test programs, as the unit tests are built: of the same crates with the
+/// same features.
 pub(crate) fn build(skips: &Path) -> Result<Built> {
-    step::call(&mut checkout::cargo(&["build", "--package", "slashtrace"]))?;
-    let arguments = ["test", "--package", "slashtrace-tests", "--no-run"];
+    let arguments = ["test", "--workspace", "--no-run"];
     let messages = step::output_of(checkout::cargo(&arguments).arg("--message-format=json"))?;
     let programs = programs(&messages)?;
     ensure!(!programs.is_empty(), "cargo built no test program");

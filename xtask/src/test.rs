@@ -96,16 +96,27 @@ fn check(skips: &Skips) -> (Vec<Step>, Option<e2e::Built>) {
     cargo("clippy", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]);
     steps.push(step::run("clippy (kernel programs)", clippy_for_bpf));
     steps.push(step::run("docs", docs));
-    steps.push(step::run("unit, snapshot and property tests", || {
-        let arguments = ["test", "--workspace", "--exclude", "slashtrace-tests"];
-        step::call_within(STEP_LIMIT, &mut checkout::cargo(&arguments))
-    }));
     let mut built = None;
-    steps.push(step::run("build of the end-to-end tests", || {
+    steps.push(step::run("build of every test", || {
         built = Some(e2e::build(&skips.file)?);
         Ok(Outcome::Done)
     }));
+    steps.push(step::run("unit, snapshot and property tests", || {
+        let mut tests = checkout::cargo(&["test", "--workspace", "--lib", "--bins"]);
+        for name in names_in("slashtrace/tests")? {
+            tests.args(["--test", &name]);
+        }
+        step::call_within(STEP_LIMIT, &mut tests)?;
+        step::call_within(STEP_LIMIT, &mut checkout::cargo(&["test", "--workspace", "--doc"]))
+    }));
     (steps, built)
+}
+
+/// Names of the test programs in a folder of the checkout.
+fn names_in(folder: &str) -> Result<Vec<String>> {
+    let entries = fs::read_dir(checkout::file(folder)).with_context(|| format!("no {folder}"))?;
+    let paths = entries.flatten().map(|entry| entry.path());
+    Ok(paths.filter_map(|path| Some(path.file_stem()?.to_string_lossy().into_owned())).collect())
 }
 
 /// The end-to-end tests side by side; beside them, with what they leave of the processor,
