@@ -131,6 +131,17 @@ fn one_that_executes_something_else_before_sigterm_gets_none() {
     assert!(recorded.signals_of(worker).is_empty(), "{recorded}");
 }
 
+/// Whether there is what [`contained`] needs; if not, says that the test is skipped.
+fn may_contain() -> bool {
+    // That of busybox has no --kill-child, and no version.
+    let version = Command::new("unshare").arg("--version").output();
+    let there = version.is_ok_and(|output| output.status.success());
+    if !there {
+        host::skip("no unshare of util-linux");
+    }
+    there
+}
+
 /// A command that runs a program as pid 1 of a pid namespace.
 fn contained(program: &Program) -> Command {
     let mut command = Command::new("unshare");
@@ -144,10 +155,7 @@ fn the_first_process_of_a_container_and_a_subreaper_are_parents_like_others() {
     if !host::may_load_kernel_programs() {
         return;
     }
-    // That of busybox has no --kill-child.
-    let version = Command::new("unshare").arg("--version").output();
-    if !version.is_ok_and(|output| output.status.success()) {
-        host::skip("no unshare of util-linux");
+    if !may_contain() {
         return;
     }
     let recording = every_trigger(reaper("enforce")).start();
@@ -201,6 +209,9 @@ fn the_first_process_of_a_container_and_a_subreaper_are_parents_like_others() {
 #[test]
 fn a_foreigner_cannot_have_the_worker_of_another_user_ended() {
     if !host::may_load_kernel_programs() {
+        return;
+    }
+    if !may_contain() {
         return;
     }
     // Brought up to date before the time runs.

@@ -45,11 +45,12 @@ impl Results {
         let mut results = Self::default();
         let mut codes = BTreeMap::new();
         let mut program = None;
+        let mut begun_test = None;
         let mut skipping = false;
         let mut whole = false;
         for line in said.lines() {
             if let Some(mark) = line.strip_prefix("@@ ") {
-                (program, skipping) = (None, false);
+                (program, skipping, begun_test) = (None, false, None);
                 match mark.split(' ').collect::<Vec<_>>()[..] {
                     ["kernel", release] => release.clone_into(&mut results.release),
                     ["begin", name] => program = Some(name),
@@ -60,8 +61,16 @@ impl Results {
                 }
             } else if skipping {
                 results.skips.push(line.to_owned());
-            } else if let (Some(program), Some((test, verdict))) = (program, verdict(line)) {
-                results.verdicts.insert(format!("{program}::{test}"), verdict);
+            } else if let Some(program) = program {
+                // What a child of the test printed may stand between its name and the verdict.
+                let mut word = line;
+                if let Some((test, rest)) = begun(line) {
+                    (begun_test, word) = (Some(test), rest);
+                }
+                if let (Some(test), Some(verdict)) = (begun_test, verdict(word)) {
+                    results.verdicts.insert(format!("{program}::{test}"), verdict);
+                    begun_test = None;
+                }
             }
         }
         for &program in programs {
@@ -93,16 +102,18 @@ impl Results {
     }
 }
 
-/// `test NAME ... ok`, as libtest prints it.
-fn verdict(line: &str) -> Option<(&str, Verdict)> {
-    let (test, word) = line.strip_prefix("test ")?.rsplit_once(" ... ")?;
-    let verdict = match word.trim() {
-        "ok" => Verdict::Passed,
-        "FAILED" => Verdict::Failed,
-        word if word.starts_with("ignored") => Verdict::Skipped,
-        _ => return None,
-    };
-    Some((test, verdict))
+/// `test NAME ... VERDICT`, as libtest prints it.
+fn begun(line: &str) -> Option<(&str, &str)> {
+    line.strip_prefix("test ")?.split_once(" ... ")
+}
+
+fn verdict(word: &str) -> Option<Verdict> {
+    match word.trim() {
+        "ok" => Some(Verdict::Passed),
+        "FAILED" => Some(Verdict::Failed),
+        word if word.starts_with("ignored") => Some(Verdict::Skipped),
+        _ => None,
+    }
 }
 
 /// Kernel × test.
@@ -130,7 +141,7 @@ mod tests {
     use super::*;
 
     const SAID: &str = "noise\n@@ kernel 6.1.0\n@@ begin calls\nrunning 3 tests\n\
-        test a ... ok\ntest b ... FAILED\ntest c ... ok\n\nstack\n@@ end calls 101\n\
+        test a ... ok\ntest b ... gateway: not found\nFAILED\ntest c ... ok\n\nstack\n@@ end calls 101\n\
         @@ skips\nc: no python3\n@@ off\n";
 
     #[test]
@@ -154,7 +165,7 @@ mod tests {
             ("", &["calls"][..]),
             (SAID, &["calls", "storm"]),
             (&SAID.replace("@@ off", ""), &["calls"]),
-            (&SAID.replace("test b ... FAILED", ""), &["calls"]),
+            (&SAID.replace("FAILED\n", ""), &["calls"]),
             ("@@ begin calls\n@@ end calls 0\n@@ skips\n@@ off\n", &["calls"]),
         ] {
             assert!(Results::read(said, programs).is_err(), "{said}");
