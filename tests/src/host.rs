@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::OnceLock,
+    time::Duration,
 };
 
 /// The checkout.
@@ -53,6 +54,18 @@ pub fn slashtrace() -> &'static Path {
 /// The program that does what a test orders. Cargo builds it with the tests.
 pub fn subject() -> PathBuf {
     binaries().join("subject")
+}
+
+/// Whether this is a guest of `cargo xtask vm`, of which a test may change what is the machine's.
+pub fn is_guest() -> bool {
+    env::var_os("SLASHTRACE_GUEST").is_some()
+}
+
+/// How long to wait here for what takes no longer than `usually` on a machine of its own:
+/// `SLASHTRACE_PATIENCE` times as long, which is set where a machine is emulated.
+pub fn patience(usually: Duration) -> Duration {
+    let factor = env::var("SLASHTRACE_PATIENCE").ok().and_then(|factor| factor.parse().ok());
+    usually * factor.unwrap_or(1)
 }
 
 /// Whether kernel programs can be loaded here; if not, says that the test is skipped.

@@ -202,6 +202,7 @@ impl Recording {
     /// # Panics
     /// If it does not in `patience`; says what was written.
     pub fn wait_for(&self, what: &str, patience: Duration, enough: impl Fn(&[Record]) -> bool) {
+        let patience = host::patience(patience);
         let end = Instant::now() + patience;
         loop {
             let records = self.so_far();
@@ -278,7 +279,7 @@ impl Recording {
     }
 
     fn wait(&mut self) -> ExitStatus {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + host::patience(PATIENCE);
         loop {
             if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
                 return status;
@@ -289,7 +290,7 @@ impl Recording {
     }
 
     fn wait_until_it_watches(&mut self) {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + host::patience(PATIENCE);
         while self.so_far().is_empty() {
             if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
                 panic!("slashtrace ended with {status} before it watched\n{}", self.told());

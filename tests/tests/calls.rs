@@ -1,4 +1,6 @@
 //! `--count-calls`: the number of calls is exact, and absent where nobody counted.
+//!
+//! Runs in guests of `cargo xtask vm`.
 
 use std::time::Duration;
 

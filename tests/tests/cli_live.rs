@@ -1,5 +1,7 @@
 //! `record`: the traced command's exit code is passed on, Ctrl-C ends in order, and either leaves
 //! whole evidence.
+//!
+//! Runs in guests of `cargo xtask vm`.
 
 use std::{
     fs::{self, File},

@@ -1,4 +1,6 @@
 //! argv as no shell would write it: long, hostile, or nearly a worker's.
+//!
+//! Runs in guests of `cargo xtask vm`.
 
 use slashtrace_tests::{Program, Recording, Step, host};
 

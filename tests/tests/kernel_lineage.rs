@@ -1,5 +1,7 @@
 //! Who forked whom, who executed what, how it ended: judged from what the kernel saw, in the cases
 //! in which /proc would tell another story.
+//!
+//! Runs in guests of `cargo xtask vm`.
 
 use std::{
     process::{self, Command, Stdio},

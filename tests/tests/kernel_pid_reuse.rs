@@ -1,4 +1,6 @@
 //! A pid that is reused at once, by a worker of another session.
+//!
+//! Runs in guests of `cargo xtask vm`.
 
 use std::{
     ffi::{CString, OsString},

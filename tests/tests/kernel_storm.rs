@@ -1,4 +1,6 @@
 //! Thousands of workers that live for a moment: none is lost, and nobody else is seen.
+//!
+//! Runs alone: it starts processes at the full rate of the machine.
 
 use std::collections::BTreeMap;
 

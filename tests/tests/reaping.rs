@@ -1,5 +1,7 @@
 //! `slashtrace run --policy`: workers that nobody can use are ended, and nobody else, with real
 //! processes and real pidfds. Each recording knows only the workers of its own test.
+//!
+//! Runs in guests of `cargo xtask vm`.
 
 use std::{fs, process::Command, thread, time::Duration};
 

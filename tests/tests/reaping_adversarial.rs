@@ -1,5 +1,7 @@
 //! `slashtrace run --policy enforce` against pids that are reused, programs that change, parents that
 //! adopt, and users who want somebody else's worker ended.
+//!
+//! Runs in guests of `cargo xtask vm`.
 
 use std::{
     fs,
@@ -129,6 +131,17 @@ fn one_that_executes_something_else_before_sigterm_gets_none() {
     assert!(recorded.signals_of(worker).is_empty(), "{recorded}");
 }
 
+/// Whether there is what [`contained`] needs; if not, says that the test is skipped.
+fn may_contain() -> bool {
+    // That of busybox has no --kill-child, and no version.
+    let version = Command::new("unshare").arg("--version").output();
+    let there = version.is_ok_and(|output| output.status.success());
+    if !there {
+        host::skip("no unshare of util-linux");
+    }
+    there
+}
+
 /// A command that runs a program as pid 1 of a pid namespace.
 fn contained(program: &Program) -> Command {
     let mut command = Command::new("unshare");
@@ -140,6 +153,9 @@ fn contained(program: &Program) -> Command {
 #[test]
 fn the_first_process_of_a_container_and_a_subreaper_are_parents_like_others() {
     if !host::may_load_kernel_programs() {
+        return;
+    }
+    if !may_contain() {
         return;
     }
     let recording = every_trigger(reaper("enforce")).start();
@@ -193,6 +209,9 @@ fn the_first_process_of_a_container_and_a_subreaper_are_parents_like_others() {
 #[test]
 fn a_foreigner_cannot_have_the_worker_of_another_user_ended() {
     if !host::may_load_kernel_programs() {
+        return;
+    }
+    if !may_contain() {
         return;
     }
     // Brought up to date before the time runs.

@@ -4,6 +4,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -86,7 +87,8 @@ fn compare(then: &Findings, now: &Findings) -> BTreeMap<String, String> {
             let (was, is) = (then.get(n), now.get(n));
             if was != is {
                 let told: &mut String = differences.entry(id.clone()).or_default();
-                *told += &format!("    recorded: {}\n    replayed: {}\n", line(was), line(is));
+                let (was, is) = (line(was), line(is));
+                let _ = write!(told, "    recorded: {was}\n    replayed: {is}\n");
             }
         }
     }
@@ -114,11 +116,11 @@ fn every_finding_is_the_recorded_one_or_its_difference_is_explained() {
         if differences.remove(&key).is_some() {
             println!("{}: {}: {}", one.recording, one.finding, one.why);
         } else {
-            unexpected += &format!("  {}: {}: no longer differs\n", one.recording, one.finding);
+            let _ = writeln!(unexpected, "  {}: {}: no longer differs", one.recording, one.finding);
         }
     }
     for ((recording, finding), told) in differences {
-        unexpected += &format!("  {recording}: {finding}:\n{told}");
+        let _ = write!(unexpected, "  {recording}: {finding}:\n{told}");
     }
     assert!(unexpected.is_empty(), "findings that differ and are not explained:\n{unexpected}");
 }

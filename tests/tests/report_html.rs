@@ -1,5 +1,7 @@
 //! report.html in a browser: it draws, filters, is used by keyboard, asks nobody for anything, and
 //! does not stall with thousands of workers.
+//!
+//! Runs alone: it measures how long a page takes to draw.
 
 use std::{fs::File, path::PathBuf, process::Command};
 

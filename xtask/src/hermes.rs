@@ -16,14 +16,16 @@ pub(crate) fn venv(version: &str) -> Result<PathBuf> {
     eprintln!("==> hermes-agent {version}");
     step::must(&format!("venv {}", folder.display()), || {
         // Shared with the tests, which make the same venv and may run at the same time.
-        step::call(
-            Command::new("python3")
-                .arg(checkout::file("tests/fixtures/hermes/install.py"))
-                .args([version])
-                .arg(&folder),
-        )
-        .context("pip downloads it from PyPI: is there a network?")
+        step::call(&mut install(version)).context("pip downloads it from PyPI: is there a network?")
     })?;
     fs::metadata(&python).with_context(|| format!("{} is missing", python.display()))?;
     Ok(python)
+}
+
+/// What makes the venv; it does nothing where that is there.
+pub(crate) fn install(version: &str) -> Command {
+    let mut command = Command::new("python3");
+    command.arg(checkout::file("tests/fixtures/hermes/install.py")).arg(version);
+    command.arg(checkout::target().join("hermes").join(version));
+    command
 }

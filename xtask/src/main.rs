@@ -7,6 +7,8 @@ mod bench;
 mod build;
 mod checkout;
 mod demo;
+mod e2e;
+mod guest;
 mod hermes;
 mod run;
 mod setup;
@@ -35,7 +37,9 @@ enum Command {
     Build(build::Args),
     /// Set up, then check format, lints and docs, and run every test.
     Test(test::Args),
-    /// Set up, and run slashtrace on other kernels in qemu.
+    /// Build and run end-to-end tests side by side: all, or the named files.
+    E2e(e2e::Args),
+    /// Set up, and run end-to-end tests on other kernels in qemu.
     Vm,
     /// Set up, build, and measure, beside other tools; prints one table.
     Bench(bench::Args),
@@ -60,7 +64,8 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Setup => setup::everything().map(|()| ExitCode::SUCCESS),
         Command::Build(args) => build::set_up_and_build(args).map(|_| ExitCode::SUCCESS),
         Command::Test(args) => test::test(&args),
-        Command::Vm => Ok(test::sum_up_alone(&vm::vm()?)),
+        Command::E2e(args) => test::end_to_end_alone(&args),
+        Command::Vm => vm::vm().map(|(steps, skipped)| test::sum_up_alone(&steps, &skipped)),
         Command::Bench(args) => bench::bench(&args),
         Command::Demo(args) => demo::demo(&args).map(|never| match never {}),
         Command::Run(args) => run::run(&args).map(|never| match never {}),

@@ -70,6 +70,18 @@ fn rustup(what: &str, name: &str, toolchain: &str) -> Result<Outcome> {
 impl Tool {
     /// Compiles it unless it is there.
     pub(crate) fn install(&self) -> Result<Outcome> {
+        self.installed_by(step::call)
+    }
+
+    /// The same beside other steps: its output goes to `log`, and it takes what they leave of the
+    /// processor.
+    pub(crate) fn install_beside(&self, log: &Path) -> Result<Outcome> {
+        self.installed_by(|install| {
+            step::logged_within(step::STEP_LIMIT, &mut step::nice(install), log)
+        })
+    }
+
+    fn installed_by(&self, call: impl FnOnce(&mut Command) -> Result<Outcome>) -> Result<Outcome> {
         let Self { name, version } = self;
         if self.installed().is_ok_and(|installed| installed == *version) {
             return Ok(Outcome::AlreadyThere);
@@ -77,7 +89,7 @@ impl Tool {
         eprintln!("    compiling {name}, which takes a few minutes");
         let exact = format!("{name}@{version}");
         let install = ["install", "--quiet", "--locked", "--force", &exact, "--root"];
-        step::call(checkout::cargo(&install).arg(checkout::file(".tools")))
+        call(checkout::cargo(&install).arg(checkout::file(".tools")))
             .context("cargo downloads and compiles it: is there a network, and a C compiler?")?;
         let installed = self.installed()?;
         if installed != *version {

@@ -2,13 +2,20 @@
 
 use std::{
     fmt,
+    fs::{self, File},
     path::Path,
-    process::{Command, Output, Stdio},
+    process::{Child, Command, Output, Stdio},
+    sync::{Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
+
+use crate::checkout;
+
+/// A step that takes longer hangs.
+pub(crate) const STEP_LIMIT: Duration = Duration::from_mins(25);
 
 /// How a step ended.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -55,6 +62,31 @@ pub(crate) fn run(name: &str, body: impl FnOnce() -> Result<Outcome>) -> Step {
     Step { name: name.to_owned(), outcome, took }
 }
 
+/// Runs a step beside others: its output goes to a log, and to stderr when it ends, in one piece.
+pub(crate) fn quietly(name: &str, body: impl FnOnce(&Path) -> Result<Outcome>) -> Step {
+    eprintln!("==> {name}: begins");
+    let started = Instant::now();
+    let file: String = name.chars().map(|c| if c.is_alphanumeric() { c } else { '-' }).collect();
+    let folder = checkout::target().join("step-logs");
+    let log = folder.join(format!("{file}.log"));
+    let made = fs::create_dir_all(&folder).and_then(|()| fs::write(&log, ""));
+    let outcome = made
+        .with_context(|| format!("cannot write {}", log.display()))
+        .and_then(|()| body(&log))
+        .unwrap_or_else(|error| Outcome::Failed(format!("{error:#}")));
+    let took = started.elapsed();
+    let said = fs::read(&log).unwrap_or_default();
+    let said = String::from_utf8_lossy(&said);
+    // One write: those of other steps do not come between.
+    eprintln!("==> {name}\n{}\n    {name}: {outcome} ({})", said.trim_end(), seconds(took));
+    Step { name: name.to_owned(), outcome, took }
+}
+
+/// A lock whose holder may have panicked: what it guards is whole all the same.
+pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Runs a step that the rest cannot do without: a line once it is done.
 pub(crate) fn must(name: &str, body: impl FnOnce() -> Result<Outcome>) -> Result<()> {
     let started = Instant::now();
@@ -74,8 +106,20 @@ pub(crate) fn call(command: &mut Command) -> Result<Outcome> {
 /// As [`call`], but ends the command and everything below it once `limit` is over.
 pub(crate) fn call_within(limit: Duration, command: &mut Command) -> Result<Outcome> {
     let shown = show(command);
-    let mut child =
+    let child =
         command.stdin(Stdio::null()).spawn().with_context(|| format!("cannot start `{shown}`"))?;
+    await_end(limit, child, &shown)
+}
+
+/// As [`call_within`], with the output in a file, behind what is there.
+pub(crate) fn logged_within(limit: Duration, command: &mut Command, log: &Path) -> Result<Outcome> {
+    let file = File::options().append(true).create(true).open(log);
+    let file = file.with_context(|| format!("cannot write {}", log.display()))?;
+    command.stdout(file.try_clone()?).stderr(file);
+    call_within(limit, command)
+}
+
+fn await_end(limit: Duration, mut child: Child, shown: &str) -> Result<Outcome> {
     let deadline = Instant::now() + limit;
     loop {
         if let Some(status) = child.try_wait()? {
@@ -96,6 +140,34 @@ pub(crate) fn call_within(limit: Duration, command: &mut Command) -> Result<Outc
         }
         thread::sleep(Duration::from_millis(100));
     }
+}
+
+/// Runs a command, shows what it says on stderr, and returns what it printed.
+pub(crate) fn output_of(command: &mut Command) -> Result<String> {
+    let shown = show(command);
+    let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output();
+    let Output { status, stdout, .. } =
+        output.with_context(|| format!("cannot start `{shown}`"))?;
+    if !status.success() {
+        bail!("`{shown}` ended with {status}");
+    }
+    Ok(String::from_utf8_lossy(&stdout).into_owned())
+}
+
+/// The same command for when nothing else wants the processor.
+pub(crate) fn nice(command: &Command) -> Command {
+    let mut nice = Command::new("nice");
+    nice.args(["-n", "19"]).arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => nice.env(name, value),
+            None => nice.env_remove(name),
+        };
+    }
+    if let Some(folder) = command.get_current_dir() {
+        nice.current_dir(folder);
+    }
+    nice
 }
 
 /// Runs a command and returns what it printed, without showing it.
@@ -135,9 +207,9 @@ fn descendants(pid: u32) -> Vec<u32> {
     let mut next = 0;
     while let Some(&parent) = found.get(next) {
         next += 1;
-        let Ok(threads) = std::fs::read_dir(format!("/proc/{parent}/task")) else { continue };
+        let Ok(threads) = fs::read_dir(format!("/proc/{parent}/task")) else { continue };
         for thread in threads.flatten() {
-            let children = std::fs::read_to_string(thread.path().join("children"));
+            let children = fs::read_to_string(thread.path().join("children"));
             found.extend(
                 children
                     .unwrap_or_default()
@@ -165,8 +237,8 @@ mod tests {
         assert!(error.to_string().contains("took longer"), "{error}");
         assert!(started.elapsed() < Duration::from_secs(30));
         let still = || {
-            std::fs::read_dir("/proc").expect("/proc").flatten().any(|entry| {
-                std::fs::read(entry.path().join("cmdline"))
+            fs::read_dir("/proc").expect("/proc").flatten().any(|entry| {
+                fs::read(entry.path().join("cmdline"))
                     .is_ok_and(|argv| argv == format!("sleep\x0061.{marker}\0").as_bytes())
             })
         };

@@ -1,23 +1,20 @@
 //! `cargo xtask test`: everything that must hold, and a summary that says what was not looked at.
 
 use std::{
-    collections::BTreeSet,
     env, fs,
     path::{Path, PathBuf},
     process::{Command, ExitCode, Stdio},
+    thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    apt, checkout, run, setup,
-    step::{self, Outcome, Step},
+    apt, checkout, e2e, hermes, setup,
+    step::{self, Outcome, STEP_LIMIT, Step},
     vm,
 };
-
-/// A step that takes longer hangs.
-const STEP_LIMIT: Duration = Duration::from_mins(25);
 
 /// A network that swallows packets is none.
 const FETCH_LIMIT: Duration = Duration::from_mins(1);
@@ -42,6 +39,54 @@ pub(crate) fn test(args: &Args) -> Result<ExitCode> {
         return Ok(sum_up(&steps, &[], started.elapsed()));
     }
 
+    let skips = Skips::new()?;
+    // What is downloaded comes while this machine compiles.
+    let (fetched, mut checked) = thread::scope(|scope| {
+        let fetched = scope.spawn(|| fetch(args.fast));
+        let checked = check(&skips);
+        (joined(fetched), checked)
+    });
+    steps.append(&mut checked.0);
+    steps.extend(fetched?);
+    steps.extend(end_to_end(args.fast, checked.1.as_ref(), &skips)?);
+    Ok(sum_up(&steps, &skips.read()?, started.elapsed()))
+}
+
+fn joined<T>(thread: thread::ScopedJoinHandle<'_, T>) -> Result<T> {
+    thread.join().map_err(|_| anyhow::anyhow!("a step of xtask itself panicked"))
+}
+
+/// What tests need besides a toolchain: apt's one after the other, and hermes-agent beside them.
+fn fetch(fast: bool) -> Vec<Step> {
+    thread::scope(|scope| {
+        let venvs = scope.spawn(|| {
+            let versions = if fast { &[][..] } else { &hermes::VERSIONS };
+            let made = |&version: &&str| {
+                step::quietly(&format!("hermes-agent {version}"), |log| {
+                    // No network is no failure: its tests say that they are skipped, and why.
+                    step::logged_within(STEP_LIMIT, &mut hermes::install(version), log)
+                        .or_else(|error| Ok(Outcome::Skipped(format!("{error:#}"))))
+                })
+            };
+            versions.iter().map(made).collect::<Vec<_>>()
+        });
+        let mut steps = vec![
+            step::quietly("Chromium, which report.html is opened in", |_| chromium()),
+            step::quietly("jq, for the recipes of docs/EVIDENCE.md", |_| {
+                packaged(&["jq"], ("jq", "jq"))
+            }),
+        ];
+        if !fast {
+            steps.extend(vm::fetch());
+        }
+        steps.extend(venvs.join().unwrap_or_default());
+        steps
+    })
+}
+
+/// What needs the processor: lints, docs, unit tests, and the build of the end-to-end tests.
+fn check(skips: &Skips) -> (Vec<Step>, Option<e2e::Built>) {
+    let mut steps = Vec::new();
     let mut cargo = |name: &str, arguments: &[&str]| {
         steps.push(step::run(name, || {
             step::call_within(STEP_LIMIT, &mut checkout::cargo(arguments))
@@ -51,36 +96,87 @@ pub(crate) fn test(args: &Args) -> Result<ExitCode> {
     cargo("clippy", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]);
     steps.push(step::run("clippy (kernel programs)", clippy_for_bpf));
     steps.push(step::run("docs", docs));
-    steps.push(step::run(&format!("cargo-deny {} in .tools", DENY.version), || DENY.install()));
-    steps.push(step::run("licences and sources (cargo-deny)", || {
-        step::call_within(STEP_LIMIT, &mut deny(&["check", "licenses", "bans", "sources"]))
+    let mut built = None;
+    steps.push(step::run("build of every test", || {
+        built = Some(e2e::build(&skips.file)?);
+        Ok(Outcome::Done)
     }));
-    steps.push(step::run("advisories (cargo-deny)", advisories));
     steps.push(step::run("unit, snapshot and property tests", || {
-        let arguments = ["test", "--workspace", "--exclude", "slashtrace-tests"];
-        step::call_within(STEP_LIMIT, &mut checkout::cargo(&arguments))
-    }));
-
-    steps.push(step::run("Chromium, which report.html is opened in", chromium));
-    steps.push(step::run("jq, for the recipes of docs/EVIDENCE.md", || {
-        packaged(&["jq"], ("jq", "jq"))
-    }));
-    let skips = Skips::new()?;
-    let (hermes, other) = end_to_end_files()?;
-    steps.push(step::run("end-to-end tests", || end_to_end(&other, &skips)));
-    steps.push(step::run("end-to-end tests with the real hermes-agent", || {
-        if args.fast {
-            return Ok(Outcome::Skipped("--fast".to_owned()));
+        let mut tests = checkout::cargo(&["test", "--workspace", "--lib", "--bins"]);
+        for name in names_in("slashtrace/tests")? {
+            tests.args(["--test", &name]);
         }
-        end_to_end(&hermes, &skips)
+        step::call_within(STEP_LIMIT, &mut tests)?;
+        step::call_within(STEP_LIMIT, &mut checkout::cargo(&["test", "--workspace", "--doc"]))
     }));
-    if args.fast {
-        let outcome = Outcome::Skipped("--fast".to_owned());
-        steps.push(step::run("other kernels in qemu", || Ok(outcome)));
-    } else {
-        steps.extend(vm::vm()?);
+    (steps, built)
+}
+
+/// Names of the test programs in a folder of the checkout.
+fn names_in(folder: &str) -> Result<Vec<String>> {
+    let entries = fs::read_dir(checkout::file(folder)).with_context(|| format!("no {folder}"))?;
+    let paths = entries.flatten().map(|entry| entry.path());
+    Ok(paths.filter_map(|path| Some(path.file_stem()?.to_string_lossy().into_owned())).collect())
+}
+
+/// The end-to-end tests side by side; beside them, with what they leave of the processor,
+/// cargo-deny and the other kernels.
+fn end_to_end(fast: bool, built: Option<&e2e::Built>, skips: &Skips) -> Result<Vec<Step>> {
+    let files = e2e::files()?;
+    let (hermes, other): (Vec<e2e::File>, Vec<e2e::File>) =
+        files.iter().cloned().partition(e2e::File::is_hermes);
+    let mut steps = thread::scope(|scope| {
+        let denied = scope.spawn(licences);
+        let guests =
+            scope.spawn(|| if fast { Vec::new() } else { vm::beside(&files, &skips.file) });
+        let mut steps = Vec::new();
+        if let Some(built) = built {
+            let files = if fast { &other } else { &files };
+            steps.extend(built.run_together(files, e2e::at_once()));
+        }
+        steps.extend(joined(denied)?);
+        steps.extend(joined(guests)?);
+        anyhow::Ok(steps)
+    })?;
+    if let Some(built) = built {
+        steps.extend(built.run_alone(if fast { &other } else { &files }));
     }
+    if fast {
+        for name in [format!("test {}", e2e::names(&hermes)), "other kernels in qemu".to_owned()] {
+            steps.push(step::run(&name, || Ok(Outcome::Skipped("--fast".to_owned()))));
+        }
+    }
+    Ok(steps)
+}
+
+/// End-to-end tests and nothing else.
+pub(crate) fn end_to_end_alone(args: &e2e::Args) -> Result<ExitCode> {
+    let started = Instant::now();
+    let all = e2e::files()?;
+    if let Some(unknown) = args.files.iter().find(|name| all.iter().all(|it| it.name != **name)) {
+        bail!("there is no tests/tests/{unknown}.rs; there are {}", e2e::names(&all));
+    }
+    let wanted = |file: &e2e::File| args.files.is_empty() || args.files.contains(&file.name);
+    let files: Vec<e2e::File> = all.into_iter().filter(wanted).collect();
+    let skips = Skips::new()?;
+    let built = e2e::build(&skips.file)?;
+    let mut steps = built.run_together(&files, e2e::at_once());
+    steps.extend(built.run_alone(&files));
     Ok(sum_up(&steps, &skips.read()?, started.elapsed()))
+}
+
+/// What is linked and built with.
+fn licences() -> Vec<Step> {
+    vec![
+        step::quietly(&format!("cargo-deny {} in .tools", DENY.version), |log| {
+            DENY.install_beside(log)
+        }),
+        step::quietly("licences and sources (cargo-deny)", |log| {
+            let mut check = deny(&["check", "licenses", "bans", "sources"]);
+            step::logged_within(STEP_LIMIT, &mut check, log)
+        }),
+        step::quietly("advisories (cargo-deny)", advisories),
+    ]
 }
 
 /// The kernel programs compile for the BPF target only, where a plain clippy does not look.
@@ -132,59 +228,14 @@ fn deny(arguments: &[&str]) -> Command {
 }
 
 /// The database of advisories is on GitHub, which not every machine reaches.
-fn advisories() -> Result<Outcome> {
+fn advisories(log: &Path) -> Result<Outcome> {
     let mut fetch = deny(&["fetch", "db"]);
     match step::call_within(FETCH_LIMIT, fetch.stderr(Stdio::null())) {
-        Ok(_) => step::call_within(STEP_LIMIT, &mut deny(&["check", "advisories"])),
+        Ok(_) => step::logged_within(STEP_LIMIT, &mut deny(&["check", "advisories"]), log),
         Err(_) => Ok(Outcome::Skipped(
             "the advisory database cannot be fetched from GitHub here".to_owned(),
         )),
     }
-}
-
-/// Names of the end-to-end test files: those for the real hermes-agent, and all others.
-fn end_to_end_files() -> Result<(Vec<String>, Vec<String>)> {
-    let folder = checkout::file("tests/tests");
-    let mut names = BTreeSet::new();
-    for entry in
-        fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))?
-    {
-        let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "rs") {
-            names.extend(path.file_stem().map(|stem| stem.to_string_lossy().into_owned()));
-        }
-    }
-    Ok(names.into_iter().partition(|name| name.starts_with("hermes")))
-}
-
-/// Each file is one test program; its tests run one after the other, because each runs a tracer of
-/// the whole machine and starts thousands of processes.
-fn end_to_end(files: &[String], skips: &Skips) -> Result<Outcome> {
-    if files.is_empty() {
-        return Ok(Outcome::Skipped("there are none".to_owned()));
-    }
-    step::call(&mut checkout::cargo(&["build", "--package", "slashtrace"]))?;
-    let mut command = checkout::cargo(&["test", "--package", "slashtrace-tests", "--no-fail-fast"]);
-    for file in files {
-        command.args(["--test", file]);
-    }
-    command.args(["--", "--test-threads=1"]);
-    command.env("SLASHTRACE_SKIP_LOG", &skips.file);
-    if !run::is_root()? {
-        // Without a password prompt: this may be a script's. If it fails, the tests say so.
-        if step::output(Command::new("sudo").args(["-n", "true"])).is_ok() {
-            let target = env::consts::ARCH.to_uppercase();
-            command.env(
-                format!("CARGO_TARGET_{target}_UNKNOWN_LINUX_GNU_RUNNER"),
-                "sudo -n --preserve-env=PATH,SLASHTRACE_SKIP_LOG",
-            );
-        } else {
-            eprintln!(
-                "    not root, and sudo asks for a password: tests that need root are skipped"
-            );
-        }
-    }
-    step::call_within(STEP_LIMIT, &mut command)
 }
 
 /// Where tests write why they were skipped, a line each.
@@ -210,8 +261,8 @@ fn read(file: &Path) -> Result<String> {
 }
 
 /// Sums up steps that are no part of a test run.
-pub(crate) fn sum_up_alone(steps: &[Step]) -> ExitCode {
-    sum_up(steps, &[], steps.iter().map(|step| step.took).sum())
+pub(crate) fn sum_up_alone(steps: &[Step], skipped_tests: &[String]) -> ExitCode {
+    sum_up(steps, skipped_tests, steps.iter().map(|step| step.took).sum())
 }
 
 fn sum_up(steps: &[Step], skipped_tests: &[String], took: Duration) -> ExitCode {

@@ -2,68 +2,47 @@
 
 use std::collections::BTreeMap;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
-use crate::{
-    model::{
-        Action, Body, Capability, Clients, Confidence, Connection, Exec, Exit, FORMAT_VERSION,
-        Finding, FindingState, FindingWorker, Forecast, Gap, GapReason, GatewayRef, Host, Identity,
-        Install, Kind, Limits, Memory, Mode, Outcome, Parent, ParentSource, Phase, Process,
-        Program, Reaping, Record, Role, Sample, Sender, SensorKind, Signal, Source, Spawn, Start,
-        StdinPeer, StdinState, Step, Stop, Terminal, TerminalEvent, TerminalState, Tick,
-    },
-    profile::Profile,
+use crate::model::{
+    Action, Body, Capability, Clients, Confidence, Connection, Exec, Exit, Finding, FindingWorker,
+    Forecast, Gap, GapReason, GatewayRef, Host, Identity, Install, Kind, Limits, Memory, Mode,
+    Outcome, Parent, ParentSource, Phase, Process, Program, Reaping, Record, Role, Sample, Sender,
+    Signal, Source, Spawn, Start, StdinPeer, StdinState, Step, Stop, Terminal, TerminalEvent,
+    TerminalState, Tick, testing,
 };
 
 const GATEWAY: Identity = Identity { pid: 2800, start_ns: 50_000_000_000 };
 const WORKER: Identity = Identity { pid: 2835, start_ns: 61_000_000_123 };
+const CHILD: Identity = testing::id(2900, 62_000_000_000);
 const SESSION: &str = "20261122_131836_536459";
 
 /// The wall-clock time of a moment of the boot clock, as if the machine had booted at a fixed one.
 pub(crate) fn time(boottime_ns: u64) -> Timestamp {
-    let booted: Timestamp = "2026-11-22T13:17:35Z".parse().unwrap();
-    booted + SignedDuration::from_nanos(boottime_ns as i64)
+    testing::time_since("2026-11-22T13:17:35Z", boottime_ns)
 }
 
 /// A record with a place.
 pub(crate) fn record(seq: u64, boottime_ns: u64, body: Body) -> Record {
-    Record { v: FORMAT_VERSION, seq, time: time(boottime_ns), boottime_ns, body }
+    testing::record(seq, time(boottime_ns), boottime_ns, body)
 }
 
 fn process(identity: Identity, comm: &str, argv0: &str) -> Process {
-    Process {
-        pid: identity.pid,
-        start_ns: identity.start_ns,
-        comm: comm.to_owned(),
-        argv0: Some(argv0.to_owned()),
-    }
+    let (comm, argv0) = (comm.to_owned(), Some(argv0.to_owned()));
+    Process { comm, argv0, ..testing::process(identity) }
 }
 
 /// The first record.
 pub(crate) fn start() -> Start {
+    let start = testing::start();
     Start {
-        version: "0.1.0".to_owned(),
-        host: Host {
-            distribution: Some("debian 12".to_owned()),
-            kernel: "6.18.0".to_owned(),
-            arch: "x86_64".to_owned(),
-            cpus: 2,
-            memory: MEMORY,
-        },
-        sensor: SensorKind::Ebpf,
+        host: Host { distribution: Some("debian 12".to_owned()), memory: MEMORY, ..start.host },
         capabilities: vec![Capability {
             name: "sched_process_exec".to_owned(),
             ok: true,
             detail: "BTF tracepoint".to_owned(),
         }],
-        calls_counted: true,
-        profile: Profile::hermes(),
-        limits: Limits {
-            argv_searched_bytes: 4096,
-            ring_bytes: 1 << 18,
-            tracked_max: 16384,
-            sample_interval_ms: 2000,
-        },
+        limits: Limits { ring_bytes: 1 << 18, tracked_max: 16384, ..start.limits },
         reaping: Some(Reaping {
             mode: Mode::DryRun,
             triggers: vec!["gateway-orphan=strong".to_owned()],
@@ -71,6 +50,7 @@ pub(crate) fn start() -> Start {
             budget_per_minute: 10,
             term_grace_ms: 6_000,
         }),
+        ..start
     }
 }
 
@@ -84,36 +64,20 @@ const MEMORY: Memory = Memory {
 /// A worker of the gateway with pid 2800.
 pub(crate) fn spawn() -> Spawn {
     Spawn {
-        role: Role::Worker,
-        pid: WORKER.pid,
-        start_ns: WORKER.start_ns,
-        source: Source::Kernel,
-        inherited: false,
         parent: Some(Parent {
             process: process(GATEWAY, "python", "~/v/bin/python"),
-            how: ParentSource::Exec,
-            gone: false,
-            reaper: false,
+            ..testing::parent(GATEWAY, ParentSource::Exec)
         }),
-        ancestors: vec![process(Identity { pid: 2788, start_ns: 49_000_000_000 }, "node", "node")],
-        opener: Some(process(
-            Identity { pid: 2779, start_ns: 41_000_000_000 },
-            "hermes",
-            "~/v/bin/python",
-        )),
-        worker: None,
-        comm: "python".to_owned(),
+        ancestors: vec![process(testing::id(2788, 49_000_000_000), "node", "node")],
+        opener: Some(process(testing::id(2779, 41_000_000_000), "hermes", "~/v/bin/python")),
         uid: 1000,
         sid: 2788,
         argv: ["~/v/bin/python", "-m", "tui_gateway.slash_worker", "--session-key", SESSION]
             .map(str::to_owned)
             .to_vec(),
         argv_bytes: 98,
-        argv_truncated: false,
-        session: Some(SESSION.to_owned()),
-        model: None,
         terminal: Some(Terminal { instance: None, index: 3 }),
-        helper: None,
+        ..testing::spawn(WORKER).session(SESSION)
     }
 }
 
@@ -121,27 +85,20 @@ pub(crate) fn spawn() -> Spawn {
 pub(crate) fn finding() -> Finding {
     Finding {
         id: "lost-worker:2835@61000000123".to_owned(),
-        kind: Kind::LostWorker,
-        state: FindingState::Opened,
-        confidence: Confidence::Strong,
         gateway: Some(GatewayRef {
-            pid: GATEWAY.pid,
-            start_ns: GATEWAY.start_ns,
-            comm: "python".to_owned(),
             argv0: Some("~/v/bin/python".to_owned()),
             how: ParentSource::Exec,
+            ..testing::gateway_ref(GATEWAY)
         }),
         session: Some(SESSION.to_owned()),
         workers: vec![FindingWorker {
-            pid: WORKER.pid,
-            start_ns: WORKER.start_ns,
             spawned_at: time(WORKER.start_ns),
             rss_kib: Some(96_000),
             reads: Some(0),
             unused: true,
+            ..testing::finding_worker(WORKER)
         }],
-        processes: vec![Identity { pid: 2900, start_ns: 62_000_000_000 }],
-        terminal: None,
+        processes: vec![CHILD],
         forecast: Some(Forecast {
             workers_per_hour: 2,
             kib_per_hour: 190_000,
@@ -149,6 +106,7 @@ pub(crate) fn finding() -> Finding {
         }),
         because: vec![2, 6],
         text: "worker 2835 has read nothing while its sibling served".to_owned(),
+        ..testing::finding(Kind::LostWorker, [])
     }
 }
 
@@ -180,7 +138,7 @@ pub(crate) fn action() -> Action {
         because: vec![7],
         outcome: Some(Outcome::Sent),
         took_ms: Some(12),
-        descendants: vec![Identity { pid: 2900, start_ns: 62_000_000_000 }],
+        descendants: vec![CHILD],
         detail: "SIGTERM was sent to worker 2835".to_owned(),
     }
 }
@@ -191,14 +149,11 @@ pub(crate) fn all() -> Vec<Record> {
         Body::Start(Box::new(start())),
         Body::Spawn(Box::new(spawn())),
         Body::Exec(Exec {
-            pid: 2900,
-            start_ns: 62_000_000_000,
             role: Role::Descendant,
             is_worker: false,
-            comm: "python".to_owned(),
             argv0: Some("~/v/bin/python".to_owned()),
             helper: Some("mcp-watchdog".to_owned()),
-            source: Source::Kernel,
+            ..testing::exec(CHILD)
         }),
         Body::Signal(Signal {
             pid: 2900,
@@ -216,24 +171,20 @@ pub(crate) fn all() -> Vec<Record> {
             }),
         }),
         Body::Exit(Exit {
-            pid: 2900,
-            start_ns: 62_000_000_000,
             role: Role::Descendant,
             code: None,
             signal: Some(15),
             reads: Some(3),
-            source: Source::Kernel,
+            ..testing::exit(CHILD)
         }),
         Body::Sample(Sample {
-            pid: WORKER.pid,
-            start_ns: WORKER.start_ns,
-            state: 'S',
             rss_kib: Some(96_000),
             pss_kib: Some(60_123),
             threads: Some(4),
             syscr: Some(912),
             reads: Some(0),
             stdin: Some(StdinPeer { state: StdinState::Held, holder: Some(GATEWAY) }),
+            ..testing::sample(WORKER)
         }),
         Body::Finding(Box::new(finding())),
         Body::Terminal(Box::new(terminal())),
@@ -251,17 +202,13 @@ pub(crate) fn all() -> Vec<Record> {
             source: Source::Proc,
         })),
         Body::Clients(Clients {
-            pid: GATEWAY.pid,
-            start_ns: GATEWAY.start_ns,
-            listening: 1,
             connected: 1,
             connections: vec![Connection {
                 id: 4711,
                 since_ns: Some(60_000_000_000),
                 heard_ns: Some(61_000_000_000),
             }],
-            complete: true,
-            source: Source::Proc,
+            ..testing::clients(GATEWAY)
         }),
         Body::Action(Box::new(action())),
         Body::Tick(Tick { memory: Some(MEMORY) }),

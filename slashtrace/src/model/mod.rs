@@ -10,6 +10,8 @@ mod program;
 mod record;
 mod signal;
 mod terminal;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use action::{Action, Mode, Outcome, Phase, Step};
 pub use finding::{Confidence, Finding, FindingState, FindingWorker, Forecast, GatewayRef, Kind};

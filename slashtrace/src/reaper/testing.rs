@@ -14,8 +14,8 @@ use super::Decision;
 use crate::{
     host::proc::ProcFs,
     model::{
-        Body, Confidence, Exit, FORMAT_VERSION, Finding, FindingState, FindingWorker, GatewayRef,
-        Identity, Kind, Parent, ParentSource, Process, Record, Role, Source, Spawn,
+        Body, Confidence, Exit, Finding, Identity, Kind, Parent, ParentSource, Process, Record,
+        Role, Source, Spawn, testing,
     },
 };
 
@@ -28,8 +28,7 @@ pub(super) struct Recorder {
 impl Recorder {
     pub(super) fn record(&mut self, boottime_ns: u64, body: Body) -> Record {
         self.seq += 1;
-        let time = Timestamp::UNIX_EPOCH;
-        Record { v: FORMAT_VERSION, seq: self.seq, time, boottime_ns, body }
+        testing::record(self.seq, Timestamp::UNIX_EPOCH, boottime_ns, body)
     }
 }
 
@@ -38,27 +37,7 @@ const GATEWAY: Identity = Identity { pid: 1, start_ns: 1_000_000_000 };
 
 /// A spawn of session `k` and user 1000.
 pub(super) fn spawn(id: Identity, role: Role) -> Spawn {
-    Spawn {
-        role,
-        pid: id.pid,
-        start_ns: id.start_ns,
-        source: Source::Kernel,
-        inherited: false,
-        parent: Some(gateway_of(GATEWAY)),
-        ancestors: Vec::new(),
-        opener: None,
-        worker: None,
-        comm: "python".to_owned(),
-        uid: 1_000,
-        sid: 0,
-        argv: Vec::new(),
-        argv_bytes: 0,
-        argv_truncated: false,
-        session: Some("k".to_owned()),
-        model: None,
-        terminal: None,
-        helper: None,
-    }
+    Spawn { role, uid: 1_000, ..testing::spawn(id).forked_by(GATEWAY).session("k") }
 }
 
 /// A parent that is there, as the kernel tells of it.
@@ -89,34 +68,9 @@ pub(super) fn identity(pid: u32) -> Identity {
 
 /// An opened finding, held strongly, that shows all of them to be unused.
 pub(super) fn finding(kind: Kind, workers: &[Identity]) -> Finding {
-    let named = |id: &Identity| FindingWorker {
-        pid: id.pid,
-        start_ns: id.start_ns,
-        spawned_at: Timestamp::UNIX_EPOCH,
-        rss_kib: None,
-        reads: None,
-        unused: true,
-    };
-    Finding {
-        id: format!("{kind}:1"),
-        kind,
-        state: FindingState::Opened,
-        confidence: Confidence::Strong,
-        gateway: Some(GatewayRef {
-            pid: GATEWAY.pid,
-            start_ns: GATEWAY.start_ns,
-            comm: "python".to_owned(),
-            argv0: None,
-            how: ParentSource::Fork,
-        }),
-        session: None,
-        workers: workers.iter().map(named).collect(),
-        processes: Vec::new(),
-        terminal: None,
-        forecast: None,
-        because: vec![1],
-        text: "unused".to_owned(),
-    }
+    let mut finding = testing::finding(kind, workers.iter().copied());
+    finding.workers.iter_mut().for_each(|worker| worker.unused = true);
+    Finding { gateway: Some(testing::gateway_ref(GATEWAY)), text: "unused".to_owned(), ..finding }
 }
 
 /// What a worker does until it is ended.

@@ -1,14 +1,10 @@
 //! Records made by hand, for the tests of this folder.
 
-use jiff::{SignedDuration, Timestamp};
-
 use crate::{
     model::{
-        Body, Confidence, Exit, FORMAT_VERSION, Finding, FindingState, FindingWorker, GatewayRef,
-        Host, Kind, Limits, Memory, Parent, ParentSource, Process, Record, Role, Sample,
-        SensorKind, Source, Spawn, Start,
+        Body, Confidence, Exit, Finding, Identity, Kind, Parent, ParentSource, Record, Sample,
+        Spawn, Start, Terminal, testing,
     },
-    profile::Profile,
     roster::Roster,
 };
 
@@ -17,130 +13,48 @@ pub(super) const S: u64 = 1_000_000_000;
 
 /// A record of a moment, seconds after boot. Process n starts at second n.
 pub(super) fn at(second: u64, body: Body) -> Record {
-    let boot: Timestamp = "2026-11-22T12:00:00Z".parse().unwrap();
-    let time = boot.checked_add(SignedDuration::from_secs(second as i64)).unwrap();
-    Record { v: FORMAT_VERSION, seq: 1, time, boottime_ns: second * S, body }
+    let time = testing::time_since("2026-11-22T12:00:00Z", second * S);
+    testing::record(1, time, second * S, body)
+}
+
+const fn id(pid: u32) -> Identity {
+    testing::id(pid, pid as u64 * S)
 }
 
 pub(super) fn gateway(pid: u32) -> Parent {
-    Parent {
-        process: Process {
-            pid,
-            start_ns: u64::from(pid) * S,
-            comm: "python".to_owned(),
-            argv0: None,
-        },
-        how: ParentSource::Fork,
-        gone: false,
-        reaper: false,
-    }
+    testing::parent(id(pid), ParentSource::Fork)
 }
 
 pub(super) fn spawn(pid: u32, parent: Parent, session: &str) -> Spawn {
     Spawn {
-        role: Role::Worker,
-        pid,
-        start_ns: u64::from(pid) * S,
-        source: Source::Kernel,
-        inherited: false,
         parent: Some(parent),
-        ancestors: Vec::new(),
-        opener: None,
-        worker: None,
-        comm: "python".to_owned(),
-        uid: 0,
-        sid: 0,
-        argv: Vec::new(),
-        argv_bytes: 0,
-        argv_truncated: false,
-        session: Some(session.to_owned()),
         model: Some("dummy-model".to_owned()),
-        terminal: Some(crate::model::Terminal { instance: None, index: 3 }),
-        helper: None,
+        terminal: Some(Terminal { instance: None, index: 3 }),
+        ..testing::spawn(id(pid)).session(session)
     }
 }
 
 pub(super) fn exit(pid: u32) -> Exit {
-    Exit {
-        pid,
-        start_ns: u64::from(pid) * S,
-        role: Role::Worker,
-        code: Some(0),
-        signal: None,
-        reads: None,
-        source: Source::Kernel,
-    }
+    testing::exit(id(pid))
 }
 
 pub(super) fn sample(pid: u32, rss_kib: u64, reads: Option<u64>) -> Sample {
-    Sample {
-        pid,
-        start_ns: u64::from(pid) * S,
-        state: 'S',
-        rss_kib: Some(rss_kib),
-        pss_kib: None,
-        threads: Some(1),
-        syscr: None,
-        reads,
-        stdin: None,
-    }
+    Sample { rss_kib: Some(rss_kib), threads: Some(1), reads, ..testing::sample(id(pid)) }
 }
 
 /// A finding about workers of session K under gateway 100.
 pub(super) fn finding(kind: Kind, confidence: Confidence, workers: &[u32]) -> Finding {
-    let named = |&pid: &u32| FindingWorker {
-        pid,
-        start_ns: u64::from(pid) * S,
-        spawned_at: Timestamp::UNIX_EPOCH,
-        rss_kib: None,
-        reads: None,
-        unused: false,
-    };
     Finding {
         id: format!("{kind}/{workers:?}"),
-        kind,
-        state: FindingState::Opened,
         confidence,
-        gateway: Some(GatewayRef {
-            pid: 100,
-            start_ns: 100 * S,
-            comm: "python".to_owned(),
-            argv0: None,
-            how: ParentSource::Fork,
-        }),
+        gateway: Some(testing::gateway_ref(id(100))),
         session: Some("K".to_owned()),
-        workers: workers.iter().map(named).collect(),
-        processes: Vec::new(),
-        terminal: None,
-        forecast: None,
-        because: vec![1],
-        text: format!("{kind} was seen"),
+        ..testing::finding(kind, workers.iter().copied().map(id))
     }
 }
 
 pub(super) fn start(calls_counted: bool) -> Start {
-    let memory = Memory { total_kib: 1, available_kib: 1, swap_total_kib: 0, swap_free_kib: 0 };
-    Start {
-        version: "0.1.0".to_owned(),
-        host: Host {
-            distribution: None,
-            kernel: "6.18.0".to_owned(),
-            arch: "x86_64".to_owned(),
-            cpus: 2,
-            memory,
-        },
-        sensor: SensorKind::Ebpf,
-        capabilities: Vec::new(),
-        calls_counted,
-        profile: Profile::hermes(),
-        reaping: None,
-        limits: Limits {
-            argv_searched_bytes: 4096,
-            ring_bytes: 1 << 20,
-            tracked_max: 1024,
-            sample_interval_ms: 2000,
-        },
-    }
+    Start { calls_counted, ..testing::start() }
 }
 
 /// A recording of a healthy session and of as many leaked workers, ten a session; the names in it

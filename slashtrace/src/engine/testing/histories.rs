@@ -151,15 +151,7 @@ fn memory_is_bounded_over_months_of_churn() {
             _ => None,
         });
         let id = id.expect("just spawned");
-        history.tell(crate::model::Body::Exit(crate::model::Exit {
-            pid: id.pid,
-            start_ns: id.start_ns,
-            role: Role::Worker,
-            code: Some(0),
-            signal: None,
-            reads: None,
-            source: Source::Kernel,
-        }));
+        history.tell(crate::model::Body::Exit(crate::model::testing::exit(id)));
         history.after(60 * S);
     }
     let sizes = history.driver.sizes();

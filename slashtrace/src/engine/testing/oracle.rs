@@ -16,12 +16,13 @@ use self::steps::{Below, Step, step};
 use super::{
     driver::Driver,
     scenario::S,
-    world::{clients, exit, process, sample, spawn},
+    world::{clients, exit, sample},
 };
 use crate::{
     model::{
-        Body, FindingState, FindingWorker, Identity, Kind, Mode, Outcome, Role, Sample, Source,
-        StdinPeer, StdinState, Step as Act, TerminalEvent, TerminalState,
+        Body, FindingState, FindingWorker, Identity, Kind, Mode, Outcome, Role, Sample, StdinPeer,
+        StdinState, Step as Act, TerminalEvent, TerminalState,
+        testing::{process, spawn, terminal},
     },
     profile::Profile,
     reaper::{Decision, Judge, Policy, Trigger},
@@ -179,7 +180,7 @@ impl Users {
         };
         self.gateways.insert(gateway, Some(forked_by));
         let id = self.fresh();
-        let mut body = spawn(id, Role::Worker, forked_by, Some(&format!("key-{key}")));
+        let mut body = spawn(id).forked_by(forked_by).session(&format!("key-{key}"));
         if let Some(around) = self.around.get(&gateway)
             && let Some(terminal) = &around.terminal
         {
@@ -192,7 +193,7 @@ impl Users {
         }
         let protected = id.pid.is_multiple_of(7);
         body.uid = u32::from(protected);
-        self.tell(Body::Spawn(Box::new(body)));
+        self.tell(body.into());
         self.workers.insert(id, Worker { gateway, forked_by, calls: 0, protected });
         self.tell(sample(id, |sample| sample.reads = Some(0)));
         id
@@ -217,16 +218,9 @@ impl Users {
     fn open_terminal_of(&mut self, master: Identity, session: Option<u8>) -> TerminalEvent {
         self.next_index += 1;
         let event = TerminalEvent {
-            instance: 7,
-            index: self.next_index,
-            opened_ns: self.now,
-            state: TerminalState::Opened,
-            source: Source::Inotify,
             master: Some(process(master)),
-            leader: None,
-            processes: Vec::new(),
             session: session.map(|key| format!("key-{key}")),
-            closer: None,
+            ..terminal(self.next_index, self.now)
         };
         self.tell(Body::Terminal(Box::new(event.clone())));
         event

@@ -7,9 +7,9 @@ use jiff::Timestamp;
 
 use super::driver::{Driver, wall};
 use crate::model::{
-    Body, Clients, Connection, Exec, Exit, Finding, FindingState, Identity, Kind, Memory, Parent,
-    ParentSource, Process, Role, Sample, Source, Spawn, StdinPeer, StdinState, TerminalEvent,
-    TerminalState, Tick,
+    Body, Clients, Connection, Exec, Exit, Finding, FindingState, Identity, Kind, ParentSource,
+    Process, Role, Sample, Source, Spawn, StdinPeer, StdinState, TerminalEvent, TerminalState,
+    testing::{self, spawn},
 };
 
 /// A second in ns.
@@ -80,7 +80,7 @@ impl History {
         self.starts.insert(pid, start);
         let mut spawn = self.spawned(pid, gateway, Role::Worker);
         change(&mut spawn);
-        self.tell(Body::Spawn(Box::new(spawn)))
+        self.tell(spawn.into())
     }
 
     /// A worker that was there before, with who has it now.
@@ -105,11 +105,9 @@ impl History {
         self.starts.insert(pid, start);
         let mut spawn = self.spawned(pid, parent, Role::Worker);
         spawn.session = Some(session.to_owned());
-        spawn.source = Source::Proc;
-        spawn.inherited = true;
-        spawn.parent.as_mut().expect("it has one").how = ParentSource::Proc;
+        let mut spawn = spawn.inherited();
         change(&mut spawn);
-        self.tell(Body::Spawn(Box::new(spawn)))
+        self.tell(spawn.into())
     }
 
     /// A worker that the poll sensor saw appear.
@@ -127,7 +125,7 @@ impl History {
         let mut spawn = self.spawned(pid, parent, Role::Descendant);
         spawn.session = None;
         spawn.worker = Some(self.identity(worker));
-        self.tell(Body::Spawn(Box::new(spawn)))
+        self.tell(spawn.into())
     }
 
     /// The same for a helper that the profile knows.
@@ -139,31 +137,18 @@ impl History {
         name: &str,
     ) -> &mut Self {
         self.child(pid, parent, worker);
-        let id = self.identity(pid);
+        let exec = testing::exec(self.identity(pid));
         self.tell(Body::Exec(Exec {
-            pid,
-            start_ns: id.start_ns,
             role: Role::Descendant,
             is_worker: false,
-            comm: "python".to_owned(),
-            argv0: None,
             helper: Some(name.to_owned()),
-            source: Source::Kernel,
+            ..exec
         }))
     }
 
     pub(in crate::engine) fn exec(&mut self, pid: u32, is_worker: bool) -> &mut Self {
-        let id = self.identity(pid);
-        self.tell(Body::Exec(Exec {
-            pid,
-            start_ns: id.start_ns,
-            role: Role::Worker,
-            is_worker,
-            comm: "python".to_owned(),
-            argv0: None,
-            helper: None,
-            source: Source::Kernel,
-        }))
+        let exec = testing::exec(self.identity(pid));
+        self.tell(Body::Exec(Exec { is_worker, ..exec }))
     }
 
     /// A worker exits, seen in the kernel.
@@ -176,16 +161,8 @@ impl History {
     }
 
     pub(in crate::engine) fn exit_as(&mut self, pid: u32, role: Role, source: Source) -> &mut Self {
-        let id = self.identity(pid);
-        self.tell(Body::Exit(Exit {
-            pid,
-            start_ns: id.start_ns,
-            role,
-            code: Some(0),
-            signal: None,
-            reads: None,
-            source,
-        }))
+        let exit = testing::exit(self.identity(pid));
+        self.tell(Body::Exit(Exit { role, source, ..exit }))
     }
 
     /// A sample with the number of calls counted so far.
@@ -215,18 +192,7 @@ impl History {
         pid: u32,
         change: impl FnOnce(&mut Sample),
     ) -> &mut Self {
-        let id = self.identity(pid);
-        let mut sample = Sample {
-            pid,
-            start_ns: id.start_ns,
-            state: 'S',
-            rss_kib: None,
-            pss_kib: None,
-            threads: None,
-            syscr: None,
-            reads: None,
-            stdin: None,
-        };
+        let mut sample = testing::sample(self.identity(pid));
         change(&mut sample);
         self.tell(Body::Sample(sample))
     }
@@ -279,15 +245,7 @@ impl History {
         pid: u32,
         change: impl FnOnce(&mut Clients),
     ) -> &mut Self {
-        let mut clients = Clients {
-            pid,
-            start_ns: self.start_of(pid),
-            listening: 1,
-            connected: 0,
-            connections: Vec::new(),
-            complete: true,
-            source: Source::Proc,
-        };
+        let mut clients = testing::clients(self.identity(pid));
         change(&mut clients);
         self.tell(Body::Clients(clients))
     }
@@ -309,8 +267,7 @@ impl History {
 
     /// A process that is no worker.
     pub(in crate::engine) fn process(&self, pid: u32) -> Process {
-        let Identity { pid, start_ns } = self.identity(pid);
-        Process { pid, start_ns, comm: "python".to_owned(), argv0: None }
+        testing::process(self.identity(pid))
     }
 
     /// A terminal that no process opened which is known to have forked workers: a shell's.
@@ -330,26 +287,14 @@ impl History {
         state: TerminalState,
         change: impl FnOnce(&mut TerminalEvent),
     ) -> &mut Self {
-        let mut event = TerminalEvent {
-            instance: 7,
-            index,
-            opened_ns: self.terminals.get(&index).copied().unwrap_or(self.now),
-            state,
-            source: Source::Inotify,
-            master: None,
-            leader: None,
-            processes: Vec::new(),
-            session: None,
-            closer: None,
-        };
+        let opened_ns = self.terminals.get(&index).copied().unwrap_or(self.now);
+        let mut event = TerminalEvent { state, ..testing::terminal(index, opened_ns) };
         change(&mut event);
         self.tell(Body::Terminal(Box::new(event)))
     }
 
     pub(in crate::engine) fn tick_with_memory(&mut self, available_kib: u64) -> &mut Self {
-        let memory =
-            Memory { total_kib: 8 << 20, available_kib, swap_total_kib: 0, swap_free_kib: 0 };
-        self.tell(Body::Tick(Tick { memory: Some(memory) }))
+        self.tell(testing::tick(Some(testing::memory(8 << 20, available_kib))))
     }
 
     /// The open finding of a kind; there must not be two.
@@ -408,36 +353,10 @@ impl History {
 
     fn spawned(&mut self, pid: u32, parent: u32, role: Role) -> Spawn {
         self.starts.insert(parent, self.start_of(parent));
-        Spawn {
-            role,
-            pid,
-            start_ns: self.start_of(pid),
-            source: Source::Kernel,
-            inherited: false,
-            parent: Some(Parent {
-                process: Process {
-                    pid: parent,
-                    start_ns: self.start_of(parent),
-                    comm: "python".to_owned(),
-                    argv0: Some("/usr/bin/python3".to_owned()),
-                },
-                how: ParentSource::Fork,
-                gone: false,
-                reaper: false,
-            }),
-            ancestors: Vec::new(),
-            opener: None,
-            worker: None,
-            comm: "python".to_owned(),
-            uid: 1_000,
-            sid: 0,
-            argv: Vec::new(),
-            argv_bytes: 0,
-            argv_truncated: false,
-            session: Some(K.to_owned()),
-            model: None,
-            terminal: None,
-            helper: None,
-        }
+        let gateway = self.identity(parent);
+        let mut spawn = spawn(self.identity(pid)).forked_by(gateway).session(K);
+        let argv0 = &mut spawn.parent.as_mut().expect("it was just set").process.argv0;
+        *argv0 = Some("/usr/bin/python3".to_owned());
+        Spawn { role, uid: 1_000, ..spawn }
     }
 }

@@ -8,72 +8,16 @@ use proptest::{collection::vec, option, prelude::*, sample::select};
 use super::scenario::S;
 use crate::model::{
     Body, Clients, Connection, Exec, Exit, Gap, GapReason, Identity, Memory, Parent, ParentSource,
-    Process, Role, Sample, Source, Spawn, StdinPeer, StdinState, TerminalEvent, TerminalState,
-    Tick,
+    Role, Sample, Source, Spawn, StdinPeer, StdinState, TerminalEvent, TerminalState,
+    testing::{self, process, spawn},
 };
 
-pub(in crate::engine) fn process(id: Identity) -> Process {
-    Process { pid: id.pid, start_ns: id.start_ns, comm: "python".to_owned(), argv0: None }
-}
-
-pub(in crate::engine) fn spawn(
-    id: Identity,
-    role: Role,
-    parent: Identity,
-    session: Option<&str>,
-) -> Spawn {
-    Spawn {
-        role,
-        pid: id.pid,
-        start_ns: id.start_ns,
-        source: Source::Kernel,
-        inherited: false,
-        parent: Some(Parent {
-            process: process(parent),
-            how: ParentSource::Fork,
-            gone: false,
-            reaper: false,
-        }),
-        ancestors: Vec::new(),
-        opener: None,
-        worker: None,
-        comm: "python".to_owned(),
-        uid: 0,
-        sid: 0,
-        argv: Vec::new(),
-        argv_bytes: 0,
-        argv_truncated: false,
-        session: session.map(str::to_owned),
-        model: None,
-        terminal: None,
-        helper: None,
-    }
-}
-
 pub(in crate::engine) fn exit(id: Identity, role: Role) -> Body {
-    Body::Exit(Exit {
-        pid: id.pid,
-        start_ns: id.start_ns,
-        role,
-        code: Some(0),
-        signal: None,
-        reads: None,
-        source: Source::Kernel,
-    })
+    Body::Exit(Exit { role, ..testing::exit(id) })
 }
 
 pub(in crate::engine) fn sample(id: Identity, change: impl FnOnce(&mut Sample)) -> Body {
-    let mut sample = Sample {
-        pid: id.pid,
-        start_ns: id.start_ns,
-        state: 'S',
-        rss_kib: None,
-        pss_kib: None,
-        threads: None,
-        syscr: None,
-        reads: None,
-        stdin: None,
-    };
+    let mut sample = testing::sample(id);
     change(&mut sample);
     Body::Sample(sample)
 }
@@ -84,17 +28,7 @@ pub(in crate::engine) fn clients(
     connected: u32,
     complete: bool,
 ) -> Body {
-    let source = Source::Proc;
-    let Identity { pid, start_ns } = id;
-    Body::Clients(Clients {
-        pid,
-        start_ns,
-        listening,
-        connected,
-        connections: Vec::new(),
-        complete,
-        source,
-    })
+    Body::Clients(Clients { listening, connected, complete, ..testing::clients(id) })
 }
 
 /// One thing that happens in a made-up world.
@@ -257,18 +191,17 @@ impl World {
                 }
                 let id = self.fresh();
                 let parent = self.gateway(*gateway);
-                let mut body = spawn(id, Role::Worker, parent, Some(&session));
+                let mut body = spawn(id).forked_by(parent).session(&session);
                 let mut own = self.terminals.iter().filter(|(_, of)| *of == Some(*gateway));
                 body.terminal = own.next_back().map(|(terminal, _)| terminal.place());
-                self.tell(id, Body::Spawn(Box::new(body)));
+                self.tell(id, body.into());
                 self.workers.push((id, *gateway, session, 0, 0));
             }
             Step::Launch(n) => {
                 let Some(at) = nth(*n, self.workers.len()) else { return };
                 let (above, gateway, session, ..) = self.workers.remove(at);
                 let id = self.fresh();
-                let body = spawn(id, Role::Worker, above, Some(&session));
-                self.tell(id, Body::Spawn(Box::new(body)));
+                self.tell(id, spawn(id).forked_by(above).session(&session).into());
                 self.workers.push((id, gateway, session, 0, 0));
             }
             Step::Fork(n) => {
@@ -278,9 +211,7 @@ impl World {
                     self.children.iter().filter(|c| c.1 == worker).map(|c| c.0).collect();
                 let parent = nth(*n, of_worker.len()).map_or(worker, |at| of_worker[at]);
                 let id = self.fresh();
-                let mut body = spawn(id, Role::Descendant, parent, None);
-                body.worker = Some(worker);
-                self.tell(id, Body::Spawn(Box::new(body)));
+                self.tell(id, spawn(id).forked_by(parent).below(worker).into());
                 self.children.push((id, worker));
             }
             Step::ChildExit(n) => {
@@ -309,19 +240,8 @@ impl World {
             Step::Leave(n) => {
                 let Some(at) = nth(*n, self.workers.len()) else { return };
                 let (id, ..) = self.workers.remove(at);
-                self.tell(
-                    id,
-                    Body::Exec(Exec {
-                        pid: id.pid,
-                        start_ns: id.start_ns,
-                        role: Role::Worker,
-                        is_worker: false,
-                        comm: "sh".to_owned(),
-                        argv0: None,
-                        helper: None,
-                        source: Source::Kernel,
-                    }),
-                );
+                let exec = Exec { is_worker: false, comm: "sh".to_owned(), ..testing::exec(id) };
+                self.tell(id, Body::Exec(exec));
             }
             Step::Exit(n) => {
                 let Some(at) = nth(*n, self.workers.len()) else { return };
@@ -335,16 +255,9 @@ impl World {
                     return;
                 }
                 let event = TerminalEvent {
-                    instance: 7,
-                    index,
-                    opened_ns: self.now,
-                    state: TerminalState::Opened,
-                    source: Source::Inotify,
                     master: Some(process(id)),
-                    leader: None,
-                    processes: Vec::new(),
                     session: session.map(|session| format!("key-{session}")),
-                    closer: None,
+                    ..testing::terminal(index, self.now)
                 };
                 self.tell_of(&event);
                 self.terminals.push((event, leads.then_some(*gateway)));
@@ -420,17 +333,13 @@ fn any_spawn() -> impl Strategy<Value = Body> {
     let session = option::of(select(vec!["", "K", "L\u{1b}[0m"]));
     (identity(), role(), source(), any::<bool>(), parent, session, option::of(identity())).prop_map(
         |(id, role, source, inherited, parent, session, worker)| {
-            let mut body = spawn(id, role, id, session);
-            body.source = source;
-            body.inherited = inherited;
-            body.worker = worker;
-            body.parent = parent.map(|(id, how, gone, reaper)| Parent {
-                process: process(id),
-                how,
+            let parent = parent.map(|(id, how, gone, reaper)| Parent {
                 gone,
                 reaper,
+                ..testing::parent(id, how)
             });
-            Body::Spawn(Box::new(body))
+            let session = session.map(str::to_owned);
+            Spawn { role, source, inherited, parent, worker, session, ..spawn(id) }.into()
         },
     )
 }
@@ -451,38 +360,18 @@ pub(in crate::engine) fn any_body() -> impl Strategy<Value = Body> {
     );
     let any_exit =
         (identity(), role(), source(), number()).prop_map(|(id, role, source, reads)| {
-            Body::Exit(Exit {
-                pid: id.pid,
-                start_ns: id.start_ns,
-                role,
-                code: None,
-                signal: Some(9),
-                reads,
-                source,
-            })
+            let how = testing::exit(id);
+            Body::Exit(Exit { role, code: None, signal: Some(9), reads, source, ..how })
         });
     let any_exec = (identity(), role(), source(), any::<bool>(), any::<bool>()).prop_map(
         |(id, role, source, is_worker, helper)| {
-            Body::Exec(Exec {
-                pid: id.pid,
-                start_ns: id.start_ns,
-                role,
-                is_worker,
-                comm: String::new(),
-                argv0: None,
-                helper: helper.then(|| "mcp-watchdog".to_owned()),
-                source,
-            })
+            let helper = helper.then(|| "mcp-watchdog".to_owned());
+            let comm = String::new();
+            Body::Exec(Exec { role, is_worker, comm, helper, source, ..testing::exec(id) })
         },
     );
     let any_tick = number().prop_map(|kib| {
-        let memory = kib.map(|kib| Memory {
-            total_kib: kib,
-            available_kib: kib,
-            swap_total_kib: 0,
-            swap_free_kib: kib,
-        });
-        Body::Tick(Tick { memory })
+        testing::tick(kib.map(|kib| Memory { swap_free_kib: kib, ..testing::memory(kib, kib) }))
     });
     let any_connection = (0_u64..3, number(), number())
         .prop_map(|(id, since_ns, heard_ns)| Connection { id, since_ns, heard_ns });
