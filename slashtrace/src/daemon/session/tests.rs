@@ -7,7 +7,7 @@ use crate::{
     daemon::replay::replay,
     evidence::{Reader, line, samples},
     model::{FindingState, Kind, Limits, Record},
-    sensor::Last,
+    sensor::{Last, Next},
 };
 
 /// A sensor that tells what it was told to, then waits for ever, or fails.
@@ -23,7 +23,7 @@ impl Script {
     }
 }
 
-impl Feed for Script {
+impl Sensor for Script {
     fn describe(&self) -> Description {
         Description {
             kind: SensorKind::Ebpf,
@@ -38,15 +38,17 @@ impl Feed for Script {
         }
     }
 
-    async fn next(&mut self) -> Result<Vec<Observation>> {
-        match self.batches.pop_front() {
-            Some(batch) => Ok(batch),
-            None if self.fails => bail!("the ring buffer is gone"),
-            None => pending().await,
-        }
+    fn next(&mut self) -> Next<'_> {
+        Box::pin(async {
+            match self.batches.pop_front() {
+                Some(batch) => Ok(batch),
+                None if self.fails => bail!("the ring buffer is gone"),
+                None => pending().await,
+            }
+        })
     }
 
-    fn finish(self) -> Result<Last> {
+    fn finish(self: Box<Self>) -> Result<Last> {
         let counters = [("seen".to_owned(), 2)].into();
         Ok(Last { observations: self.last, counters, complete: true })
     }
@@ -84,7 +86,9 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 fn run(script: Script, plan: &Plan, kept: &mut Kept) -> (Result<Ended>, Vec<Note>) {
     let mut notes = Vec::new();
     let profile = Profile::hermes();
-    let ended = block_on(record(script, &profile, vec![kept], plan, &mut |note| notes.push(note)));
+    let ended = block_on(record(Box::new(script), &profile, vec![kept], plan, &mut |note| {
+        notes.push(note);
+    }));
     (ended, notes)
 }
 
@@ -212,7 +216,7 @@ fn workers_that_outlive_their_gateway_are_watched_until_they_count_as_orphans() 
     let plan = sh("true");
     let mut notes = Vec::new();
     let tell = &mut |note| notes.push(note);
-    let ended = block_on(record(script, &profile, vec![&mut kept], &plan, tell)).unwrap();
+    let ended = block_on(record(Box::new(script), &profile, vec![&mut kept], &plan, tell)).unwrap();
     assert_eq!(ended.reason, Reason::Command(0));
     let opened = kept.records.iter().any(|record| {
         matches!(&record.body, Body::Finding(finding)
