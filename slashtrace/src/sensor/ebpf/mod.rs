@@ -143,12 +143,12 @@ impl EbpfSensor {
                     () = sleep_until(self.due) => continue,
                 }
             }
-            self.translate();
+            self.translate(BATCH);
         }
     }
 
-    /// Translates one batch of records, and applies what inotify had before them.
-    fn translate(&mut self) {
+    /// Translates at most `max` records, and applies what inotify had before them.
+    fn translate(&mut self, max: usize) {
         if self.terminals_after.is_none() {
             // The close of a terminal comes with signals to who was on it; and the kernel program
             // told of a close before its node was removed, and knows who closed it.
@@ -156,7 +156,7 @@ impl EbpfSensor {
             self.ring.drain();
             self.terminals_after = Some(self.ring.queued());
         }
-        let records = self.ring.take(BATCH);
+        let records = self.ring.take(max);
         let left = self.terminals_after.unwrap_or(0).saturating_sub(records.len());
         self.terminals_after = Some(left);
         let mut batch = Vec::new();
@@ -175,7 +175,7 @@ impl EbpfSensor {
     fn translate_all(&mut self) {
         self.ring.drain();
         while self.ring.queued() > 0 {
-            self.translate();
+            self.translate(BATCH);
         }
     }
 
@@ -234,7 +234,9 @@ impl EbpfSensor {
         Ok(())
     }
 
-    fn reconcile(&mut self) -> Result<()> {
+    /// Compares what the kernel programs counted with what was read. The number of records in
+    /// memory that are among those counted.
+    fn reconcile(&mut self) -> Result<usize> {
         let counts =
             Counts { counters: self.object.counters()?, missed_runs: self.object.missed_runs() };
         let awaited = self.ledger.awaited(&counts) as usize;
@@ -247,8 +249,10 @@ impl EbpfSensor {
             queued = self.ring.drain_to(awaited);
         }
         let gaps = self.ledger.reconcile(counts, queued as u64);
+        let mut counted = awaited.min(queued);
         let now = boottime_ns();
         if !gaps.is_empty() {
+            counted = 0;
             // What is known must be up to date before it is compared with /proc.
             self.translate_all();
             self.pending.extend(
@@ -259,11 +263,12 @@ impl EbpfSensor {
         if now.saturating_sub(self.long_argv_searched_ns) >= LONG_ARGV_SEARCH.as_nanos() as u64 {
             self.long_argv_searched_ns = now;
             if self.ledger.take_not_searched() > 0 {
+                counted = 0;
                 self.translate_all();
                 self.search_long_argv()?;
             }
         }
-        Ok(())
+        Ok(counted)
     }
 }
 
@@ -304,8 +309,17 @@ impl Sensor for EbpfSensor {
 
     /// Hands over what is left, and detaches.
     fn finish(mut self: Box<Self>) -> Result<Last> {
-        self.reconcile()?;
-        self.translate_all();
+        // In a storm more comes all the time: the recording ends with what was counted now.
+        let mut left = self.reconcile()?;
+        while left > 0 {
+            let count = left.min(BATCH);
+            self.translate(count);
+            left -= count;
+        }
+        let mut found = Vec::new();
+        self.surroundings.read_terminals();
+        self.surroundings.apply_terminals(&mut found);
+        self.pending.extend(found);
         Ok(Last {
             observations: mem::take(&mut self.pending).into(),
             counters: self.ledger.by_name(),
