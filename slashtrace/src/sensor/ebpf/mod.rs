@@ -174,8 +174,16 @@ impl EbpfSensor {
     /// Translates whatever there is: for those who compare with /proc.
     fn translate_all(&mut self) {
         self.ring.drain();
-        while self.ring.queued() > 0 {
-            self.translate(BATCH);
+        self.translate_counted(self.ring.queued());
+    }
+
+    /// Translates so many records, and no more although more may come all the time.
+    fn translate_counted(&mut self, records: usize) {
+        let mut left = records;
+        while left > 0 {
+            let count = left.min(BATCH);
+            self.translate(count);
+            left -= count;
         }
     }
 
@@ -310,12 +318,8 @@ impl Sensor for EbpfSensor {
     /// Hands over what is left, and detaches.
     fn finish(mut self: Box<Self>) -> Result<Last> {
         // In a storm more comes all the time: the recording ends with what was counted now.
-        let mut left = self.reconcile()?;
-        while left > 0 {
-            let count = left.min(BATCH);
-            self.translate(count);
-            left -= count;
-        }
+        let counted = self.reconcile()?;
+        self.translate_counted(counted);
         let mut found = Vec::new();
         self.surroundings.read_terminals();
         self.surroundings.apply_terminals(&mut found);
