@@ -12,13 +12,15 @@ use crate::{
     daemon::{
         Sink,
         choose::{Chosen, choose},
-        feed::{Feed, Scoped},
         session::{CommandEnded, Ended, Note, Plan, Reason, record},
     },
     evidence::EvidenceWriter,
     profile::{Profile, Span},
     report::{digest::Digest, live::Live, table, terminal_width, text},
-    sensor::scope::Scope,
+    sensor::{
+        Sensor,
+        scope::{Scope, Scoped},
+    },
 };
 
 /// How often a terminal is told how it is going.
@@ -97,13 +99,15 @@ fn recorded(args: &Args, profile: &Profile, color: Color) -> Result<Exit> {
             }
             sinks.push(&mut digest);
             let plan = plan(args, &screen);
-            let ended = if args.command.is_empty() || args.system {
-                follow(sensor, profile, sinks, &plan, &screen).await?
+            let (sensor, plan) = if args.command.is_empty() || args.system {
+                (sensor, plan)
             } else {
                 let scope = Scope::new();
                 let plan = Plan { environment: vec![scope.variable()], ..plan };
-                follow(Scoped::new(sensor, scope), profile, sinks, &plan, &screen).await?
+                (Box::new(Scoped::new(sensor, scope)) as Box<dyn Sensor>, plan)
             };
+            let mut tell = |note: Note| screen.note(&note);
+            let ended = record(sensor, profile, sinks, &plan, &mut tell).await?;
             evidence.sync()?;
             Ok(ended)
         })
@@ -130,17 +134,6 @@ fn recorded(args: &Args, profile: &Profile, color: Color) -> Result<Exit> {
         screen.line("the evidence is incomplete: see its gap records");
     }
     Ok(Exit::of(&ended.tally, args.fail_on.fails(&ended.tally), command))
-}
-
-async fn follow<F: Feed>(
-    feed: F,
-    profile: &Profile,
-    sinks: Vec<&mut dyn Sink>,
-    plan: &Plan,
-    screen: &Screen,
-) -> Result<Ended> {
-    let mut tell = |note: Note| screen.note(&note);
-    record(feed, profile, sinks, plan, &mut tell).await
 }
 
 /// Writes the reports, and tells people where they are.

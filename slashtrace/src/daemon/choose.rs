@@ -19,10 +19,9 @@ pub enum Choice {
 }
 
 /// A sensor set, and why it is this one if the user left the choice.
-#[derive(Debug)]
 pub struct Chosen {
     /// The running sensor set.
-    pub sensor: Sensor,
+    pub sensor: Box<dyn Sensor>,
     /// One line for people.
     pub why: Option<String>,
 }
@@ -32,18 +31,18 @@ pub struct Chosen {
 /// # Errors
 /// If the one that was asked for cannot run here; with `auto`, if none can.
 pub fn choose(choice: Choice, options: &Options) -> Result<Chosen> {
-    let ebpf = |options| EbpfSensor::start(options).map(|s| Sensor::Ebpf(Box::new(s)));
-    let poll = |options| PollSensor::start(options).map(|s| Sensor::Poll(Box::new(s)));
+    let ebpf = || EbpfSensor::start(options).map(boxed);
+    let poll = || PollSensor::start(options).map(boxed);
     match choice {
         Choice::Ebpf => {
-            let sensor = ebpf(options).context("the ebpf sensor cannot run here").next_step(
+            let sensor = ebpf().context("the ebpf sensor cannot run here").next_step(
                 "run as root (`sudo slashtrace …`), ask `slashtrace doctor` what is missing, or \
                  use `--sensor poll`",
             )?;
             Ok(Chosen { sensor, why: None })
         }
-        Choice::Poll => Ok(Chosen { sensor: poll(options)?, why: None }),
-        Choice::Auto => match ebpf(options) {
+        Choice::Poll => Ok(Chosen { sensor: poll()?, why: None }),
+        Choice::Auto => match ebpf() {
             Ok(sensor) => {
                 let why = Some("sensor: ebpf (the kernel programs load)".to_owned());
                 Ok(Chosen { sensor, why })
@@ -52,7 +51,7 @@ pub fn choose(choice: Choice, options: &Options) -> Result<Chosen> {
                 .context("--count-calls needs the kernel programs, and they cannot be had here")
                 .next_step("run as root (`sudo slashtrace …`), or leave --count-calls out")),
             Err(error) => {
-                let sensor = poll(options)?;
+                let sensor = poll()?;
                 let kind = SensorKind::Poll;
                 debug_assert_eq!(sensor.describe().kind, kind);
                 let why = Some(format!("sensor: poll (no kernel programs: {})", one_line(&error)));
@@ -60,6 +59,10 @@ pub fn choose(choice: Choice, options: &Options) -> Result<Chosen> {
             }
         },
     }
+}
+
+fn boxed(sensor: impl Sensor + 'static) -> Box<dyn Sensor> {
+    Box::new(sensor)
 }
 
 /// An error with its causes, without next steps: `auto` has taken one already.

@@ -1,13 +1,11 @@
 //! The pipeline: sensor → record → engine → sinks. `pipeline` gives observations their place and
 //! judges them, `session` drives it with a sensor until it is told to stop, `replay` with what was
-//! recorded; `choose` picks the sensor, `feed` is what observes, `command` runs what is traced, `tally` counts.
+//! recorded; `choose` picks the sensor, `command` runs what is traced, `tally` counts.
 //! May touch: everything; it is the only place where the parts meet.
 
 /// Picks the sensor set.
 pub mod choose;
 mod command;
-/// Where a recording's observations come from.
-pub mod feed;
 /// Gives observations their place and judges them.
 pub mod pipeline;
 /// Drives the pipeline with what was recorded.

@@ -1,11 +1,13 @@
-use std::{collections::BTreeMap, ffi::OsString, future::pending, io, time::Duration};
+use std::{collections::BTreeMap, ffi::OsString, future::pending, io, mem, time::Duration};
 
 use anyhow::{Context as _, Result};
-use tokio::time::{Instant, sleep_until};
+use tokio::{
+    task::yield_now,
+    time::{Instant, sleep_until},
+};
 
 use super::{
-    Sink, command::Command, feed::Feed, pipeline::Pipeline, signals::Signals, start::start_record,
-    tally::Tally,
+    Sink, command::Command, pipeline::Pipeline, signals::Signals, start::start_record, tally::Tally,
 };
 use crate::{
     host::clock::{boottime_ns, wall_time},
@@ -13,7 +15,7 @@ use crate::{
     profile::Profile,
     reaper::{Policy, Reaper},
     redact::Redaction,
-    sensor::Description,
+    sensor::{Description, Sensor},
 };
 
 /// How long a command that was asked to end may take before the recording ends without it.
@@ -102,15 +104,15 @@ pub struct Ended {
 /// # Errors
 /// If the command cannot be started: then nothing has been written. If the sensor fails: what it
 /// saw is kept and marked as incomplete. If a sink fails: what was written until then is whole.
-pub async fn record<F: Feed>(
-    mut feed: F,
+pub async fn record(
+    mut sensor: Box<dyn Sensor>,
     profile: &Profile,
     sinks: Vec<&mut dyn Sink>,
     plan: &Plan,
     tell: &mut dyn FnMut(Note),
 ) -> Result<Ended> {
     let signals = Signals::install().context("cannot take over signals")?;
-    let description = feed.describe();
+    let description = sensor.describe();
     let start = Body::Start(Box::new(start_record(&description, profile, plan.policy.as_ref())?));
     // The command's own start is part of the recording, so the recording begins before it.
     let began = Observation { boottime_ns: boottime_ns(), body: start };
@@ -122,15 +124,15 @@ pub async fn record<F: Feed>(
     }
     let mut course = Course::new(plan, profile, &description, signals, command, tell);
     let followed = match observe(&mut pipeline, vec![began]) {
-        Ok(()) => course.follow(&mut feed, &mut pipeline).await,
+        Ok(()) => course.follow(&mut *sensor, &mut pipeline).await,
         Err(error) => Err(Failure::Sink(error)),
     };
     let ended = match followed {
         Ok(reason) => {
             course.say_who_is_under_way(pipeline.under_way());
-            finish(feed, pipeline, reason)
+            finish(sensor, pipeline, reason)
         }
-        Err(Failure::Sensor(error)) => Err(abandon(feed, pipeline, error)),
+        Err(Failure::Sensor(error)) => Err(abandon(sensor, pipeline, error)),
         Err(Failure::Sink(error)) => Err(error),
     };
     match ended {
@@ -167,17 +169,17 @@ fn observe(pipeline: &mut Pipeline<'_>, observations: Vec<Observation>) -> Resul
     pipeline.flush()
 }
 
-fn tick(pipeline: &mut Pipeline<'_>) -> Result<()> {
-    let now = boottime_ns();
+/// Tells the engine that time has passed until `now`, ns of the boot clock.
+fn tick(pipeline: &mut Pipeline<'_>, now: u64) -> Result<()> {
     pipeline.tick(now, wall_time(now))?;
     pipeline.flush()
 }
 
 /// Writes what was still on its way, and the `stop` record.
-fn finish<F: Feed>(feed: F, mut pipeline: Pipeline<'_>, reason: Reason) -> Result<Ended> {
-    let last = feed.finish().context("the sensors did not stop in order")?;
+fn finish(sensor: Box<dyn Sensor>, mut pipeline: Pipeline<'_>, reason: Reason) -> Result<Ended> {
+    let last = sensor.finish().context("the sensors did not stop in order")?;
     observe(&mut pipeline, last.observations)?;
-    tick(&mut pipeline)?;
+    tick(&mut pipeline, boottime_ns())?;
     let (counters, complete) = (last.counters, last.complete);
     let stop = Stop { reason: reason.name().to_owned(), counters: counters.clone(), complete };
     observe(&mut pipeline, vec![now(Body::Stop(stop))])?;
@@ -189,8 +191,12 @@ fn now(body: Body) -> Observation {
 }
 
 /// Ends a recording whose sensor failed: what it saw is kept, and marked as not complete.
-fn abandon<F: Feed>(feed: F, mut pipeline: Pipeline<'_>, error: anyhow::Error) -> anyhow::Error {
-    let last = feed.finish().unwrap_or_default();
+fn abandon(
+    sensor: Box<dyn Sensor>,
+    mut pipeline: Pipeline<'_>,
+    error: anyhow::Error,
+) -> anyhow::Error {
+    let last = sensor.finish().unwrap_or_default();
     let reason = "sensor-failed".to_owned();
     let stop = Stop { reason, counters: last.counters, complete: false };
     let stopped = observe(&mut pipeline, last.observations)
@@ -262,12 +268,14 @@ impl<'a> Course<'a> {
         }
     }
 
-    async fn follow<F: Feed>(
+    async fn follow(
         &mut self,
-        feed: &mut F,
+        sensor: &mut dyn Sensor,
         pipeline: &mut Pipeline<'_>,
     ) -> Result<Reason, Failure> {
         let mut status = self.status.map(|every| Instant::now() + every);
+        // Whether the last turn was the sensor's: then it is everybody else's first.
+        let mut observed = false;
         loop {
             let due = pipeline.next_deadline().map(|deadline| self.instant_of(deadline));
             tokio::select! {
@@ -292,13 +300,17 @@ impl<'a> Course<'a> {
                         return Ok(reason);
                     }
                 }
-                batch = feed.next() => {
+                batch = next(sensor, mem::take(&mut observed)) => {
                     let batch = batch.map_err(Failure::Sensor)?;
                     observe(pipeline, batch).map_err(Failure::Sink)?;
+                    observed = true;
                 }
                 () = at(due) => {
                     self.ticked = Instant::now();
-                    tick(pipeline).map_err(Failure::Sink)?;
+                    // What waits in the sensor is judged first, or whoever ended a moment ago
+                    // would be found to live too long.
+                    let now = sensor.horizon(boottime_ns());
+                    tick(pipeline, now).map_err(Failure::Sink)?;
                 }
                 // Behind the sensors and the clock: it acts on what is known by now.
                 actions = pipeline.act() => {
@@ -435,6 +447,15 @@ impl<'a> Course<'a> {
             tally.findings(),
         )
     }
+}
+
+/// The sensor's next observations; after those of the turn before only once the reactor and every
+/// other arm had their turn. Cancel-safe.
+async fn next(sensor: &mut dyn Sensor, again: bool) -> Result<Vec<Observation>> {
+    if again {
+        yield_now().await;
+    }
+    sensor.next().await
 }
 
 async fn at(moment: Option<Instant>) {

@@ -8,9 +8,10 @@ pub mod poll;
 mod program;
 pub mod sampler;
 pub mod scope;
+mod surroundings;
 mod terminal;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, pin::Pin, time::Duration};
 
 use anyhow::Result;
 
@@ -72,38 +73,27 @@ pub struct Last {
     pub complete: bool,
 }
 
-/// A running sensor set.
-#[derive(Debug)]
-pub enum Sensor {
-    /// Kernel programs, snapshot, samples.
-    Ebpf(Box<ebpf::EbpfSensor>),
-    /// /proc alone.
-    Poll(Box<poll::PollSensor>),
-}
+/// What [`Sensor::next`] returns.
+pub type Next<'a> = Pin<Box<dyn Future<Output = Result<Vec<Observation>>> + 'a>>;
 
-impl Sensor {
+/// A running sensor set: what a recording's observations come from.
+pub trait Sensor {
     /// What it can do here.
-    pub fn describe(&self) -> Description {
-        match self {
-            Self::Ebpf(sensor) => sensor.describe(),
-            Self::Poll(sensor) => sensor.describe(),
-        }
-    }
+    fn describe(&self) -> Description;
 
-    /// Waits for the next observations; oldest first, never empty for long. Cancel-safe: dropping
-    /// the future loses nothing.
-    pub async fn next(&mut self) -> Result<Vec<Observation>> {
-        match self {
-            Self::Ebpf(sensor) => sensor.next().await,
-            Self::Poll(sensor) => sensor.next().await,
-        }
+    /// Waits for the next observations; oldest first, never empty for long, and no more at a time
+    /// than can be judged in some milliseconds. Cancel-safe: dropping the future loses nothing.
+    fn next(&mut self) -> Next<'_>;
+
+    /// The moment up to which everything that was observed has been handed over, ns of the boot
+    /// clock. It lags behind `now_ns` while observations wait inside.
+    fn horizon(&self, now_ns: u64) -> u64 {
+        now_ns
     }
 
     /// Stops watching and hands over what is left.
-    pub fn finish(self) -> Result<Last> {
-        match self {
-            Self::Ebpf(sensor) => sensor.finish(),
-            Self::Poll(sensor) => sensor.finish(),
-        }
-    }
+    ///
+    /// # Errors
+    /// If the last reading of the kernel or of /proc failed.
+    fn finish(self: Box<Self>) -> Result<Last>;
 }

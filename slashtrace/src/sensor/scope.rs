@@ -11,6 +11,9 @@ use std::{
     path::PathBuf,
 };
 
+use anyhow::Result;
+
+use super::{Description, Last, Next, Sensor};
 use crate::model::{Body, Identity, Observation, Process, Role, Spawn};
 
 /// The variable. Recordings within recordings each add their own mark.
@@ -120,6 +123,10 @@ impl Scope {
     /// Whether one of a worker and those above it is marked. Where nobody is left to be asked it
     /// counts: to tell of too much is better than to lose something.
     fn is_any_marked(&self, chain: &[Identity]) -> bool {
+        // Nothing has to be read for a gateway that had a worker of the command before.
+        if chain.iter().any(|id| self.known.contains(id)) {
+            return true;
+        }
         let told: Vec<Option<bool>> = chain.iter().map(|id| self.mark_of(*id)).collect();
         told.contains(&Some(true)) || told.iter().take(2).all(Option::is_none)
     }
@@ -144,6 +151,44 @@ impl Scope {
 impl Default for Scope {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+/// Of a sensor set what is about processes of one command.
+pub struct Scoped {
+    sensor: Box<dyn Sensor>,
+    scope: Scope,
+}
+
+impl Scoped {
+    /// Keeps back what is about others.
+    pub fn new(sensor: Box<dyn Sensor>, scope: Scope) -> Self {
+        Self { sensor, scope }
+    }
+}
+
+impl Sensor for Scoped {
+    fn describe(&self) -> Description {
+        self.sensor.describe()
+    }
+
+    fn next(&mut self) -> Next<'_> {
+        Box::pin(async {
+            let mut batch = self.sensor.next().await?;
+            batch.retain(|observation| self.scope.admits(observation));
+            Ok(batch)
+        })
+    }
+
+    fn horizon(&self, now_ns: u64) -> u64 {
+        self.sensor.horizon(now_ns)
+    }
+
+    fn finish(self: Box<Self>) -> Result<Last> {
+        let Self { sensor, mut scope } = *self;
+        let mut last = sensor.finish()?;
+        last.observations.retain(|observation| scope.admits(observation));
+        Ok(last)
     }
 }
 

@@ -6,9 +6,9 @@ use super::*;
 use crate::{
     daemon::replay::replay,
     evidence::{Reader, line, samples},
-    model::{FindingState, Kind, Limits, Record},
+    model::{Exit, FindingState, Kind, Limits, Record, Role, Source, Tick},
     roster::Roster,
-    sensor::Last,
+    sensor::{Last, Next},
 };
 
 /// A sensor that tells what it was told to, then waits for ever, or fails.
@@ -16,15 +16,25 @@ struct Script {
     batches: VecDeque<Vec<Observation>>,
     last: Vec<Observation>,
     fails: bool,
+    /// Has something to tell at any time, once the batches are told.
+    storm: bool,
+    /// Nothing that happened since has been handed over, ns of the boot clock.
+    horizon: Option<u64>,
 }
 
 impl Script {
     fn new(batches: impl IntoIterator<Item = Vec<Observation>>) -> Self {
-        Self { batches: batches.into_iter().collect(), last: Vec::new(), fails: false }
+        Self {
+            batches: batches.into_iter().collect(),
+            last: Vec::new(),
+            fails: false,
+            storm: false,
+            horizon: None,
+        }
     }
 }
 
-impl Feed for Script {
+impl Sensor for Script {
     fn describe(&self) -> Description {
         Description {
             kind: SensorKind::Ebpf,
@@ -39,15 +49,22 @@ impl Feed for Script {
         }
     }
 
-    async fn next(&mut self) -> Result<Vec<Observation>> {
-        match self.batches.pop_front() {
-            Some(batch) => Ok(batch),
-            None if self.fails => bail!("the ring buffer is gone"),
-            None => pending().await,
-        }
+    fn next(&mut self) -> Next<'_> {
+        Box::pin(async {
+            match self.batches.pop_front() {
+                Some(batch) => Ok(batch),
+                None if self.fails => bail!("the ring buffer is gone"),
+                None if self.storm => Ok(vec![now(Body::Tick(Tick::default()))]),
+                None => pending().await,
+            }
+        })
     }
 
-    fn finish(self) -> Result<Last> {
+    fn horizon(&self, now_ns: u64) -> u64 {
+        self.horizon.unwrap_or(now_ns)
+    }
+
+    fn finish(self: Box<Self>) -> Result<Last> {
         let counters = [("seen".to_owned(), 2)].into();
         Ok(Last { observations: self.last, counters, complete: true })
     }
@@ -85,7 +102,9 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 fn run(script: Script, plan: &Plan, kept: &mut Kept) -> (Result<Ended>, Vec<Note>) {
     let mut notes = Vec::new();
     let profile = Profile::hermes();
-    let ended = block_on(record(script, &profile, vec![kept], plan, &mut |note| notes.push(note)));
+    let ended = block_on(record(Box::new(script), &profile, vec![kept], plan, &mut |note| {
+        notes.push(note);
+    }));
     (ended, notes)
 }
 
@@ -198,14 +217,14 @@ fn a_command_is_asked_to_end_when_its_time_is_over() {
 fn workers_that_outlive_their_gateway_are_watched_until_they_count_as_orphans() {
     let worker = spawn(101, 1);
     let gateway = samples::spawn().parent.unwrap().process;
-    let exit = Body::Exit(crate::model::Exit {
+    let exit = Body::Exit(Exit {
         pid: gateway.pid,
         start_ns: 1,
-        role: crate::model::Role::Gateway,
+        role: Role::Gateway,
         code: Some(0),
         signal: None,
         reads: None,
-        source: crate::model::Source::Kernel,
+        source: Source::Kernel,
     });
     let script = Script::new([vec![worker, now(exit)]]);
     let mut kept = Kept::default();
@@ -214,7 +233,7 @@ fn workers_that_outlive_their_gateway_are_watched_until_they_count_as_orphans() 
     let plan = sh("true");
     let mut notes = Vec::new();
     let tell = &mut |note| notes.push(note);
-    let ended = block_on(record(script, &profile, vec![&mut kept], &plan, tell)).unwrap();
+    let ended = block_on(record(Box::new(script), &profile, vec![&mut kept], &plan, tell)).unwrap();
     assert_eq!(ended.reason, Reason::Command(0));
     let opened = kept.records.iter().any(|record| {
         matches!(&record.body, Body::Finding(finding)
@@ -256,4 +275,42 @@ fn status_is_told_as_often_as_asked() {
     let told = "recording for 0 s: workers 1 live, 1 spawned, 0 exited; findings 0 open, 0 in all; \
                 Ctrl-C ends";
     assert_eq!(notes[0], Note::Status(told.to_owned()));
+}
+
+#[test]
+fn a_storm_holds_up_neither_deadlines_nor_people_nor_the_end() {
+    let mut kept = Kept::default();
+    let mut script = Script::new([vec![spawn(101, 20)], vec![spawn(102, 4)]]);
+    script.storm = true;
+    let plan = Plan { status: Some(Duration::from_millis(20)), ..for_ms(1500) };
+    let began = Instant::now();
+    let (ended, notes) = run(script, &plan, &mut kept);
+    assert_eq!(ended.unwrap().reason, Reason::Duration);
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    assert!(notes.len() > 10, "{}", notes.len());
+    let finding = kept.records.iter().position(|record| matches!(record.body, Body::Finding(_)));
+    let finding = finding.expect("the overlap grace is over a second after the start");
+    assert!(finding < kept.records.len() - 2, "found while the storm goes on");
+}
+
+#[test]
+fn who_ended_is_not_found_to_live_because_the_news_of_it_waits() {
+    let mut kept = Kept::default();
+    let mut script = Script::new([vec![spawn(101, 20)], vec![spawn(102, 4)]]);
+    // As after the second spawn: then came what is told last.
+    script.horizon = Some(boottime_ns() - 3_000_000_000);
+    let ended = Exit {
+        pid: 102,
+        // As `spawn` has it.
+        start_ns: script.batches[1][0].boottime_ns,
+        role: Role::Worker,
+        code: Some(0),
+        signal: None,
+        reads: None,
+        source: Source::Kernel,
+    };
+    let boottime_ns = script.batches[1][0].boottime_ns + 1_000_000_000;
+    script.last = vec![Observation { boottime_ns, body: Body::Exit(ended) }];
+    run(script, &for_ms(1500), &mut kept).0.unwrap();
+    assert_eq!(types(&kept), ["start", "spawn", "spawn", "exit", "stop"]);
 }

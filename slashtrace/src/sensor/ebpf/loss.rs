@@ -36,12 +36,18 @@ impl Ledger {
         self.undecodable += u64::from(!decodable);
     }
 
+    /// How many of the records that `counts` has were not given to [`Self::read`] yet.
+    pub fn awaited(&self, counts: &Counts) -> u64 {
+        counts.counters[Counter::Submitted as usize].saturating_sub(self.read)
+    }
+
     /// What was lost since the last time. `counts` must have been taken *before* the ring buffer
-    /// was drained for the last time: every record that they count had to be there.
-    pub fn reconcile(&mut self, counts: Counts) -> Vec<Gap> {
+    /// was drained for the last time: every record that they count had to be there. `queued` is
+    /// the number of records that were taken from it since, and not given to [`Self::read`] yet.
+    pub fn reconcile(&mut self, counts: Counts, queued: u64) -> Vec<Gap> {
         self.last = counts;
         let of = |counter: Counter| counts.counters[counter as usize];
-        let unread = of(Counter::Submitted).saturating_sub(self.read);
+        let unread = of(Counter::Submitted).saturating_sub(self.read + queued);
         let losses = [
             ("ring-full", GapReason::RingFull, of(Counter::RingFull)),
             ("map-full", GapReason::MapFull, of(Counter::MapFull)),
@@ -110,10 +116,10 @@ mod tests {
         let mut ledger = Ledger::default();
         ledger.read(true);
         let seen = counts(&[(Counter::Submitted, 1), (Counter::RingFull, 3)]);
-        let gaps = ledger.reconcile(seen);
+        let gaps = ledger.reconcile(seen, 0);
         assert_eq!(gaps, [Gap { reason: GapReason::RingFull, lost: 3, resynced: true }]);
-        assert!(ledger.reconcile(seen).is_empty());
-        let gaps = ledger.reconcile(counts(&[(Counter::Submitted, 1), (Counter::RingFull, 5)]));
+        assert!(ledger.reconcile(seen, 0).is_empty());
+        let gaps = ledger.reconcile(counts(&[(Counter::Submitted, 1), (Counter::RingFull, 5)]), 0);
         assert_eq!(gaps[0].lost, 2);
         assert!(!ledger.complete());
     }
@@ -122,7 +128,18 @@ mod tests {
     fn a_record_that_was_submitted_but_not_read_is_a_gap() {
         let mut ledger = Ledger::default();
         ledger.read(true);
-        let gaps = ledger.reconcile(counts(&[(Counter::Submitted, 2)]));
+        let gaps = ledger.reconcile(counts(&[(Counter::Submitted, 2)]), 0);
+        assert_eq!(gaps, [Gap { reason: GapReason::Unread, lost: 1, resynced: true }]);
+    }
+
+    #[test]
+    fn a_record_that_waits_in_memory_is_no_gap() {
+        let mut ledger = Ledger::default();
+        ledger.read(true);
+        let seen = counts(&[(Counter::Submitted, 4)]);
+        assert_eq!(ledger.awaited(&seen), 3);
+        assert!(ledger.reconcile(seen, 3).is_empty());
+        let gaps = ledger.reconcile(seen, 2);
         assert_eq!(gaps, [Gap { reason: GapReason::Unread, lost: 1, resynced: true }]);
     }
 
@@ -130,14 +147,14 @@ mod tests {
     fn a_record_that_cannot_be_decoded_is_a_gap() {
         let mut ledger = Ledger::default();
         ledger.read(false);
-        let gaps = ledger.reconcile(counts(&[(Counter::Submitted, 1)]));
+        let gaps = ledger.reconcile(counts(&[(Counter::Submitted, 1)]), 0);
         assert_eq!(gaps, [Gap { reason: GapReason::Undecodable, lost: 1, resynced: true }]);
     }
 
     #[test]
     fn long_arguments_of_strangers_are_no_loss() {
         let mut ledger = Ledger::default();
-        assert!(ledger.reconcile(counts(&[(Counter::ArgvNotSearched, 7)])).is_empty());
+        assert!(ledger.reconcile(counts(&[(Counter::ArgvNotSearched, 7)]), 0).is_empty());
         assert_eq!((ledger.take_not_searched(), ledger.take_not_searched()), (7, 0));
         assert!(ledger.complete());
     }

@@ -2,48 +2,47 @@
 //! snapshot at the start; samples of what is tracked.
 //!
 //! `btf` finds kernel fields, `object` loads and attaches the programs, `optional` the hooks that a
-//! kernel may not offer, `rule` turns a profile into the kernel's filter, `wire` decodes records,
-//! `translate` makes observations of them, `loss` reconciles counters.
+//! kernel may not offer, `rule` turns a profile into the kernel's filter, `ring` reads records while
+//! others judge, `wire` decodes them, `translate` makes observations of them, `loss` reconciles
+//! counters, `inventory` is what /proc shows beside all that.
 
 mod btf;
+mod inventory;
 mod loss;
 mod marks;
 mod object;
 mod optional;
+mod ring;
 mod rule;
 mod translate;
 mod wire;
 
-use std::{mem, time::Duration};
+use std::{collections::VecDeque, mem, thread, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow};
 use bytes::Bytes;
-use slashtrace_ebpf::{ARGV_MAX, RING_BYTES, TRACKED_MAX, Tracked};
-use tokio::time::{Interval, MissedTickBehavior, interval};
+use slashtrace_ebpf::{ARGV_MAX, RING_BYTES, TRACKED_MAX};
+use tokio::time::{Instant, sleep_until};
 
 use self::{
     loss::{Counts, Ledger},
     object::Object,
     optional::TerminalHook,
+    ring::Ring,
     rule::Rule,
-    translate::{Translator, wire_role},
+    translate::{Translated, Translator},
 };
 use super::{
-    Description, Last, Options,
-    clients::ClientsWatch,
-    program::ProgramWatch,
-    sampler::Sampler,
-    terminal::{self, TerminalWatch},
+    Description, Last, Next, Options, Sensor,
+    surroundings::Surroundings,
+    terminal::{self, instance_of},
 };
 use crate::{
     host::{
         clock::boottime_ns,
         proc::{self, ProcFs},
     },
-    model::{
-        Body, Capability, Exit, Gap, GapReason, Identity, Limits, Observation, ParentSource, Role,
-        SensorKind, Source, Spawn,
-    },
+    model::{Body, Capability, Identity, Limits, Observation, SensorKind},
     next_step::NextStep as _,
     profile::Profile,
 };
@@ -51,86 +50,75 @@ use crate::{
 /// How often /proc is searched for workers whose tokens stand behind more arguments than the
 /// kernel programs search, if there were such arguments at all.
 const LONG_ARGV_SEARCH: Duration = Duration::from_mins(1);
+/// Records, or observations, that are handled in one go: some milliseconds of work, after which
+/// signals, deadlines and the reaper get their turn.
+const BATCH: usize = 512;
+/// How often the ring is read again for records that were counted and are not there yet: another
+/// CPU is writing one before them. As often as this, 1 ms apart.
+const AWAIT_TIMES: u32 = 20;
 
 /// The eBPF sensor set.
 #[derive(Debug)]
 pub struct EbpfSensor {
     object: Object,
+    ring: Ring,
     translator: Translator,
+    surroundings: Surroundings,
     ledger: Ledger,
-    sampler: Sampler,
-    clients: ClientsWatch,
-    terminals: TerminalWatch,
-    programs: ProgramWatch,
     profile: Profile,
     proc: ProcFs,
-    interval: Interval,
+    interval: Duration,
+    /// When the next round of samples is due.
+    due: Instant,
     count_calls: bool,
     /// Observations that nobody has taken yet.
-    pending: Vec<Observation>,
+    pending: VecDeque<Observation>,
+    /// When the last record happened that was taken from memory, ns of the boot clock.
+    translated_ns: u64,
+    /// Records that are to be translated before what inotify had is applied; none if nothing is
+    /// held.
+    terminals_after: Option<usize>,
     long_argv_searched_ns: u64,
 }
 
 impl EbpfSensor {
-    /// Loads and attaches the kernel programs, then looks at what was there before them.
+    /// Loads and attaches the kernel programs, then looks at what was there before them. Must be
+    /// called within a tokio runtime.
     ///
     /// # Errors
     /// Without BTF, without the privilege, or if the kernel refuses a program.
     pub fn start(options: &Options) -> Result<Self> {
         check_pid_namespace()?;
-        let object = Object::load(
+        let mut object = Object::load(
             &Rule::new(&options.profile),
             options.count_calls,
             options.terminal_hook,
             options.kernel_log,
         )?;
+        let events = object.take_events().context("the ring buffer is in use")?;
         let proc = ProcFs::new("/proc");
-        let mut interval = interval(options.sample_interval);
-        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut sensor = Self {
             object,
+            ring: Ring::start(events)?,
             translator: Translator::new(options.profile.clone(), proc.clone(), options.count_calls),
+            surroundings: Surroundings::start(&proc, &options.profile),
             ledger: Ledger::default(),
-            sampler: Sampler::new(proc.clone()),
-            clients: ClientsWatch::new(proc.clone()),
-            programs: ProgramWatch::new(proc.clone(), &options.profile),
-            terminals: TerminalWatch::start(proc.clone(), options.profile.terminal.clone()),
             profile: options.profile.clone(),
             proc,
-            interval,
+            interval: options.sample_interval,
+            due: Instant::now(),
             count_calls: options.count_calls,
-            pending: Vec::new(),
+            pending: VecDeque::new(),
+            translated_ns: 0,
+            terminals_after: None,
             long_argv_searched_ns: boottime_ns(),
         };
         sensor.look_at_what_is_there()?;
         Ok(sensor)
     }
 
-    /// What it can do here.
-    pub fn describe(&self) -> Description {
-        let capability =
-            |name: &str, detail: String| Capability { name: name.to_owned(), ok: true, detail };
-        let hooks = object::hooks().map(|hook| capability(hook, "BTF tracepoint".to_owned()));
-        let calls = self.object.call_hook.iter();
-        let calls = calls.map(|hook| capability(optional::COUNT_CALLS, hook.describe()));
-        Description {
-            kind: SensorKind::Ebpf,
-            capabilities: hooks
-                .chain(calls)
-                .chain([self.clients.capability(), self.terminal_capability()])
-                .collect(),
-            calls_counted: self.count_calls,
-            limits: Limits {
-                argv_searched_bytes: ARGV_MAX as u32,
-                ring_bytes: RING_BYTES,
-                tracked_max: TRACKED_MAX,
-                sample_interval_ms: self.interval.period().as_millis() as u64,
-            },
-        }
-    }
-
     fn terminal_capability(&self) -> Capability {
-        let inotify = self.terminals.capability();
+        let inotify = self.surroundings.terminal_capability();
         let hook = self.object.terminal_hook.describe();
         match (&self.object.terminal_hook, inotify.ok) {
             (TerminalHook::Inotify { .. }, _) | (_, false) => inotify,
@@ -138,141 +126,99 @@ impl EbpfSensor {
         }
     }
 
-    /// Waits for the next observations. Cancel-safe: what was taken from the kernel is kept until
-    /// it is returned.
-    pub async fn next(&mut self) -> Result<Vec<Observation>> {
+    async fn wait(&mut self) -> Result<Vec<Observation>> {
         loop {
             if !self.pending.is_empty() {
-                return Ok(mem::take(&mut self.pending));
+                let count = self.pending.len().min(BATCH);
+                return Ok(self.pending.drain(..count).collect());
             }
-            tokio::select! {
-                ready = self.object.events.readable_mut() => {
-                    let mut ready = ready.context("cannot wait for the ring buffer")?;
-                    // The close of a terminal comes with signals to who was on it.
-                    self.terminals.read();
-                    let mut records = Vec::new();
-                    while let Some(record) = ready.get_inner_mut().next() {
-                        records.push(Bytes::copy_from_slice(&record));
-                    }
-                    ready.clear_ready();
-                    self.take(records);
-                    self.apply_terminals();
-                }
-                () = self.terminals.readable() => {
-                    // The kernel program told of a close before its node was removed, and knows
-                    // who closed it.
-                    self.terminals.read();
-                    self.drain();
-                    self.apply_terminals();
-                }
-                _ = self.interval.tick() => self.round()?,
-            }
-        }
-    }
-
-    /// Detaches, and hands over what is left.
-    pub fn finish(mut self) -> Result<Last> {
-        self.reconcile()?;
-        let found = self.terminals.take();
-        self.tell(found);
-        Ok(Last {
-            observations: mem::take(&mut self.pending),
-            counters: self.ledger.by_name(),
-            complete: self.ledger.complete(),
-        })
-    }
-
-    /// Decodes records and keeps what they say.
-    fn take(&mut self, records: Vec<Bytes>) {
-        for record in records {
-            let event = wire::decode(record);
-            self.ledger.read(event.is_ok());
-            let Ok(event) = event else { continue };
-            if let wire::What::Terminal { device, index, closer } = &event.what {
-                let closer = self.translator.describe(closer);
-                let place = (terminal::instance_of(*device), *index);
-                let found = self.terminals.closed(place, event.boottime_ns, closer);
-                self.tell(found);
+            // Asked for here: while records come without end nothing below is waited for.
+            if Instant::now() >= self.due {
+                self.round()?;
+                self.due = Instant::now() + self.interval;
                 continue;
             }
-            let pid = match &event.what {
-                wire::What::Exec(exec) => exec.task.tgid,
-                _ => 0,
-            };
-            match self.translator.translate(event) {
-                Some(observation) => {
-                    self.untrack_dead_forker(&observation.body);
-                    self.keep(observation);
+            if self.ring.queued() == 0 {
+                tokio::select! {
+                    ready = self.ring.readable() => ready.context("cannot wait for the ring buffer")?,
+                    () = self.surroundings.readable() => {}
+                    () = sleep_until(self.due) => continue,
                 }
-                // Tracked for a collision of hashes only.
-                None => drop(self.object.untrack(pid)),
             }
+            self.translate(BATCH);
         }
     }
 
-    /// The kernel cannot ask whether the forker of a sibling (`CLONE_PARENT`) lives, and tracks it.
-    /// Who is a zombie or gone has passed the exit program, and has an entry for ever.
-    fn untrack_dead_forker(&mut self, body: &Body) {
-        if let Body::Spawn(spawn) = body
-            && let Some(parent) = spawn.parent.as_ref().filter(|parent| parent.gone)
-            && !self.is_alive(parent.process.identity())
-        {
-            self.object.untrack_process(parent.process.identity());
+    /// Translates at most `max` records, and applies what inotify had before them.
+    fn translate(&mut self, max: usize) {
+        if self.terminals_after.is_none() {
+            // The close of a terminal comes with signals to who was on it; and the kernel program
+            // told of a close before its node was removed, and knows who closed it.
+            self.surroundings.read_terminals();
+            self.ring.drain();
+            self.terminals_after = Some(self.ring.queued());
         }
-    }
-
-    fn keep(&mut self, mut observation: Observation) {
-        self.clients.see(&observation.body);
-        let mut clients = None;
-        match &mut observation.body {
-            Body::Spawn(spawn) => {
-                let found = self.terminals.spawned(spawn, observation.boottime_ns);
-                if let Some(opener) = &mut spawn.opener {
-                    self.translator.book.name(opener);
-                }
-                self.tell(found);
-                self.hand_over_terminals();
-                clients = self.clients.spawned(spawn, boottime_ns());
-                self.pending.extend(self.programs.spawned(spawn, observation.boottime_ns));
-                let above = match spawn.role {
-                    Role::Worker => spawn.parent.as_ref().map(|parent| parent.process.identity()),
-                    _ => spawn.worker,
-                };
-                self.sampler.track(spawn.identity(), spawn.role, above);
-            }
-            Body::Exit(exit) => self.sampler.exited(exit.identity()),
-            _ => {}
+        let records = self.ring.take(max);
+        let left = self.terminals_after.unwrap_or(0).saturating_sub(records.len());
+        self.terminals_after = Some(left);
+        let mut batch = Vec::new();
+        for record in records {
+            self.translate_record(record, &mut batch);
         }
-        self.pending.push(observation);
-        self.pending.extend(clients);
-    }
-
-    /// Keeps what is told of terminals, with the processes by the identities that they have in this
-    /// recording: /proc rounds their starts.
-    fn tell(&mut self, mut found: Vec<Observation>) {
-        let book = &mut self.translator.book;
-        for observation in &mut found {
-            let Body::Terminal(event) = &mut observation.body else { continue };
-            for process in [&mut event.master, &mut event.leader].into_iter().flatten() {
-                book.name(process);
-            }
-            for id in &mut event.processes {
-                *id = book.proc(id.pid, id.start_ns);
-            }
+        if left == 0 {
+            self.terminals_after = None;
+            self.surroundings.apply_terminals(&mut batch);
         }
-        self.pending.extend(found);
-    }
-
-    /// Tells what inotify told.
-    fn apply_terminals(&mut self) {
-        let found = self.terminals.apply();
-        self.tell(found);
+        self.pending.extend(self.surroundings.complete(batch, boottime_ns()));
         self.hand_over_terminals();
     }
 
-    /// Tells the kernel programs whose ends are to be told.
+    /// Translates whatever there is: for those who compare with /proc.
+    fn translate_all(&mut self) {
+        self.ring.drain();
+        self.translate_counted(self.ring.queued());
+    }
+
+    /// Translates so many records, and no more although more may come all the time.
+    fn translate_counted(&mut self, records: usize) {
+        let mut left = records;
+        while left > 0 {
+            let count = left.min(BATCH);
+            self.translate(count);
+            left -= count;
+        }
+    }
+
+    fn translate_record(&mut self, record: Bytes, batch: &mut Vec<Observation>) {
+        let event = wire::decode(record);
+        self.ledger.read(event.is_ok());
+        let Ok(event) = event else { return };
+        self.translated_ns = self.translated_ns.max(event.boottime_ns);
+        match self.translator.translate(event, &mut self.surroundings.book) {
+            Translated::Observation(observation) => {
+                self.untrack_dead_forker(&observation.body);
+                self.surroundings.observe(observation, batch);
+            }
+            Translated::Terminal { device, index, closer, boottime_ns } => {
+                let place = (instance_of(device), index);
+                self.surroundings.terminal_closed(place, boottime_ns, closer, batch);
+            }
+            Translated::Unrelated { tgid } => drop(self.object.untrack(tgid)),
+            Translated::Dropped => {}
+        }
+    }
+
+    /// Keeps one observation that no record made.
+    fn keep(&mut self, observation: Observation) {
+        let mut batch = Vec::new();
+        self.surroundings.observe(observation, &mut batch);
+        self.pending.extend(self.surroundings.complete(batch, boottime_ns()));
+        self.hand_over_terminals();
+    }
+
+    /// Hands the terminals whose ends are to be observed to the kernel programs.
     fn hand_over_terminals(&mut self) {
-        for (watch, place) in self.terminals.take_changes() {
+        for (watch, place) in self.surroundings.terminal_changes() {
             let terminal = terminal::key_of(place);
             if watch {
                 self.object.watch_terminal(terminal);
@@ -280,14 +226,6 @@ impl EbpfSensor {
                 self.object.forget_terminal(terminal);
             }
         }
-    }
-
-    fn drain(&mut self) {
-        let mut records = Vec::new();
-        while let Some(record) = self.object.next_record() {
-            records.push(record);
-        }
-        self.take(records);
     }
 
     /// One round of samples, and the books.
@@ -301,27 +239,38 @@ impl EbpfSensor {
         let reads = |identity: Identity| {
             counts.then(|| object.tracked(identity.pid)).flatten().map(|tracked| tracked.reads)
         };
-        let round = self.sampler.sample(boottime_ns(), &mut self.translator.book, &reads);
-        self.pending.extend(round.observations);
-        self.pending.extend(self.clients.round(boottime_ns()));
-        let found = self.terminals.round();
-        self.tell(found);
+        let mut found = Vec::new();
+        self.surroundings.sample(boottime_ns(), &reads, &mut found);
+        self.surroundings.refresh(boottime_ns(), &mut found);
+        self.pending.extend(found);
         self.hand_over_terminals();
-        // The kernel programs tell of every end: a worker that vanished is told of by a record
-        // that is on its way, or was lost, which the next reconciliation shows.
         Ok(())
     }
 
-    fn reconcile(&mut self) -> Result<()> {
+    /// Compares what the kernel programs counted with what was read. The number of records in
+    /// memory that are among those counted.
+    fn reconcile(&mut self) -> Result<usize> {
         let counts = Counts {
             counters: self.object.counters()?,
             missed_runs: self.object.missed_runs(),
             tracked: self.object.tracked_total(),
         };
-        self.drain();
-        let gaps = self.ledger.reconcile(counts);
+        let awaited = self.ledger.awaited(&counts) as usize;
+        let mut queued = self.ring.drain_to(awaited);
+        for _ in 0..AWAIT_TIMES {
+            if queued >= awaited {
+                break;
+            }
+            thread::sleep(Duration::from_millis(1));
+            queued = self.ring.drain_to(awaited);
+        }
+        let gaps = self.ledger.reconcile(counts, queued as u64);
+        let mut counted = awaited.min(queued);
         let now = boottime_ns();
         if !gaps.is_empty() {
+            counted = 0;
+            // What is known must be up to date before it is compared with /proc.
+            self.translate_all();
             self.pending.extend(
                 gaps.into_iter().map(|gap| Observation { boottime_ns: now, body: Body::Gap(gap) }),
             );
@@ -331,151 +280,64 @@ impl EbpfSensor {
             self.long_argv_searched_ns = now;
             self.sweep();
             if self.ledger.take_not_searched() > 0 {
+                counted = 0;
+                self.translate_all();
                 self.search_long_argv()?;
             }
         }
-        Ok(())
+        Ok(counted)
     }
+}
 
-    /// What was there before the programs: workers, what is below and above them.
-    fn look_at_what_is_there(&mut self) -> Result<()> {
-        let found = proc::snapshot(&self.proc, &self.profile, &mut self.translator.book)
-            .context("cannot read /proc")?;
-        // What the kernel saw meanwhile comes first; of a worker seen twice, it knows more.
-        self.drain();
-        for spawn in found {
-            self.adopt(spawn)?;
-        }
-        Ok(())
-    }
-
-    /// After loss: compares what is known with what is there.
-    fn resync(&mut self) -> Result<()> {
-        let known: Vec<(Identity, Role)> =
-            self.translator.known.iter().map(|(identity, role)| (*identity, *role)).collect();
-        let found = proc::resync(&self.proc, &self.profile, &mut self.translator.book, &known)
-            .context("cannot read /proc")?;
-        for exit in found.exits {
-            self.exited(exit);
-        }
-        for spawn in found.spawns {
-            self.adopt(spawn)?;
-        }
-        Ok(())
-    }
-
-    /// Has the kernel forget who ended without its noticing, and reports their end.
-    fn sweep(&mut self) {
-        let proc = &self.proc;
-        let removed = self.object.sweep(|pid, start_ns| match proc.stat(pid) {
-            Ok(Some(stat)) => stat.ended() || !proc.is_same(Identity { pid, start_ns }, &stat),
-            Ok(None) => true,
-            Err(_) => false,
-        });
-        for (pid, tracked) in removed {
-            let identity = self.translator.tracked_identity(pid, tracked.start_ns);
-            if let Some(&role) = self.translator.known.get(&identity) {
-                let (code, signal, reads) = (None, None, None);
-                let (pid, start_ns, source) = (pid, identity.start_ns, Source::Proc);
-                self.exited(Exit { pid, start_ns, role, code, signal, reads, source });
-            }
+impl Sensor for EbpfSensor {
+    fn describe(&self) -> Description {
+        let capability =
+            |name: &str, detail: String| Capability { name: name.to_owned(), ok: true, detail };
+        let hooks = object::hooks().map(|hook| capability(hook, "BTF tracepoint".to_owned()));
+        let calls = self.object.call_hook.iter();
+        let calls = calls.map(|hook| capability(optional::COUNT_CALLS, hook.describe()));
+        Description {
+            kind: SensorKind::Ebpf,
+            capabilities: hooks
+                .chain(calls)
+                .chain([self.surroundings.clients_capability(), self.terminal_capability()])
+                .collect(),
+            calls_counted: self.count_calls,
+            limits: Limits {
+                argv_searched_bytes: ARGV_MAX as u32,
+                ring_bytes: RING_BYTES,
+                tracked_max: TRACKED_MAX,
+                sample_interval_ms: self.interval.as_millis() as u64,
+            },
         }
     }
 
-    /// Looks for workers whose tokens stand behind more arguments than the programs search.
-    fn search_long_argv(&mut self) -> Result<()> {
-        let found = proc::snapshot(&self.proc, &self.profile, &mut self.translator.book)
-            .context("cannot read /proc")?;
-        let new: Vec<Spawn> = found
-            .into_iter()
-            .filter(|spawn| !self.translator.known.contains_key(&spawn.identity()))
-            .collect();
-        let workers = new.iter().filter(|spawn| spawn.role == Role::Worker).count() as u64;
-        if workers > 0 {
-            let reason = GapReason::ArgvNotSearched;
-            self.pending.push(Observation {
-                boottime_ns: boottime_ns(),
-                body: Body::Gap(Gap { reason, lost: workers, resynced: true }),
-            });
-        }
-        for spawn in new {
-            self.adopt(spawn)?;
-        }
-        Ok(())
+    /// Waits for the next observations. Cancel-safe: what was taken from the kernel is kept until
+    /// it is returned.
+    fn next(&mut self) -> Next<'_> {
+        Box::pin(self.wait())
     }
 
-    /// Has the kernel track a process that /proc shows, and what is above it.
-    fn adopt(&mut self, spawn: Spawn) -> Result<()> {
-        let identity = spawn.identity();
-        if self.translator.known.contains_key(&identity) {
-            return Ok(());
-        }
-        let worker = spawn.worker.unwrap_or(identity);
-        self.track(identity, spawn.role, worker)?;
-        if spawn.role == Role::Worker
-            && let Some(parent) = &spawn.parent
-            && !parent.reaper
-        {
-            debug_assert_eq!(parent.how, ParentSource::Proc);
-            self.track(parent.process.identity(), Role::Gateway, Identity { pid: 0, start_ns: 0 })?;
-            for above in &spawn.ancestors {
-                self.track(above.identity(), Role::Ancestor, Identity { pid: 0, start_ns: 0 })?;
-            }
-        }
-        let now = boottime_ns();
-        let role = spawn.role;
-        let mut above: Vec<(Identity, Role)> = Vec::new();
-        if let Some(parent) = &spawn.parent
-            && role == Role::Worker
-            && !parent.reaper
-        {
-            above.push((parent.process.identity(), Role::Gateway));
-            above.extend(spawn.ancestors.iter().map(|p| (p.identity(), Role::Ancestor)));
-        }
-        self.keep(Observation { boottime_ns: now, body: Body::Spawn(Box::new(spawn)) });
-        // Any of them may have ended before the kernel knew that it is to tell.
-        for (identity, role) in [(identity, role)].into_iter().chain(above) {
-            if self.is_alive(identity) || !self.translator.known.contains_key(&identity) {
-                continue;
-            }
-            self.object.untrack(identity.pid);
-            self.exited(Exit {
-                pid: identity.pid,
-                start_ns: identity.start_ns,
-                role,
-                code: None,
-                signal: None,
-                reads: None,
-                source: Source::Proc,
-            });
-        }
-        Ok(())
+    fn horizon(&self, now_ns: u64) -> u64 {
+        let pending = self.pending.front().map(|observation| observation.boottime_ns);
+        let queued = (self.ring.queued() > 0).then_some(self.translated_ns);
+        [pending, queued].into_iter().flatten().fold(now_ns, u64::min)
     }
 
-    fn is_alive(&self, identity: Identity) -> bool {
-        matches!(self.proc.stat(identity.pid), Ok(Some(stat))
-            if self.proc.is_same(identity, &stat) && !stat.ended())
-    }
-
-    fn track(&mut self, identity: Identity, role: Role, worker: Identity) -> Result<()> {
-        let known = self.translator.known.entry(identity).or_insert(role);
-        if *known != role && role != Role::Worker {
-            return Ok(());
-        }
-        *known = role;
-        let tracked = Tracked {
-            start_ns: identity.start_ns,
-            worker_start_ns: worker.start_ns,
-            reads: 0,
-            worker: worker.pid,
-            role: wire_role(role) as u32,
-        };
-        self.object.track(identity.pid, tracked)
-    }
-
-    fn exited(&mut self, exit: Exit) {
-        self.translator.forget(exit.identity());
-        self.keep(Observation { boottime_ns: boottime_ns(), body: Body::Exit(exit) });
+    /// Hands over what is left, and detaches.
+    fn finish(mut self: Box<Self>) -> Result<Last> {
+        // In a storm more comes all the time: the recording ends with what was counted now.
+        let counted = self.reconcile()?;
+        self.translate_counted(counted);
+        let mut found = Vec::new();
+        self.surroundings.read_terminals();
+        self.surroundings.apply_terminals(&mut found);
+        self.pending.extend(found);
+        Ok(Last {
+            observations: mem::take(&mut self.pending).into(),
+            counters: self.ledger.by_name(),
+            complete: self.ledger.complete(),
+        })
     }
 }
 

@@ -12,11 +12,9 @@ use aya::{
     programs::{BtfTracePoint, ProgramError},
 };
 use aya_log::EbpfLogger;
-use bytes::Bytes;
 use slashtrace_ebpf::{
     Counter, FIELD_COUNT, Field, TerminalKey, Tracked, UNKNOWN_OFFSET, is_same_start,
 };
-use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{
     btf::{Btf, VMLINUX_BTF},
@@ -63,8 +61,7 @@ unsafe impl Pod for TerminalPlace {}
 pub struct Object {
     /// Keeps programs and links alive.
     _ebpf: Ebpf,
-    /// Records from the programs.
-    pub events: AsyncFd<RingBuf<MapData>>,
+    events: Option<RingBuf<MapData>>,
     /// Log lines from the programs, if asked for.
     pub log: Option<EbpfLogger<StderrLog>>,
     tracked: HashMap<MapData, u32, TrackedValue>,
@@ -119,11 +116,7 @@ impl Object {
         let (terminal_hook, program) = attach_terminal_hook(&mut ebpf, &btf, terminal)?;
         programs.extend(program);
         drop(btf);
-        let events = RingBuf::try_from(take(&mut ebpf, "EVENTS")?)?;
-        // SAFETY: the ring buffer owns its descriptor, always returns the same one, and keeps it
-        // open until the `AsyncFd` that owns the buffer is dropped.
-        let events = unsafe { AsyncFd::register_with_interest(events, Interest::READABLE) }
-            .map_err(|_| anyhow!("the ring buffer cannot be polled"))?;
+        let events = Some(RingBuf::try_from(take(&mut ebpf, "EVENTS")?)?);
         Ok(Self {
             events,
             log,
@@ -139,9 +132,9 @@ impl Object {
         })
     }
 
-    /// Takes the next record, without waiting.
-    pub fn next_record(&mut self) -> Option<Bytes> {
-        self.events.get_mut().next().map(|record| Bytes::copy_from_slice(&record))
+    /// The ring buffer with the records of the programs; none the second time.
+    pub fn take_events(&mut self) -> Option<RingBuf<MapData>> {
+        self.events.take()
     }
 
     /// Has the kernel track a process that was there before the programs. Keeps what the kernel

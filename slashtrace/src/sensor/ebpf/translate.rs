@@ -17,6 +17,33 @@ use crate::{
 /// Most bytes of a gateway's argument area that are read for its first token.
 const ARGV0_MAX: usize = 4096;
 
+/// What a record of the kernel programs comes to.
+#[derive(Debug)]
+pub enum Translated {
+    /// Something about a tracked process.
+    Observation(Observation),
+    /// The master of a terminal was closed. Which terminal that was is known to those that watch
+    /// them.
+    Terminal {
+        /// `super_block.s_dev` of its devpts.
+        device: u32,
+        /// Its index there.
+        index: u32,
+        /// Who closed it.
+        closer: Process,
+        /// When, ns of the boot clock.
+        boottime_ns: u64,
+    },
+    /// An exec that the kernel's filter took for a worker's by a collision of hashes: the process
+    /// is not to be tracked.
+    Unrelated {
+        /// Its thread group.
+        tgid: u32,
+    },
+    /// Nothing that can be said: a signal of a number that no kernel has.
+    Dropped,
+}
+
 /// Turns records of the kernel programs into observations, and fills in from /proc what they do
 /// not carry.
 #[derive(Debug)]
@@ -24,8 +51,6 @@ pub struct Translator {
     profile: Profile,
     proc: ProcFs,
     count_calls: bool,
-    /// Identities of this recording.
-    pub book: IdentityBook,
     /// What is tracked now.
     pub known: HashMap<Identity, Role>,
     /// Gateways and ancestors as they were first described; forgotten when they end.
@@ -35,20 +60,24 @@ pub struct Translator {
 impl Translator {
     /// A translator that knows nothing yet.
     pub fn new(profile: Profile, proc: ProcFs, count_calls: bool) -> Self {
-        let book = IdentityBook::new(proc.tick_ns());
-        Self { profile, proc, count_calls, book, known: HashMap::new(), described: HashMap::new() }
+        Self { profile, proc, count_calls, known: HashMap::new(), described: HashMap::new() }
     }
 
-    /// What a record says. `None` for an exec that the kernel's filter took for a worker's by a
-    /// collision of hashes.
-    pub fn translate(&mut self, event: Event) -> Option<Observation> {
+    /// What a record says. `book` has the identities of this recording.
+    pub fn translate(&mut self, event: Event, book: &mut IdentityBook) -> Translated {
+        let boottime_ns = event.boottime_ns;
         let body = match event.what {
-            // Which terminal that was is known to those that watch them.
-            What::Terminal { .. } => return None,
-            What::Exec(exec) => self.exec(&exec)?,
-            What::Fork { child, parent, worker } => self.fork(&child, parent, worker),
+            What::Terminal { device, index, closer } => {
+                let closer = self.closer(&closer, book);
+                return Translated::Terminal { device, index, closer, boottime_ns };
+            }
+            What::Exec(exec) => match self.exec(&exec, book) {
+                Some(body) => body,
+                None => return Translated::Unrelated { tgid: exec.task.tgid },
+            },
+            What::Fork { child, parent, worker } => self.fork(&child, parent, worker, book),
             What::Exit { tgid, start_ns, role, status, reads } => {
-                let identity = self.book.kernel(tgid, start_ns);
+                let identity = book.kernel(tgid, start_ns);
                 self.forget(identity);
                 let role = model_role(role);
                 let (code, signal) = wait_status(status);
@@ -63,8 +92,8 @@ impl Translator {
                 })
             }
             What::Signal { tgid, start_ns, role, signal, si_code, result, sender } => {
-                let identity = self.book.kernel(tgid, start_ns);
-                let number = u8::try_from(signal).ok()?;
+                let identity = book.kernel(tgid, start_ns);
+                let Ok(number) = u8::try_from(signal) else { return Translated::Dropped };
                 Body::Signal(Signal {
                     pid: identity.pid,
                     start_ns: identity.start_ns,
@@ -74,7 +103,7 @@ impl Translator {
                     si_code,
                     delivered: result == 0,
                     sender: sender.map(|task| {
-                        let identity = self.book.kernel(task.tgid, task.start_ns);
+                        let identity = book.kernel(task.tgid, task.start_ns);
                         Sender {
                             pid: identity.pid,
                             start_ns: identity.start_ns,
@@ -85,7 +114,7 @@ impl Translator {
                 })
             }
         };
-        Some(Observation { boottime_ns: event.boottime_ns, body })
+        Translated::Observation(Observation { boottime_ns, body })
     }
 
     /// A process ended.
@@ -94,9 +123,9 @@ impl Translator {
         self.described.remove(&identity);
     }
 
-    fn exec(&mut self, exec: &WireExec) -> Option<Body> {
+    fn exec(&mut self, exec: &WireExec, book: &mut IdentityBook) -> Option<Body> {
         let task = &exec.task;
-        let identity = self.book.kernel(task.tgid, task.start_ns);
+        let identity = book.kernel(task.tgid, task.start_ns);
         let truncated = exec.argv_bytes > exec.argv.len() as u64;
         let mut tokens = tokens_of(&exec.argv);
         if truncated && !exec.argv.ends_with(&[0]) {
@@ -126,9 +155,9 @@ impl Translator {
         let session = found.session.map(redact::escape);
         let model = found.model.map(redact::value);
         let argv = redact::worker_argv(&self.profile, &tokens);
-        let parent = self.parent(exec);
+        let parent = self.parent(exec, book);
         let above = if exec.reparented { &[][..] } else { exec.chain.get(1..).unwrap_or(&[]) };
-        let ancestors = above.iter().map(|task| self.describe(task)).collect();
+        let ancestors = above.iter().map(|task| self.describe(task, book)).collect();
         self.known.insert(identity, Role::Worker);
         Some(Body::Spawn(Box::new(Spawn {
             role: Role::Worker,
@@ -153,14 +182,14 @@ impl Translator {
         })))
     }
 
-    fn parent(&mut self, exec: &WireExec) -> Option<Parent> {
+    fn parent(&mut self, exec: &WireExec, book: &mut IdentityBook) -> Option<Parent> {
         let forker = exec.forker.as_ref()?;
         let how = match exec.parent_known_by? {
             ParentKnownBy::Fork => ParentSource::Fork,
             ParentKnownBy::RealParent => ParentSource::Exec,
         };
-        let identity = self.book.kernel(forker.tgid, forker.start_ns);
-        let process = self.describe(forker);
+        let identity = book.kernel(forker.tgid, forker.start_ns);
+        let process = self.describe(forker, book);
         // It is no longer the parent, so it ended, unless the child was cloned as its sibling
         // (CLONE_PARENT): then it is still there.
         let gone = exec.forker_gone || (exec.reparented && !self.is_alive(identity));
@@ -173,10 +202,21 @@ impl Translator {
         Some(Parent { process, how, gone, reaper })
     }
 
-    /// Describes a process above a worker: once, when it is first seen.
-    /// A process as it may be shown.
-    pub fn describe(&mut self, task: &Task) -> Process {
-        let identity = self.book.kernel(task.tgid, task.start_ns);
+    /// Describes who closed a terminal. Its end will not be told if it is not tracked.
+    fn closer(&mut self, task: &Task, book: &mut IdentityBook) -> Process {
+        let identity = book.kernel(task.tgid, task.start_ns);
+        let known = self.described.contains_key(&identity);
+        let process = self.describe(task, book);
+        if !known {
+            self.described.remove(&identity);
+        }
+        process
+    }
+
+    /// Describes a process above a worker, or one that closed a terminal, as it may be shown: it is
+    /// read once, when it is first seen.
+    fn describe(&mut self, task: &Task, book: &mut IdentityBook) -> Process {
+        let identity = book.kernel(task.tgid, task.start_ns);
         if let Some(described) = self.described.get(&identity) {
             return described.clone();
         }
@@ -208,10 +248,16 @@ impl Translator {
             if self.proc.is_same(identity, &stat) && !stat.ended())
     }
 
-    fn fork(&mut self, child: &Task, parent: (u32, u64), worker: (u32, u64)) -> Body {
-        let identity = self.book.kernel(child.tgid, child.start_ns);
-        let above = self.book.kernel(parent.0, parent.1);
-        let worker = self.tracked_identity(worker.0, worker.1);
+    fn fork(
+        &mut self,
+        child: &Task,
+        parent: (u32, u64),
+        worker: (u32, u64),
+        book: &mut IdentityBook,
+    ) -> Body {
+        let identity = book.kernel(child.tgid, child.start_ns);
+        let above = book.kernel(parent.0, parent.1);
+        let worker = self.tracked_identity(worker.0, worker.1, book);
         self.known.insert(identity, Role::Descendant);
         Body::Spawn(Box::new(Spawn {
             role: Role::Descendant,
@@ -248,11 +294,11 @@ impl Translator {
     }
 
     /// Identity behind a start time that the kernel programs may have been given by us, rounded.
-    pub fn tracked_identity(&mut self, pid: u32, start_ns: u64) -> Identity {
+    pub fn tracked_identity(&self, pid: u32, start_ns: u64, book: &mut IdentityBook) -> Identity {
         if start_ns.is_multiple_of(self.proc.tick_ns()) {
-            self.book.proc(pid, start_ns)
+            book.proc(pid, start_ns)
         } else {
-            self.book.kernel(pid, start_ns)
+            book.kernel(pid, start_ns)
         }
     }
 }

@@ -1,24 +1,21 @@
 //! The poll sensor set: /proc alone, read every interval, for people without root or BPF. `table`
 //! remembers what was there and says what changed.
-//! May touch: /proc through `proc` and `sampler`, the clock.
+//! May touch: /proc through `proc` and `surroundings`, the clock.
 
 mod capabilities;
 mod table;
 
-use std::time::Duration;
+use std::{io, mem, time::Duration};
 
 use anyhow::{Context, Result};
 use tokio::time::Instant;
 
-use super::{
-    Description, Last, Options, clients::ClientsWatch, program::ProgramWatch,
-    terminal::TerminalWatch,
-};
+use super::{Description, Last, Next, Options, Sensor, surroundings::Surroundings};
 use crate::host::{
     clock,
     proc::{ARGV_SEARCHED_BYTES, IdentityBook, ProcFs},
 };
-use crate::model::{Body, Limits, Observation, SensorKind};
+use crate::model::{Limits, Observation, SensorKind};
 use table::Table;
 
 /// Longest time between two readings of /proc.
@@ -30,35 +27,36 @@ const FASTEST: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub struct PollSensor {
     table: Table,
-    clients: ClientsWatch,
-    terminals: TerminalWatch,
-    programs: ProgramWatch,
+    surroundings: Surroundings,
     description: Description,
     interval: Duration,
     /// When /proc is read next.
     due: Instant,
+    sample_interval_ns: u64,
+    /// When workers are sampled next, ns of the boot clock.
+    sample_due_ns: u64,
     /// Observed and not handed over yet.
     pending: Vec<Observation>,
 }
 
 impl PollSensor {
     /// Reads /proc for the first time: every worker that is there is `inherited`.
+    ///
+    /// # Errors
+    /// If /proc cannot be listed.
     pub fn start(options: &Options) -> Result<Self> {
         Self::start_at(ProcFs::default(), options)
     }
 
     fn start_at(proc: ProcFs, options: &Options) -> Result<Self> {
         let interval = options.sample_interval.clamp(FASTEST, SLOWEST);
-        let clients = ClientsWatch::new(proc.clone());
-        let mut terminals = TerminalWatch::start(proc.clone(), options.profile.terminal.clone());
-        let mut programs = ProgramWatch::new(proc.clone(), &options.profile);
-        let mut description = Description {
+        let surroundings = Surroundings::start(&proc, &options.profile);
+        let mut capabilities = capabilities::of(&proc, interval, options.count_calls);
+        capabilities.push(surroundings.clients_capability());
+        capabilities.push(surroundings.terminal_capability());
+        let description = Description {
             kind: SensorKind::Poll,
-            capabilities: {
-                let mut all = capabilities::of(&proc, interval, options.count_calls);
-                all.push(clients.capability());
-                all
-            },
+            capabilities,
             calls_counted: false,
             limits: Limits {
                 argv_searched_bytes: ARGV_SEARCHED_BYTES as u32,
@@ -67,55 +65,79 @@ impl PollSensor {
                 sample_interval_ms: options.sample_interval.as_millis() as u64,
             },
         };
-        description.capabilities.push(terminals.capability());
         let root = proc.root().to_owned();
-        let mut table = Table::new(proc, options.profile.clone(), options.sample_interval);
-        let found = table.round(clock::boottime_ns()).with_context(|| {
-            format!("cannot read {0}; is it mounted? `mount -t proc proc {0}`", root.display())
-        })?;
-        let pending = complete(&mut terminals, &mut programs, found);
         let mut sensor = Self {
-            table,
-            clients,
-            terminals,
-            programs,
+            table: Table::new(proc, options.profile.clone()),
+            surroundings,
             description,
             interval,
             due: Instant::now() + interval,
-            pending,
+            sample_interval_ns: options.sample_interval.as_nanos() as u64,
+            sample_due_ns: 0,
+            pending: Vec::new(),
         };
-        for observation in &sensor.pending {
-            sensor.clients.see(&observation.body);
-        }
+        sensor.read(clock::boottime_ns()).with_context(|| {
+            format!("cannot read {0}; is it mounted? `mount -t proc proc {0}`", root.display())
+        })?;
         Ok(sensor)
     }
 
-    /// What it can do here.
-    pub fn describe(&self) -> Description {
-        self.description.clone()
-    }
-
-    /// Waits until something changed. Cancel-safe: it only ever waits for the time to pass.
-    pub async fn next(&mut self) -> Result<Vec<Observation>> {
+    async fn wait(&mut self) -> Result<Vec<Observation>> {
         while self.pending.is_empty() {
             tokio::select! {
-                () = self.terminals.readable() => {
-                    self.pending = self.terminals.take();
+                () = self.surroundings.readable() => {
+                    self.surroundings.read_terminals();
+                    self.surroundings.apply_terminals(&mut self.pending);
                     continue;
                 }
                 () = tokio::time::sleep_until(self.due) => {}
             }
-            self.pending = self.read()?;
+            self.round()?;
             // Late rounds (the machine slept) are not made up for.
             self.due = (self.due + self.interval).max(Instant::now());
         }
-        Ok(std::mem::take(&mut self.pending))
+        Ok(mem::take(&mut self.pending))
+    }
+
+    fn round(&mut self) -> Result<()> {
+        let now = clock::boottime_ns();
+        self.read(now).context("cannot read /proc any more")?;
+        self.surroundings.read_terminals();
+        self.surroundings.apply_terminals(&mut self.pending);
+        self.surroundings.refresh(now, &mut self.pending);
+        // There is no kernel program to hand them to.
+        drop(self.surroundings.terminal_changes());
+        Ok(())
+    }
+
+    /// Reads /proc once, and samples workers if it is time.
+    fn read(&mut self, now_ns: u64) -> io::Result<()> {
+        let mut batch = Vec::new();
+        for observation in self.table.round(&mut self.surroundings.book, now_ns)? {
+            self.surroundings.observe(observation, &mut batch);
+        }
+        self.pending.extend(self.surroundings.complete(batch, now_ns));
+        if now_ns >= self.sample_due_ns {
+            self.surroundings.sample(now_ns, &|_| None, &mut self.pending);
+            self.sample_due_ns = now_ns + self.sample_interval_ns;
+        }
+        Ok(())
+    }
+}
+
+impl Sensor for PollSensor {
+    fn describe(&self) -> Description {
+        self.description.clone()
+    }
+
+    /// Waits until something changed. Cancel-safe: it only ever waits for the time to pass.
+    fn next(&mut self) -> Next<'_> {
+        Box::pin(self.wait())
     }
 
     /// Reads /proc a last time and stops.
-    pub fn finish(mut self) -> Result<Last> {
-        let last = self.read()?;
-        self.pending.extend(last);
+    fn finish(mut self: Box<Self>) -> Result<Last> {
+        self.round()?;
         Ok(Last {
             observations: self.pending,
             counters: self.table.counters(),
@@ -124,43 +146,6 @@ impl PollSensor {
             complete: true,
         })
     }
-
-    fn read(&mut self) -> Result<Vec<Observation>> {
-        let now = clock::boottime_ns();
-        let found = self.table.round(now).context("cannot read /proc any more")?;
-        let mut found = complete(&mut self.terminals, &mut self.programs, found);
-        let mut clients = Vec::new();
-        for observation in &found {
-            self.clients.see(&observation.body);
-            if let Body::Spawn(spawn) = &observation.body {
-                clients.extend(self.clients.spawned(spawn, now));
-            }
-        }
-        found.extend(clients);
-        found.extend(self.terminals.take());
-        found.extend(self.clients.round(now));
-        found.extend(self.terminals.round());
-        // There is no kernel program to be told.
-        drop(self.terminals.take_changes());
-        Ok(found)
-    }
-}
-
-/// Puts what is to be said of terminals and gateways before the spawns that it is said for.
-fn complete(
-    terminals: &mut TerminalWatch,
-    programs: &mut ProgramWatch,
-    found: Vec<Observation>,
-) -> Vec<Observation> {
-    let mut all = Vec::with_capacity(found.len());
-    for mut observation in found {
-        if let Body::Spawn(spawn) = &mut observation.body {
-            all.extend(terminals.spawned(spawn, observation.boottime_ns));
-            all.extend(programs.spawned(spawn, observation.boottime_ns));
-        }
-        all.push(observation);
-    }
-    all
 }
 
 #[cfg(test)]

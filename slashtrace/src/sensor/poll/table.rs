@@ -3,7 +3,6 @@ use std::{
     hash::{DefaultHasher, Hash, Hasher},
     io,
     rc::Rc,
-    time::Duration,
 };
 
 use crate::{
@@ -11,7 +10,6 @@ use crate::{
     model::{Body, Exec, Gap, GapReason, Identity, Observation, Role, Source},
     profile::{Profile, tokens_of},
     redact,
-    sensor::sampler::Sampler,
 };
 
 /// A process that is not a worker may still become one by exec: soon after it was forked, most of
@@ -25,10 +23,6 @@ const OLD_ROUNDS: u64 = 10;
 pub(super) struct Table {
     proc: ProcFs,
     profile: Profile,
-    book: IdentityBook,
-    sampler: Sampler,
-    sample_interval_ns: u64,
-    next_sample_ns: u64,
     known: HashMap<u32, Known>,
     /// Start of the first round, as a whole tick; absent before it.
     started_ns: Option<u64>,
@@ -114,14 +108,10 @@ struct Found {
 }
 
 impl Table {
-    pub(super) fn new(proc: ProcFs, profile: Profile, sample_interval: Duration) -> Self {
+    pub(super) fn new(proc: ProcFs, profile: Profile) -> Self {
         Self {
-            book: IdentityBook::new(proc.tick_ns()),
-            sampler: Sampler::new(proc.clone()),
             proc,
             profile,
-            sample_interval_ns: sample_interval.as_nanos() as u64,
-            next_sample_ns: 0,
             known: HashMap::new(),
             started_ns: None,
             rounds: 0,
@@ -137,30 +127,26 @@ impl Table {
     }
 
     /// Reads /proc once and says what changed; fails only if processes cannot be listed.
-    pub(super) fn round(&mut self, now_ns: u64) -> io::Result<Vec<Observation>> {
+    pub(super) fn round(
+        &mut self,
+        book: &mut IdentityBook,
+        now_ns: u64,
+    ) -> io::Result<Vec<Observation>> {
         let entries = self.proc.processes()?;
         self.rounds += 1;
         let mut bodies = Vec::new();
         // Exits first: a worker that replaces another did so after it.
         self.exits(&entries, &mut bodies);
-        self.execs(&mut bodies);
+        self.execs(book, &mut bodies);
         let mut found = Vec::new();
         for entry in entries {
-            self.look_at(entry, now_ns, &mut found, &mut bodies);
+            self.look_at(book, entry, now_ns, &mut found, &mut bodies);
         }
-        self.spawns(found, &mut bodies);
+        self.spawns(book, found, &mut bodies);
         if self.started_ns.is_none() {
             self.started_ns = Some(now_ns - now_ns % self.proc.tick_ns());
         }
-        let mut observations: Vec<Observation> =
-            bodies.into_iter().map(|body| Observation { boottime_ns: now_ns, body }).collect();
-        if now_ns >= self.next_sample_ns {
-            // A worker that vanished since the exits were looked at is one of the next round's.
-            let round = self.sampler.sample(now_ns, &mut self.book, &|_| None);
-            observations.extend(round.observations);
-            self.next_sample_ns = now_ns + self.sample_interval_ns;
-        }
-        Ok(observations)
+        Ok(bodies.into_iter().map(|body| Observation { boottime_ns: now_ns, body }).collect())
     }
 
     /// Tracked processes that are gone or zombies; forgets all that are gone.
@@ -187,8 +173,6 @@ impl Table {
         });
         exits.sort_unstable_by_key(|tracked| (tracked.identity.start_ns, tracked.identity.pid));
         for tracked in exits {
-            self.sampler.exited(tracked.identity);
-            self.book.forget(tracked.identity);
             self.count("exits");
             bodies.push(Body::Exit(inferred_exit(tracked.identity, tracked.role, Source::Poll)));
         }
@@ -196,7 +180,7 @@ impl Table {
 
     /// Tracked workers and descendants that run another program than before. A descendant that
     /// became a worker is a spawn.
-    fn execs(&mut self, bodies: &mut Vec<Body>) {
+    fn execs(&mut self, book: &mut IdentityBook, bodies: &mut Vec<Body>) {
         let mut pids: Vec<u32> = self
             .known
             .iter()
@@ -205,7 +189,7 @@ impl Table {
             .collect();
         pids.sort_unstable();
         let mut promoted = Vec::new();
-        let mut scan = Scan::new(&self.proc, &self.profile, &mut self.book);
+        let mut scan = Scan::new(&self.proc, &self.profile, book);
         for pid in pids {
             let Some(tracked) = self.known.get_mut(&pid).and_then(|known| known.tracked.as_mut())
             else {
@@ -239,12 +223,13 @@ impl Table {
                 source: Source::Poll,
             }));
         }
-        self.spawns(promoted, bodies);
+        self.spawns(book, promoted, bodies);
     }
 
     /// Looks at one entry of the list; most were looked at before and cost nothing.
     fn look_at(
         &mut self,
+        book: &mut IdentityBook,
         entry: Entry,
         now_ns: u64,
         found: &mut Vec<Found>,
@@ -289,7 +274,7 @@ impl Table {
         if !new && !matches {
             return;
         }
-        let mut scan = Scan::new(&self.proc, &self.profile, &mut self.book);
+        let mut scan = Scan::new(&self.proc, &self.profile, book);
         let Some(seen) = scan.seen(entry.pid) else {
             return;
         };
@@ -302,7 +287,7 @@ impl Table {
     }
 
     /// Describes what was found: workers, and what is below them.
-    fn spawns(&mut self, found: Vec<Found>, bodies: &mut Vec<Body>) {
+    fn spawns(&mut self, book: &mut IdentityBook, found: Vec<Found>, bodies: &mut Vec<Body>) {
         let parents: HashMap<u32, u32> =
             found.iter().map(|found| (found.seen.stat.pid, found.seen.stat.ppid)).collect();
         let depth = |pid: u32| {
@@ -316,7 +301,7 @@ impl Table {
             let stat = &found.seen.stat;
             (stat.start_ns, depth(stat.pid), stat.pid)
         });
-        let mut scan = Scan::new(&self.proc, &self.profile, &mut self.book);
+        let mut scan = Scan::new(&self.proc, &self.profile, book);
         for Found { seen, worker } in found {
             let stat = &seen.stat;
             let (source, inherited) = match self.started_ns {
@@ -349,7 +334,6 @@ impl Table {
             if spawn.role == Role::Worker {
                 let parent = spawn.parent.as_ref();
                 let gateway = parent.filter(|parent| !parent.reaper).map(|p| p.process.identity());
-                self.sampler.track(identity, Role::Worker, gateway);
                 let above = parent.map(|parent| match gateway {
                     Some(gateway) => (gateway, Role::Gateway),
                     None => (parent.process.identity(), Role::Ancestor),
@@ -359,8 +343,6 @@ impl Table {
                     let program = Program::default();
                     watch(&mut self.known, Tracked { identity, role, worker: None, program });
                 }
-            } else {
-                self.sampler.track(identity, spawn.role, spawn.worker);
             }
             *self.counters.entry(format!("{}s", spawn.role.name())).or_default() += 1;
             bodies.push(Body::Spawn(Box::new(spawn)));

@@ -14,18 +14,20 @@ use crate::{
 const SECOND: u64 = 1_000_000_000;
 const TICK: u64 = 10_000_000;
 
-fn table(fake: &FakeProc) -> Table {
-    Table::new(fake.proc(), Profile::hermes(), Duration::from_secs(1))
+/// A table, and the identities of its recording.
+struct Rounds(Table, IdentityBook);
+
+fn table(fake: &FakeProc) -> Rounds {
+    let proc = fake.proc();
+    let book = IdentityBook::new(proc.tick_ns());
+    Rounds(Table::new(proc, Profile::hermes()), book)
 }
 
-/// What a round says, samples and ticks left out.
-fn events(table: &mut Table, now_ns: u64) -> Vec<Body> {
-    let told = table.round(now_ns).unwrap();
+/// What a round says.
+fn events(Rounds(table, book): &mut Rounds, now_ns: u64) -> Vec<Body> {
+    let told = table.round(book, now_ns).unwrap();
     assert!(told.iter().all(|observation| observation.boottime_ns == now_ns));
-    told.into_iter()
-        .map(|observation| observation.body)
-        .filter(|body| !matches!(body, Body::Sample(_) | Body::Tick(_)))
-        .collect()
+    told.into_iter().map(|observation| observation.body).collect()
 }
 
 fn spawn(body: &Body) -> &Spawn {
@@ -107,7 +109,7 @@ fn exits_of_everything_that_is_tracked() {
         [(5, Role::Ancestor), (7, Role::Gateway), (20, Role::Worker), (21, Role::Descendant)]
     );
     assert_eq!(events(&mut table, 2200 * TICK), [], "said once");
-    assert_eq!(table.counters()["exits"], 4);
+    assert_eq!(table.0.counters()["exits"], 4);
 }
 
 #[test]
@@ -358,7 +360,7 @@ fn a_real_worker_from_spawn_to_exit() {
     drop(worker.0.stdin.take());
     let exit = watching.exited(spawn.pid);
     assert_eq!((exit.identity(), exit.role), (spawn.identity(), Role::Worker));
-    assert!(watching.sensor.finish().unwrap().complete);
+    assert!(Box::new(watching.sensor).finish().unwrap().complete);
 }
 
 #[test]
