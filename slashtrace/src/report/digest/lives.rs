@@ -110,7 +110,9 @@ impl Lives {
         let moment = Moment { time: record.time, boottime_ns: record.boottime_ns };
         self.clock.get_or_insert(moment);
         match &record.body {
-            Body::Spawn(spawn) if roster.worker(spawn.identity()).is_some_and(|it| it.counts()) => {
+            Body::Spawn(spawn)
+                if roster.worker(spawn.identity()).is_some_and(crate::roster::Worker::counts) =>
+            {
                 self.spawned(spawn, at_ms);
             }
             Body::Exec(exec) => self.executed(exec),

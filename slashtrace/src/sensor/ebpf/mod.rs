@@ -163,7 +163,7 @@ impl EbpfSensor {
         self.terminals_after = Some(left);
         let mut batch = Vec::new();
         for record in records {
-            self.translate_record(record, &mut batch);
+            self.translate_record(&record, &mut batch);
         }
         if left == 0 {
             self.terminals_after = None;
@@ -189,7 +189,7 @@ impl EbpfSensor {
         }
     }
 
-    fn translate_record(&mut self, record: Bytes, batch: &mut Vec<Observation>) {
+    fn translate_record(&mut self, record: &Bytes, batch: &mut Vec<Observation>) {
         let event = wire::decode(record);
         self.ledger.read(event.is_ok());
         let Ok(event) = event else { return };

@@ -88,8 +88,8 @@ pub struct Exec {
 }
 
 /// Decodes one record.
-pub fn decode(record: Bytes) -> Result<Event, DecodeError> {
-    let (header, _) = Header::read_from_prefix(&record).map_err(|_| DecodeError::Size)?;
+pub fn decode(record: &Bytes) -> Result<Event, DecodeError> {
+    let (header, _) = Header::read_from_prefix(record).map_err(|_| DecodeError::Size)?;
     if header.version != WIRE_VERSION {
         return Err(DecodeError::Version(header.version));
     }
@@ -98,9 +98,9 @@ pub fn decode(record: Bytes) -> Result<Event, DecodeError> {
         return Err(DecodeError::Size);
     }
     let what = match RecordKind::from_u8(header.kind).ok_or(DecodeError::Unknown)? {
-        RecordKind::Exec => What::Exec(exec(&record)?),
+        RecordKind::Exec => What::Exec(exec(record)?),
         RecordKind::Fork => {
-            let this: ForkRecord = whole(&record)?;
+            let this: ForkRecord = whole(record)?;
             What::Fork {
                 child: task(&this.child),
                 parent: (this.parent, this.parent_start_ns),
@@ -108,11 +108,11 @@ pub fn decode(record: Bytes) -> Result<Event, DecodeError> {
             }
         }
         RecordKind::Exit => {
-            let ExitRecord { tgid, start_ns, status, reads, role: number, .. } = whole(&record)?;
+            let ExitRecord { tgid, start_ns, status, reads, role: number, .. } = whole(record)?;
             What::Exit { tgid, start_ns, role: role(number)?, status, reads }
         }
         RecordKind::Signal => {
-            let this: SignalRecord = whole(&record)?;
+            let this: SignalRecord = whole(record)?;
             What::Signal {
                 tgid: this.tgid,
                 start_ns: this.start_ns,
@@ -124,7 +124,7 @@ pub fn decode(record: Bytes) -> Result<Event, DecodeError> {
             }
         }
         RecordKind::Terminal => {
-            let TerminalRecord { closer, terminal, .. } = whole(&record)?;
+            let TerminalRecord { closer, terminal, .. } = whole(record)?;
             What::Terminal { device: terminal.device, index: terminal.index, closer: task(&closer) }
         }
     };
@@ -292,7 +292,7 @@ mod tests {
     #[test]
     fn an_exec_carries_only_what_is_there() {
         let argv = b"python3\0-m\0worker\0";
-        let decoded = decode(exec_record(argv, &[info(40), info(30)]).into()).unwrap();
+        let decoded = decode(&exec_record(argv, &[info(40), info(30)]).into()).unwrap();
         let What::Exec(exec) = decoded.what else { panic!("{decoded:?}") };
         assert_eq!((decoded.boottime_ns, &exec.argv[..]), (7, &argv[..]));
         assert_eq!(exec.chain.iter().map(|task| task.tgid).collect::<Vec<_>>(), [40, 30]);
@@ -301,7 +301,7 @@ mod tests {
 
         let mut adopted = exec_record(argv, &[info(1)]);
         adopted[core::mem::offset_of!(ExecRecord, reparented)] = 1;
-        let What::Exec(exec) = decode(adopted.into()).unwrap().what else { panic!("an exec") };
+        let What::Exec(exec) = decode(&adopted.into()).unwrap().what else { panic!("an exec") };
         let forker = exec.forker.unwrap();
         assert_eq!((forker.tgid, forker.start_ns, forker.comm.len()), (40, 40_000, 0));
     }
@@ -309,19 +309,19 @@ mod tests {
     #[test]
     fn each_kind_is_decoded_and_no_other_length_of_it() {
         for record in records() {
-            decode(record.clone().into()).unwrap();
+            decode(&record.clone().into()).unwrap();
             for length in 0..record.len() + 16 {
                 let mut other = record.clone();
                 other.resize(length, 0);
                 if length == record.len() {
                     continue;
                 }
-                assert_eq!(decode(other.clone().into()), Err(DecodeError::Size), "{length}");
+                assert_eq!(decode(&other.clone().into()), Err(DecodeError::Size), "{length}");
                 // Also if the header says that it is as long as it is.
                 if length >= size_of::<Header>() {
                     let at = core::mem::offset_of!(Header, size);
                     other[at..at + 4].copy_from_slice(&(length as u32).to_ne_bytes());
-                    assert_eq!(decode(other.into()), Err(DecodeError::Size), "{length}");
+                    assert_eq!(decode(&other.into()), Err(DecodeError::Size), "{length}");
                 }
             }
         }
@@ -332,7 +332,7 @@ mod tests {
         let change = |at: usize, value: u8| {
             let mut record = records().swap_remove(2);
             record[at] = value;
-            decode(record.into())
+            decode(&record.into())
         };
         assert_eq!(change(0, WIRE_VERSION - 1), Err(DecodeError::Version(WIRE_VERSION - 1)));
         assert_eq!(change(1, 0), Err(DecodeError::Unknown));
@@ -343,7 +343,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_are_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
-            drop(decode(bytes.into()));
+            drop(decode(&bytes.into()));
         }
 
         /// Damaged where it hurts: a valid record with some bytes replaced.
@@ -358,7 +358,7 @@ mod tests {
                 record[at] = value;
             }
             let length = record.len();
-            if let Ok(Event { what: What::Exec(exec), .. }) = decode(record.into()) {
+            if let Ok(Event { what: What::Exec(exec), .. }) = decode(&record.into()) {
                 prop_assert!(exec.argv.len() <= length && exec.chain.len() <= CHAIN_MAX);
             }
         }
