@@ -5,7 +5,7 @@ use std::time::Duration;
 use slashtrace::model::{Body, GapReason};
 use slashtrace_tests::{Recording, Step, host};
 
-/// More than the ring buffer (1 MiB) holds: a spawn and an exit take some 600 bytes.
+/// More than the ring buffer (1 MiB) holds: a spawn and an exit take at least 300 bytes.
 const WORKERS: u64 = 4_000;
 
 #[test]
