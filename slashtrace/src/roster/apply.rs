@@ -60,6 +60,7 @@ impl Roster {
         // A child that a launcher forked was its descendant until it executed.
         self.drop_descendant(id, None);
         let mut worker = new_worker(record, spawn);
+        let mut born = worker.birth.at;
         if let Some(known) = self.workers.get(&id) {
             // Who is told to be a worker later than it was seen as a zombie lives.
             let revived = known.zombie.is_some_and(|zombie| zombie.at < record.boottime_ns);
@@ -71,6 +72,7 @@ impl Roster {
                 self.fill_in(id, worker);
                 return;
             }
+            born = born.min(known.birth.at);
             worker.exit = known.exit;
             worker.zombie = known.zombie;
             worker.rss_kib = known.rss_kib;
@@ -89,7 +91,7 @@ impl Roster {
             worker.exit = self.ends.get(id);
         }
         let launcher = spawn.parent.as_ref().map(|parent| parent.process.identity()).filter(|at| {
-            self.workers.get(at).is_some_and(|parent| attribution::launched(parent, &worker))
+            self.workers.get(at).is_some_and(|parent| attribution::launched(parent, &worker, born))
         });
         if let Some(launcher) = launcher.and_then(|launcher| self.workers.get(&launcher)) {
             worker.gateway.clone_from(&launcher.gateway);
@@ -139,7 +141,9 @@ impl Roster {
             .iter()
             .chain(below.ended.iter().map(|(_, id)| id))
             .filter(|&child| {
-                self.workers.get(child).is_some_and(|child| attribution::launched(parent, child))
+                self.workers
+                    .get(child)
+                    .is_some_and(|child| attribution::launched(parent, child, child.birth.at))
             })
             .copied()
             .collect();

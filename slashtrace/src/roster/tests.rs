@@ -1,1 +1,75 @@
 //! Tests of the roster by itself.
+
+use super::Roster;
+use crate::{
+    model::{Body, Exec, Identity, Role, Source, Spawn, testing},
+    profile::Profile,
+};
+
+const S: u64 = 1_000_000_000;
+
+fn fold(bodies: impl IntoIterator<Item = Body>) -> Roster {
+    let mut roster = Roster::new(&Profile::hermes());
+    for (seq, body) in (1..).zip(bodies) {
+        let time = testing::time_since("2026-11-22T12:00:00Z", seq * S);
+        roster.observe(&testing::record(seq, time, seq * S, body));
+    }
+    roster
+}
+
+const fn id(pid: u32) -> Identity {
+    testing::id(pid, 1)
+}
+
+fn worker(pid: u32, parent: u32) -> Body {
+    let spawn: Spawn = testing::spawn(id(pid)).forked_by(id(parent)).session("K");
+    Body::Spawn(Box::new(spawn))
+}
+
+fn exec(pid: u32, is_worker: bool) -> Body {
+    Body::Exec(Exec {
+        pid,
+        start_ns: 1,
+        role: Role::Worker,
+        is_worker,
+        comm: "sh".to_owned(),
+        argv0: None,
+        helper: None,
+        source: Source::Kernel,
+    })
+}
+
+fn gateway_of(roster: &Roster, pid: u32) -> Option<u32> {
+    roster.worker(id(pid))?.gateway_id().map(|gateway| gateway.pid)
+}
+
+#[test]
+fn a_launched_worker_that_comes_back_is_still_its_launchers() {
+    let roster = fold([
+        worker(202, 100),
+        worker(203, 202),
+        exec(202, false),
+        exec(203, false),
+        worker(203, 202),
+    ]);
+    assert_eq!(gateway_of(&roster, 203), Some(100));
+    assert_eq!((roster.totals().spawned, roster.totals().live), (1, 1));
+}
+
+#[test]
+fn who_executes_was_no_zombie() {
+    let mut zombie = testing::sample(id(7));
+    zombie.state = 'Z';
+    let seen = [worker(7, 100), Body::Sample(zombie)];
+    assert_eq!(fold(seen.clone()).totals().live, 0);
+    assert_eq!(fold(seen.into_iter().chain([exec(7, true)])).totals().live, 1);
+}
+
+#[test]
+fn the_order_of_launcher_and_worker_does_not_matter() {
+    for order in [[worker(202, 100), worker(203, 202)], [worker(203, 202), worker(202, 100)]] {
+        let roster = fold(order);
+        assert_eq!(gateway_of(&roster, 203), Some(100));
+        assert_eq!((roster.totals().spawned, roster.totals().live), (1, 1));
+    }
+}
