@@ -10,12 +10,15 @@ use super::{
     attribution,
     family::Descendant,
     group::Listed,
-    worker::{Birth, Moment, Worker},
+    worker::{Birth, Link, Moment, Worker},
 };
 use crate::model::{
     Body, Clients, Exec, Exit, Identity, Parent, ParentSource, Process, Record, Role, Sample,
     SensorKind, Source, Spawn, StdinState, Step,
 };
+
+/// Launchers that are followed, one above the other.
+const LAUNCHERS_MAX: usize = 16;
 
 impl Roster {
     /// Takes one record. What it does not concern stays as it is; processes that are not known
@@ -60,7 +63,7 @@ impl Roster {
         // A child that a launcher forked was its descendant until it executed.
         self.drop_descendant(id, None);
         let mut worker = new_worker(record, spawn);
-        let mut born = worker.birth.at;
+        let mut came_back = false;
         if let Some(known) = self.workers.get(&id) {
             // Who is told to be a worker later than it was seen as a zombie lives.
             let revived = known.zombie.is_some_and(|zombie| zombie.at < record.boottime_ns);
@@ -72,7 +75,7 @@ impl Roster {
                 self.fill_in(id, worker);
                 return;
             }
-            born = born.min(known.birth.at);
+            came_back = known.left.is_some();
             worker.exit = known.exit;
             worker.zombie = known.zombie;
             worker.rss_kib = known.rss_kib;
@@ -83,18 +86,20 @@ impl Roster {
             worker.terminal = worker.terminal.or(known.terminal);
             worker.opener = worker.opener.or(known.opener);
             worker.model = worker.model.or_else(|| known.model.clone());
-            if worker.gateway.is_none() {
+            // One that was another program meanwhile is whose it was.
+            if came_back || worker.gateway.is_none() {
                 worker.gateway.clone_from(&known.gateway);
             }
             self.dismiss(id, false);
         } else {
             worker.exit = self.ends.get(id);
         }
-        let launcher = spawn.parent.as_ref().map(|parent| parent.process.identity()).filter(|at| {
-            self.workers.get(at).is_some_and(|parent| attribution::launched(parent, &worker, born))
+        let parent = spawn.parent.as_ref().filter(|_| !came_back);
+        let launcher = parent.map(|parent| parent.process.identity()).filter(|at| {
+            self.workers.get(at).is_some_and(|parent| attribution::launched(parent, &worker))
         });
         if let Some(launcher) = launcher.and_then(|launcher| self.workers.get(&launcher)) {
-            worker.gateway.clone_from(&launcher.gateway);
+            worker.gateway = self.beyond_launchers(launcher);
             worker.surety = worker.surety.min(launcher.surety);
             worker.launched_by(launcher);
         } else if let Some(link) = &mut worker.gateway {
@@ -109,7 +114,10 @@ impl Roster {
         if let Some(launcher) = launcher {
             self.step_back(launcher);
         }
-        self.take_over_from(id);
+        // Whom it forked while it was another program it did not launch.
+        if !came_back {
+            self.take_over_from(id);
+        }
         if let Some(parent) = &spawn.parent {
             self.rehome(parent.process.identity(), id);
         }
@@ -128,12 +136,22 @@ impl Roster {
         }
     }
 
+    /// The gateway of a launcher: above it there may be another one, reported later than it was.
+    fn beyond_launchers(&self, launcher: &Worker) -> Option<Link> {
+        let above = |below: &&Worker| {
+            let above = self.worker(below.gateway_id()?)?;
+            (!above.counts() && attribution::launched(above, below)).then_some(above)
+        };
+        let outermost = std::iter::successors(Some(launcher), above).take(LAUNCHERS_MAX).last();
+        outermost.and_then(|outermost| outermost.gateway.clone())
+    }
+
     /// The same where the launched worker was reported before its launcher: it stands below the
     /// launcher as if that were its gateway.
     fn take_over_from(&mut self, launcher: Identity) {
         let Some(below) = self.gateways.get(&launcher) else { return };
         let Some(parent) = self.workers.get(&launcher) else { return };
-        let link = parent.gateway.clone();
+        let link = self.beyond_launchers(parent);
         let surety = parent.surety;
         let client = (parent.client.clone(), parent.client_judged);
         let children: Vec<Identity> = below
@@ -141,9 +159,7 @@ impl Roster {
             .iter()
             .chain(below.ended.iter().map(|(_, id)| id))
             .filter(|&child| {
-                self.workers
-                    .get(child)
-                    .is_some_and(|child| attribution::launched(parent, child, child.birth.at))
+                self.workers.get(child).is_some_and(|child| attribution::launched(parent, child))
             })
             .copied()
             .collect();

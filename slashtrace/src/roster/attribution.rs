@@ -44,10 +44,9 @@ pub(crate) fn surety(spawn: &Spawn) -> Confidence {
 }
 
 /// Whether `parent`, a worker, only launched `child` (`uv run`, a wrapper script): both carry the
-/// same session key, and the parent had not become another program by then. `born` is when the child
-/// was first seen as a worker: one that became another program and is one again was launched then.
-pub(crate) fn launched(parent: &Worker, child: &Worker, born: u64) -> bool {
+/// same session key, and the parent had not become another program by then.
+pub(crate) fn launched(parent: &Worker, child: &Worker) -> bool {
     parent.session.is_some()
         && parent.session == child.session
-        && parent.left.is_none_or(|left| left.at > born)
+        && parent.left.is_none_or(|left| left.at > child.birth.at)
 }
