@@ -177,6 +177,10 @@ unsafe extern "C" fn above(index: u32, climb: *mut c_void) -> c_long {
     let is_parent = index == 0;
     scratch.begun[index] = Begun { leader: current.0, tgid: 0, role: 0 };
     let at = argv_padded(filter::length(scratch)).min(ARGV_MAX) + index * size_of::<TaskInfo>();
+    #[expect(
+        clippy::cast_ptr_alignment,
+        reason = "`at` is a multiple of 8, and so is the tail's place"
+    )]
     // SAFETY: at most the last of `CHAIN_MAX` places behind `ARGV_MAX` bytes, at a multiple of 8.
     let info = unsafe { &mut *scratch.tail.as_mut_ptr().add(at).cast::<TaskInfo>() };
     task::describe(current, info);

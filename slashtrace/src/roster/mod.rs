@@ -81,7 +81,7 @@ impl Totals {
 /// Everything that is known of the workers of a recording, and of what is around them.
 ///
 /// Memory is bounded by what lives, plus what ended within the windows of the profile (at most
-/// [`retire::ENDED_MAX`] workers of it).
+/// 8,192 workers of it).
 #[derive(Debug)]
 pub struct Roster {
     pub(crate) rules: Rules,

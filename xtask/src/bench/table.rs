@@ -225,7 +225,7 @@ pub(crate) fn json(machine: &Value, rows: &[Row]) -> Value {
     json!({"machine": machine, "rows": rows})
 }
 
-/// Medians by row, of a run that [`json`] wrote.
+/// Medians by row, of a run that [`json()`] wrote.
 pub(crate) fn medians(text: &str) -> Result<BTreeMap<String, f64>> {
     let run: Value = serde_json::from_str(text).context("not JSON")?;
     let rows = run["rows"].as_array().context("no `rows`: not written by `cargo xtask bench`")?;
