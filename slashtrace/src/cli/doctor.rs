@@ -83,7 +83,7 @@ fn hook(probed: &Capability) -> Check {
     let next_step = if calls {
         "run without --count-calls: calls are then judged by samples"
     } else {
-        "mend what is missing above, or run with --sensor poll, which needs no kernel programs"
+        "fix what is missing above, or run with --sensor poll, which needs no kernel programs"
     };
     Check {
         name: format!("hook {}", probed.name),

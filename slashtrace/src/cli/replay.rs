@@ -86,7 +86,7 @@ fn differs(args: &Args, replayed: &Replayed, difference: &Difference) -> anyhow:
         format!("replay with slashtrace {}, which recorded it", printable(&replayed.version))
     };
     let error = anyhow!(
-        "{}: the findings are not the recorded ones, first behind seq {}\nrecorded (slashtrace {}): \
+        "{}: the findings are not the recorded ones, first after seq {}\nrecorded (slashtrace {}): \
          {}\nnow (slashtrace {ours}): {}",
         args.file.display(),
         difference.seq,

@@ -114,7 +114,7 @@ fn read(path: &Path) -> Result<Read> {
         return Err(anyhow!("{}: {defect}", path.display())).next_step(defect.next_step());
     }
     if let Some(difference) = &replayed.difference {
-        let what = "the findings are not the recorded ones, first behind seq";
+        let what = "the findings are not the recorded ones, first after seq";
         return Err(anyhow!("{}: {what} {}", path.display(), difference.seq))
             .next_step("ask `slashtrace replay` what differs");
     }

@@ -359,7 +359,7 @@ impl<'a> Course<'a> {
     }
 
     /// The moment of tokio's clock that is `deadline` ns of the boot clock; a little later rather
-    /// than earlier, or the engine would be asked in vain, and not right behind the last tick.
+    /// than earlier, or the engine would have nothing to say yet, and not right after the last tick.
     fn instant_of(&self, deadline: u64) -> Instant {
         let ahead = Duration::from_nanos(deadline.saturating_sub(boottime_ns()));
         // Far deadlines are looked at again at least this often: tokio's clock stands still while

@@ -6,7 +6,7 @@ use crate::model::Record;
 
 /// Stands before the schema in docs/EVIDENCE.md.
 const BEGIN: &str = "<!-- schema: begin (made by `slashtrace schema`) -->\n\n```json\n";
-/// Stands behind it.
+/// Ends it.
 const END: &str = "```\n\n<!-- schema: end -->";
 
 /// The schema (JSON Schema 2020-12) of one line of evidence, pretty-printed.

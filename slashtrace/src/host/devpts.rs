@@ -139,7 +139,7 @@ mod tests {
     use super::*;
     use crate::host::proc::fake::{Fake, FakeProc};
 
-    /// `/dev/pts` of a foreigner's root is a link to wherever he likes.
+    /// `/dev/pts` below another user's root may be a link to anywhere.
     #[test]
     fn a_link_leads_to_no_devpts_outside_of_the_root() {
         let Some(here) = Devpts::at(Path::new("/dev/pts")) else {

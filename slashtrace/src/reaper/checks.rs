@@ -26,7 +26,7 @@ const HANG_UP: Duration = Duration::from_millis(50);
 /// How much of that is waited without a sleep: the kernel is at it, on another CPU or on this one,
 /// and even the shortest sleep is 50 µs too long (`PR_SET_TIMERSLACK`, prctl(2)).
 const AT_ONCE: Duration = Duration::from_millis(1);
-/// How long after a wait in vain there is no other: many may be looked at, one behind the other.
+/// After a wait that expired there is no other for this long: many may be checked, one after another.
 const IMPATIENT: Duration = Duration::from_secs(1);
 
 /// Why a worker is not ended.
@@ -63,7 +63,7 @@ pub(super) struct Checks {
     /// an orphan is adopted by a process that was above it before, or by the first of its pid
     /// namespace (`find_new_reaper`, kernel/exit.c), which is never ended.
     ours: io::Result<Vec<u32>>,
-    /// When somebody was waited for in vain last.
+    /// When the last wait expired.
     in_vain: Cell<Option<Instant>>,
 }
 

@@ -1,10 +1,13 @@
 //! A group: the workers of one session under one gateway, where one persistent worker is supposed
 //! to be.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::{
-    Moment, Roster,
+    GroupKey, Moment, Roster,
     replacements::{Replacements, Spawned},
     worker::{Worker, witness},
 };
@@ -26,6 +29,23 @@ pub(crate) struct Group {
 impl Group {
     fn is_empty(&self) -> bool {
         self.live.is_empty() && self.ended.is_empty()
+    }
+
+    fn put(&mut self, birth: u64, id: Identity, end: Option<u64>) {
+        match end {
+            None => {
+                let place = self.live.partition_point(|it| *it < (birth, id));
+                self.live.insert(place, (birth, id));
+            }
+            Some(end) => drop(self.ended.insert((end, id))),
+        }
+    }
+
+    fn take(&mut self, id: Identity, end: Option<u64>) {
+        match end {
+            None => self.live.retain(|&(_, live)| live != id),
+            Some(end) => drop(self.ended.remove(&(end, id))),
+        }
     }
 
     /// Those that served from `since` on, the newest first.
@@ -74,31 +94,21 @@ impl Roster {
         }
         if let Some(key) = key {
             let group = self.groups.entry(key.clone()).or_default();
-            match end {
-                None => {
-                    let place = group.live.partition_point(|it| *it < (birth, id));
-                    group.live.insert(place, (birth, id));
-                }
-                Some(end) => {
-                    group.ended.insert((end, id));
-                }
-            }
+            group.put(birth, id, end);
             if let Some(rise) = rise {
                 group.risen.insert((rise, id));
             }
             if !inherited {
-                let mut replacements = std::mem::take(&mut group.replacements);
-                replacements.insert(Spawned { birth, id }, |one, next| self.replaces(one, next));
-                if let Some(group) = self.groups.get_mut(&key) {
-                    group.replacements = replacements;
-                }
+                self.with_replacements(&key, |replacements, replaces| {
+                    replacements.insert(Spawned { birth, id }, replaces);
+                });
             }
         }
         if let Some(session) = session {
             self.by_session.entry(session).or_default().push(id);
         }
         if let Some(terminal) = terminal {
-            self.by_tty.entry(terminal.index).or_default().push(id);
+            self.by_tty.entry(terminal.index).or_default().insert(id);
         }
         if let Some(worker) = self.workers.get_mut(&id) {
             worker.listed = Listed { somewhere: true, end, rise };
@@ -125,23 +135,16 @@ impl Roster {
         if let Some(key) = key
             && let Some(group) = self.groups.get_mut(&key)
         {
-            match end {
-                None => group.live.retain(|&(_, live)| live != id),
-                Some(end) => {
-                    group.ended.remove(&(end, id));
-                }
-            }
+            group.take(id, end);
             if let Some(rise) = rise {
                 group.risen.remove(&(rise, id));
             }
             if group.is_empty() {
                 self.groups.remove(&key);
             } else if !inherited {
-                let mut replacements = std::mem::take(&mut group.replacements);
-                replacements.remove(Spawned { birth, id }, |one, next| self.replaces(one, next));
-                if let Some(group) = self.groups.get_mut(&key) {
-                    group.replacements = replacements;
-                }
+                self.with_replacements(&key, |replacements, replaces| {
+                    replacements.remove(Spawned { birth, id }, replaces);
+                });
             }
         }
         if let Some(at) = at
@@ -161,8 +164,13 @@ impl Roster {
         if let Some(session) = session {
             unlist(&mut self.by_session, &session, id);
         }
-        if let Some(terminal) = terminal {
-            unlist(&mut self.by_tty, &terminal.index, id);
+        if let Some(terminal) = terminal
+            && let Some(ids) = self.by_tty.get_mut(&terminal.index)
+        {
+            ids.remove(&id);
+            if ids.is_empty() {
+                self.by_tty.remove(&terminal.index);
+            }
         }
     }
 
@@ -207,27 +215,12 @@ impl Roster {
         if let Some(key) = key
             && let Some(group) = self.groups.get_mut(&key)
         {
-            match before {
-                None => group.live.retain(|&(_, live)| live != id),
-                Some(before) => {
-                    group.ended.remove(&(before, id));
-                }
-            }
-            match end {
-                None => {
-                    let place = group.live.partition_point(|it| *it < (birth, id));
-                    group.live.insert(place, (birth, id));
-                }
-                Some(end) => {
-                    group.ended.insert((end, id));
-                }
-            }
+            group.take(id, before);
+            group.put(birth, id, end);
             if !inherited {
-                let mut replacements = std::mem::take(&mut group.replacements);
-                replacements.refresh(Spawned { birth, id }, |one, next| self.replaces(one, next));
-                if let Some(group) = self.groups.get_mut(&key) {
-                    group.replacements = replacements;
-                }
+                self.with_replacements(&key, |replacements, replaces| {
+                    replacements.refresh(Spawned { birth, id }, replaces);
+                });
             }
         }
     }
@@ -248,6 +241,20 @@ impl Roster {
         }
         if let Some(rise) = rise {
             group.risen.insert((rise, id));
+        }
+    }
+
+    /// Changes what is kept of who replaced whom in a group.
+    fn with_replacements(
+        &mut self,
+        key: &GroupKey,
+        change: impl FnOnce(&mut Replacements, &dyn Fn(Identity, Identity) -> bool),
+    ) {
+        let Some(group) = self.groups.get_mut(key) else { return };
+        let mut replacements = std::mem::take(&mut group.replacements);
+        change(&mut replacements, &|before, after| self.replaces(before, after));
+        if let Some(group) = self.groups.get_mut(key) {
+            group.replacements = replacements;
         }
     }
 
@@ -290,7 +297,8 @@ impl Worker {
     }
 }
 
-fn unlist<K: Ord>(index: &mut std::collections::BTreeMap<K, Vec<Identity>>, key: &K, id: Identity) {
+/// A session has few workers that are remembered, so that a list is smaller than a set.
+fn unlist(index: &mut BTreeMap<Arc<str>, Vec<Identity>>, key: &Arc<str>, id: Identity) {
     if let Some(ids) = index.get_mut(key) {
         if let Some(at) = ids.iter().position(|it| *it == id) {
             ids.swap_remove(at);

@@ -101,7 +101,7 @@ pub struct Roster {
     terminals: Terminals,
     /// Remembered workers by session, and by the index of their terminal.
     by_session: BTreeMap<Arc<str>, Vec<Identity>>,
-    by_tty: BTreeMap<u32, Vec<Identity>>,
+    by_tty: BTreeMap<u32, BTreeSet<Identity>>,
     /// Live workers of gateways that have exited, and how many there are in all.
     left_behind: (BTreeMap<Identity, usize>, usize),
     /// The machine's memory and the record that gave it.

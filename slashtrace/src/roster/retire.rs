@@ -71,10 +71,15 @@ impl Roster {
         }
     }
 
-    /// Forgets a worker whose time is over.
+    /// Forgets an ended worker whose time is over, or sees to it that it is forgotten then: in a storm
+    /// it may have been passed over early, because descendants outlived it.
     pub(super) fn forget_if_due(&mut self, id: Identity) {
-        if self.workers.get(&id).is_some_and(|worker| worker.kept_until < self.now) {
+        let Some(worker) = self.workers.get(&id).filter(|worker| !worker.is_live()) else { return };
+        let until = worker.kept_until;
+        if until < self.now {
             self.forget(id);
+        } else {
+            self.retiring.workers.insert((until, id));
         }
     }
 

@@ -73,3 +73,32 @@ fn the_order_of_launcher_and_worker_does_not_matter() {
         assert_eq!((roster.totals().spawned, roster.totals().live), (1, 1));
     }
 }
+
+/// A storm pushes out what ended early; who had descendants then is forgotten once these have ended.
+#[test]
+fn whoever_was_passed_over_in_a_storm_is_forgotten_later() {
+    const STORM: u32 = 10_000;
+    let exit = |pid| Body::Exit(testing::exit(id(pid)));
+    let mut below = testing::spawn(id(8)).forked_by(id(7)).below(id(7));
+    below.role = Role::Descendant;
+    let first = [worker(7, 100), Body::Spawn(Box::new(below)), exit(7)];
+    let storm = (0..STORM).flat_map(|n| {
+        let mut spawn = testing::spawn(id(1_000 + n)).forked_by(id(100));
+        spawn.session = Some(format!("S{n}"));
+        [Body::Spawn(Box::new(spawn)), exit(1_000 + n)]
+    });
+    let mut roster = Roster::new(&Profile::hermes());
+    let mut feed = |seq: u64, at: u64, body| {
+        let time = testing::time_since("2026-11-22T12:00:00Z", at);
+        roster.observe(&testing::record(seq, time, at, body));
+        roster.workers.len()
+    };
+    let all = first.into_iter().chain(storm).chain([exit(8)]);
+    // A millisecond each: within every window.
+    let most = (1..).zip(all).map(|(seq, body)| feed(seq, seq * S / 1_000, body)).max();
+    assert!(most.is_some_and(|most| most <= super::retire::ENDED_MAX + 2), "{most:?}");
+    let tick = Body::Tick(crate::model::Tick::default());
+    assert_eq!(feed(100_000, 24 * 3_600 * S, tick), 0);
+    assert_eq!(roster.totals(), super::Totals { spawned: 10_001, inherited: 0, live: 0 });
+    assert!(roster.sizes().iter().all(|&size| size == 0), "{:?}", roster.sizes());
+}

@@ -213,8 +213,8 @@ mod tests {
         assert_eq!(pids(history.found(Kind::LostWorker)), [101]);
     }
 
-    /// A foreigner can have a process adopted by the first process of a container, execute it with
-    /// the session key of somebody else, and have it read as much as it likes.
+    /// Another user's process can be adopted by the first process of a container, execute with
+    /// somebody else's session key, and read as much as it likes.
     #[test]
     fn another_users_worker_of_the_same_name_is_no_sibling() {
         let mut history = History::new();

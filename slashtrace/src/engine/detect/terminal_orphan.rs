@@ -218,7 +218,7 @@ mod tests {
         assert_eq!(history.found(Kind::TerminalOrphan).confidence, Confidence::Strong);
     }
 
-    /// A foreigner's process can be adopted by a gateway that is the first process of a container,
+    /// Another user's process can be adopted by a gateway that is the first process of a container,
     /// and its argv can name any session.
     #[test]
     fn another_users_worker_narrows_no_choice_of_terminals() {

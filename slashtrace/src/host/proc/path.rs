@@ -44,7 +44,7 @@ impl ShortPath {
         Ok(self)
     }
 
-    /// The same with a number behind it.
+    /// The same, followed by a number.
     pub(super) fn number(self, mut number: u32) -> io::Result<Self> {
         let mut digits = [0; 10];
         let mut at = digits.len();

@@ -37,7 +37,7 @@ impl ProcStat {
     /// Longer than the line is: some 350 bytes, and at most 64 of comm and 52 64-bit numbers.
     pub(super) const LINE_MAX: usize = 2048;
 
-    /// Parses the line. comm may hold spaces, parentheses and newlines, so the fields behind it are
+    /// Parses the line. comm may hold spaces, parentheses and newlines, so the fields after it are
     /// counted from the *last* parenthesis.
     pub(super) fn parse(line: &[u8], tick_ns: u64, page_kib: u64) -> Option<Self> {
         let open = line.iter().position(|&b| b == b'(')?;
