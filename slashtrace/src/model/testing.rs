@@ -34,12 +34,25 @@ pub(crate) fn record(seq: u64, time: Timestamp, boottime_ns: u64, body: Body) ->
 
 /// A process that is no worker.
 pub(crate) fn process(id: Identity) -> Process {
-    Process { pid: id.pid, start_ns: id.start_ns, comm: "python".to_owned(), argv0: None }
+    Process {
+        pid: id.pid,
+        start_ns: id.start_ns,
+        comm: "python".to_owned(),
+        argv0: None,
+        launcher: None,
+    }
 }
 
 /// Who forked somebody, and still is there.
 pub(crate) fn parent(id: Identity, how: ParentSource) -> Parent {
-    Parent { process: process(id), how, gone: false, reaper: false }
+    Parent {
+        process: process(id),
+        how,
+        gone: false,
+        reaper: false,
+        forker: None,
+        forked_only: false,
+    }
 }
 
 /// A worker.
@@ -139,6 +152,11 @@ pub(crate) fn sample(id: Identity) -> Sample {
         syscr: None,
         reads: None,
         stdin: None,
+        output: None,
+        sockets: None,
+        waits: false,
+        cpu_ms: None,
+        syscr_below: None,
     }
 }
 
@@ -150,6 +168,7 @@ pub(crate) fn clients(id: Identity) -> Clients {
         listening: 1,
         connected: 0,
         connections: Vec::new(),
+        outbound: 0,
         complete: true,
         source: Source::Proc,
     }

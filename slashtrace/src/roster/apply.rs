@@ -335,7 +335,9 @@ impl Roster {
         let unheld = worker.unheld;
         match sample.stdin.map(|stdin| stdin.state) {
             Some(StdinState::Held) => worker.unheld = None,
-            Some(StdinState::Unheld) => worker.unheld = unheld.or(Some(seen)),
+            Some(StdinState::Unheld | StdinState::Inherited) => {
+                worker.unheld = unheld.or(Some(seen))
+            }
             // A look that could not see everything says nothing against an earlier one that could:
             // a write end that nobody holds cannot be opened again.
             Some(StdinState::Unknown) | None => {}

@@ -184,7 +184,9 @@ impl History {
     }
 
     pub(in crate::engine) fn stdin(&mut self, pid: u32, state: StdinState) -> &mut Self {
-        self.sample(pid, |sample| sample.stdin = Some(StdinPeer { state, holder: None }))
+        self.sample(pid, |sample| {
+            sample.stdin = Some(StdinPeer { kind: None, state, holder: None })
+        })
     }
 
     pub(in crate::engine) fn sample(

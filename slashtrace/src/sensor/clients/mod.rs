@@ -245,6 +245,7 @@ fn look(
         listening: 0,
         connected: 0,
         connections: Vec::new(),
+        outbound: 0,
         complete: false,
         source: Source::Proc,
     };

@@ -236,6 +236,11 @@ fn bare(identity: Identity, state: char) -> Sample {
         syscr: None,
         reads: None,
         stdin: None::<StdinPeer>,
+        output: None,
+        sockets: None,
+        waits: false,
+        cpu_ms: None,
+        syscr_below: None,
     }
 }
 

@@ -68,13 +68,13 @@ enum Peer {
 impl Peer {
     /// What can be said of it; `None` while that is being found out.
     fn answer(self) -> Option<StdinPeer> {
-        let unknown = StdinPeer { state: StdinState::Unknown, holder: None };
+        let unknown = StdinPeer { kind: None, state: StdinState::Unknown, holder: None };
         match self {
             Self::Held(holder, _) => {
-                Some(StdinPeer { state: StdinState::Held, holder: Some(holder) })
+                Some(StdinPeer { kind: None, state: StdinState::Held, holder: Some(holder) })
             }
             Self::Missing(misses) if misses >= MISSES_TO_BELIEVE => {
-                Some(StdinPeer { state: StdinState::Unheld, holder: None })
+                Some(StdinPeer { kind: None, state: StdinState::Unheld, holder: None })
             }
             Self::Hidden | Self::NoPipe => Some(unknown),
             Self::Wanted | Self::Missing(_) => None,

@@ -204,7 +204,10 @@ fn the_gateway_holds_stdin() {
     world.fake.fd(10, 4, "pipe:[500]", "01");
     let gateway = world.id(10);
     let sample = world.samples(0)[0].clone();
-    assert_eq!(sample.stdin, Some(StdinPeer { state: StdinState::Held, holder: Some(gateway) }));
+    assert_eq!(
+        sample.stdin,
+        Some(StdinPeer { kind: None, state: StdinState::Held, holder: Some(gateway) })
+    );
     assert!(world.samples(1).is_empty());
 }
 
