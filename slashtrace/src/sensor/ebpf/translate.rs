@@ -179,6 +179,7 @@ impl Translator {
             model,
             terminal: terminal(exec),
             helper: None,
+            rule: None,
         })))
     }
 
@@ -290,6 +291,7 @@ impl Translator {
             model: None,
             terminal: child.terminal.map(place),
             helper: None,
+            rule: None,
         }))
     }
 
