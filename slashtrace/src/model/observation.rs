@@ -184,6 +184,9 @@ pub struct Spawn {
     /// The profile's name for it if it is a known helper (descendants only).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub helper: Option<String>,
+    /// Name of the worker rule that it matched, where the profile has several (workers only).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
 }
 
 impl Spawn {

@@ -77,6 +77,7 @@ pub(crate) fn spawn(id: Identity) -> Spawn {
         model: None,
         terminal: None,
         helper: None,
+        rule: None,
     }
 }
 

@@ -44,6 +44,14 @@ pub struct Profile {
     pub project: Option<Project>,
 }
 
+impl Profile {
+    /// The rule that a worker matched, by the name that its `spawn` record has; without a name, the
+    /// only one.
+    pub fn rule(&self, _name: Option<&str>) -> &WorkerRule {
+        &self.worker
+    }
+}
+
 /// The worker rule: exact argv tokens, never a substring, never `argv[0]`.
 #[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -55,6 +63,51 @@ pub struct WorkerRule {
     /// Flag whose value is the model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model_flag: Option<String>,
+    /// How a worker is spoken to. Without it nothing is excluded: see [`Self::channel`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub channel: Option<Channel>,
+    /// What there is one worker per; see [`Self::one_per`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub one_per: Option<OnePer>,
+}
+
+impl WorkerRule {
+    /// How its workers are spoken to, if the profile says so. `None` means that each way has to be
+    /// excluded before a worker may be called unused.
+    pub fn channel(&self) -> Option<Channel> {
+        self.channel
+    }
+
+    /// What there is supposed to be one worker per. Two of a session (or of a gateway) are
+    /// duplicates; of workers that are `none`, any number is fine.
+    pub fn one_per(&self) -> OnePer {
+        self.one_per.unwrap_or(OnePer::Session)
+    }
+}
+
+/// How a worker is spoken to: what has to be closed before nobody can use it.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Channel {
+    /// Calls come in on its stdin; whoever can write to that can use it.
+    Stdin,
+    /// Calls come in on a socket that it listens on or is connected to; its stdin proves nothing.
+    Socket,
+    /// It got its task at its start (in argv, or on a stdin that was closed), and is in use while it
+    /// works.
+    Task,
+}
+
+/// What there is supposed to be one worker per.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnePer {
+    /// One for each session of a gateway.
+    Session,
+    /// One for each gateway.
+    Gateway,
+    /// Any number: none is ever a duplicate.
+    None,
 }
 
 /// How a terminal's process (the session leader on a PTY) names the session that it shows: a JSON

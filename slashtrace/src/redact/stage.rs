@@ -95,6 +95,7 @@ impl Redaction {
             argv_truncated: _,
             terminal: _,
             helper: _,
+            rule: _,
         } = spawn;
         self.text(comm);
         let parent = parent.iter_mut();

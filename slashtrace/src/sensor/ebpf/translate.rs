@@ -179,6 +179,7 @@ impl Translator {
             model,
             terminal: terminal(exec),
             helper: None,
+            rule: None,
         })))
     }
 
@@ -294,6 +295,7 @@ impl Translator {
             model: None,
             terminal: child.terminal.map(place),
             helper: None,
+            rule: None,
         }))
     }
 
