@@ -142,12 +142,9 @@ fn differs(last: &Open, verdict: &Verdict) -> bool {
         _ => {
             last.finding.workers.len() != verdict.workers.len()
                 || last.finding.processes != verdict.processes
-                || last
-                    .finding
-                    .workers
-                    .iter()
-                    .zip(&verdict.workers)
-                    .any(|(before, now)| before.identity() != now.identity())
+                || last.finding.workers.iter().zip(&verdict.workers).any(|(before, now)| {
+                    before.identity() != now.identity() || before.unused != now.unused
+                })
         }
     }
 }

@@ -19,7 +19,7 @@ pub use identity::Identity;
 pub use observation::{
     Capability, EndKind, Exec, Exit, Gap, GapReason, Host, Limits, Memory, OutputPeer, OutputState,
     Parent, ParentSource, Process, Reaping, Role, Sample, Sender, SensorKind, Signal, Sockets,
-    Source, Spawn, Start, StdinPeer, StdinState, Stop, Terminal, Tick,
+    Source, Spawn, Start, StdinPeer, StdinState, Stop, Terminal, Tick, USE_CAPABILITY,
 };
 pub use program::{Install, Program};
 pub use record::{Body, FORMAT_VERSION, Observation, Record};

@@ -537,6 +537,10 @@ pub struct Host {
     pub memory: Memory,
 }
 
+/// Name of the capability of a sensor set that looks at every way in which a worker is used, not
+/// only at its stdin. Recordings without it are judged as they were when they were made.
+pub const USE_CAPABILITY: &str = "use-of-workers";
+
 /// One thing a sensor set can or cannot do here.
 #[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 pub struct Capability {

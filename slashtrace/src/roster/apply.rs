@@ -10,12 +10,14 @@ use super::{
     attribution,
     family::Descendant,
     group::Listed,
+    usage::Usage,
     worker::{Birth, Link, Moment, Worker},
 };
 use crate::model::{
     Body, Clients, Exec, Exit, Identity, Parent, ParentSource, Process, Record, Role, Sample,
-    SensorKind, Source, Spawn, StdinState, Step,
+    SensorKind, Source, Spawn, Step, USE_CAPABILITY,
 };
+use crate::profile::OnePer;
 
 /// Launchers that are followed, one above the other.
 const LAUNCHERS_MAX: usize = 16;
@@ -28,6 +30,7 @@ impl Roster {
             Body::Start(start) => {
                 self.rules.sampled_every(start.limits.sample_interval_ms);
                 self.rules.sees_all = start.sensor == SensorKind::Ebpf;
+                self.rules.sees_use = start.capabilities.iter().any(|it| it.name == USE_CAPABILITY);
             }
             Body::Spawn(spawn) => match spawn.role {
                 Role::Worker => self.worker_spawned(record, spawn),
@@ -63,6 +66,7 @@ impl Roster {
         // A child that a launcher forked was its descendant until it executed.
         self.drop_descendant(id, None);
         let mut worker = new_worker(record, spawn);
+        (worker.channel, worker.one_per) = self.rules.of_rule(spawn.rule.as_deref());
         let mut came_back = false;
         if let Some(known) = self.workers.get(&id) {
             // Who is told to be a worker later than it was seen as a zombie lives.
@@ -80,7 +84,7 @@ impl Roster {
             worker.zombie = known.zombie;
             worker.rss_kib = known.rss_kib;
             worker.activity = known.activity.clone();
-            worker.unheld = known.unheld;
+            worker.usage = known.usage.clone();
             worker.launcher = known.launcher;
             worker.session = worker.session.or_else(|| known.session.clone());
             worker.terminal = worker.terminal.or(known.terminal);
@@ -309,6 +313,9 @@ impl Roster {
         } else {
             self.clientless.remove(&id);
         }
+        if let Some(gateway) = self.gateways.get_mut(&id) {
+            gateway.outbound = clients.outbound;
+        }
         self.clients_told(record, id, clients);
         self.touch(Subject::Gateway(id));
     }
@@ -324,26 +331,20 @@ impl Roster {
             let since = (!worker.birth.inherited).then_some(worker.birth.at);
             active |= worker.activity.counted(reads, at, since, &self.rules);
         }
-        if let Some(syscr) = sample.syscr {
+        let used = worker.usage.sampled(sample, record, &self.rules);
+        if sample.waits {
+            worker.activity.waits(at.0);
+        }
+        if (sample.syscr.is_some() || sample.syscr_below.is_some())
+            && let Some(syscr) = worker.usage.syscr_of_tree()
+        {
             active |= worker.activity.sampled(syscr, at, &self.rules);
         }
-        let key = worker.key().filter(|_| active);
-        let gateway = worker.gateway_id().filter(|_| active);
+        let key = worker.key().filter(|_| active || used);
+        let gateway = worker.gateway_id().filter(|_| active || used);
 
         let left = worker.client.as_ref().is_some_and(|client| client.gone().is_some());
         let seen = moment(record, Source::Proc);
-        let unheld = worker.unheld;
-        match sample.stdin.map(|stdin| stdin.state) {
-            Some(StdinState::Held) => worker.unheld = None,
-            Some(StdinState::Unheld | StdinState::Inherited) => {
-                worker.unheld = unheld.or(Some(seen))
-            }
-            // A look that could not see everything says nothing against an earlier one that could:
-            // a write end that nobody holds cannot be opened again.
-            Some(StdinState::Unknown) | None => {}
-        }
-        let held_changed = worker.unheld.is_some() != unheld.is_some();
-
         let before = (worker.zombie.is_some(), worker.exit.is_some());
         match sample.state {
             // A leader that ended before its other threads is shown as Z too, and lives on.
@@ -364,12 +365,16 @@ impl Roster {
         if let Some(key) = key {
             self.touch(Subject::Group(key));
         }
-        if let Some(gateway) = gateway.filter(|id| left || self.clientless.contains_key(id)) {
+        let asks = |id: &Identity| {
+            let gone = self.gateways.get(id).is_some_and(|gateway| gateway.exit.is_some());
+            left || (gone && used) || self.clientless.contains_key(id)
+        };
+        if let Some(gateway) = gateway.filter(asks) {
             self.touch(Subject::Gateway(gateway));
         }
         if life {
             self.life_changed(id);
-        } else if held_changed || active {
+        } else if used || active {
             self.touch(Subject::Worker(id));
         }
     }
@@ -434,7 +439,9 @@ fn new_worker(record: &Record, spawn: &Spawn) -> Worker {
         zombie: None,
         rss_kib: None,
         activity: Activity::default(),
-        unheld: None,
+        usage: Usage::default(),
+        channel: None,
+        one_per: OnePer::Session,
         witness: None,
         client: None,
         client_judged: false,

@@ -21,6 +21,8 @@ pub(crate) struct Gateway {
     pub(crate) ended: BTreeSet<(u64, Identity)>,
     /// All of these, by birth.
     pub(super) births: BTreeSet<(u64, Identity)>,
+    /// Connections that it opened itself, when it was last looked at.
+    pub(crate) outbound: u32,
     /// Those of the live ones whose own client is gone.
     pub(crate) departed: BTreeSet<Identity>,
 }
@@ -46,6 +48,7 @@ impl Roster {
             live: BTreeSet::new(),
             ended: BTreeSet::new(),
             births: BTreeSet::new(),
+            outbound: 0,
             departed: BTreeSet::new(),
         });
         gateway.exit = gateway.exit.or(exit);

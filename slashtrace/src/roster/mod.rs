@@ -2,7 +2,7 @@
 //! and read by the engine, the reaper and every sink.
 //! May touch: `model` and `profile`. No clock, no /proc, no async, no locks.
 //!
-//! `worker` is one worker, `group` the workers of one session under one gateway, `gateway` who forked
+//! `worker` is one worker, `usage` who can use it, `group` the workers of one session under one gateway, `gateway` who forked
 //! them, `family` what descends from a worker, `terminal` and `client` what they are for, `activity`
 //! what they did. `apply` is what each record changes, `retire` what is forgotten and when.
 //!
@@ -23,6 +23,7 @@ mod rules;
 mod terminal;
 #[cfg(test)]
 mod tests;
+mod usage;
 mod worker;
 
 use std::{
@@ -33,12 +34,14 @@ use std::{
 use jiff::Timestamp;
 
 pub(crate) use self::{
+    activity::Rise,
     attribution::GroupKey,
     client::How,
     family::Descendant,
     gateway::Gateway,
     group::Group,
     rules::Rules,
+    usage::{Reach, span},
     worker::{Moment, Witness, Worker, witness},
 };
 use self::{ends::Ends, retire::Retiring, terminal::Terminals};

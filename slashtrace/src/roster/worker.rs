@@ -10,9 +10,13 @@ use super::{
     client::Client,
     group::Listed,
     rules::Rules,
+    usage::Usage,
 };
-use crate::model::{
-    Confidence, FindingWorker, GatewayRef, Identity, ParentSource, Process, Source, Terminal,
+use crate::{
+    model::{
+        Confidence, FindingWorker, GatewayRef, Identity, ParentSource, Process, Source, Terminal,
+    },
+    profile::{Channel, OnePer},
 };
 
 /// Something happened: when, which record says so, how it was observed.
@@ -47,6 +51,8 @@ pub(crate) struct Witness {
     pub(crate) id: Identity,
     pub(crate) spawn_seq: u64,
     pub(crate) rise_seq: u64,
+    /// From when on it may have served, ns of the boot clock.
+    pub(crate) from: u64,
     pub(crate) surety: Confidence,
     pub(crate) exact: bool,
 }
@@ -81,8 +87,12 @@ pub(crate) struct Worker {
     pub(crate) zombie: Option<Moment>,
     pub(crate) rss_kib: Option<u64>,
     pub(crate) activity: Activity,
-    /// First look at which nobody held the write end of its stdin.
-    pub(crate) unheld: Option<Moment>,
+    /// Who can use it, as far as was seen.
+    pub(super) usage: Usage,
+    /// How it is spoken to, if its profile says.
+    pub(super) channel: Option<Channel>,
+    /// What there is one worker per.
+    pub(super) one_per: OnePer,
     pub(crate) witness: Option<Witness>,
     /// The client that it is for.
     pub(crate) client: Option<Client>,
@@ -95,8 +105,13 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
+    /// The group that it belongs to: where one worker is supposed to be.
     pub(crate) fn key(&self) -> Option<GroupKey> {
-        let session = Arc::clone(self.session.as_ref()?);
+        let session = match self.one_per {
+            OnePer::Session => Arc::clone(self.session.as_ref()?),
+            OnePer::Gateway => Arc::from(""),
+            OnePer::None => return None,
+        };
         Some(GroupKey { gateway: self.gateway_id()?, session })
     }
 
@@ -169,6 +184,7 @@ pub(crate) fn witness(
         id: sibling.id,
         spawn_seq: sibling.birth.seq,
         rise_seq: rise.seq,
+        from: rise.from,
         surety: sibling.surety,
         exact: served.exact,
     })

@@ -22,7 +22,7 @@ use crate::{
     model::{
         Confidence, FindingWorker, Forecast, GatewayRef, Identity, Kind, ParentSource, Terminal,
     },
-    roster::{Group, GroupKey, Roster, Rules, Subject, Worker},
+    roster::{Group, GroupKey, Roster, Rules, Subject, Worker, span as time},
 };
 
 /// Something holds: everything of a finding but its place in its life.
@@ -67,6 +67,14 @@ impl Verdict {
     fn unused(mut self) -> Self {
         for worker in &mut self.workers {
             worker.unused = true;
+        }
+        self
+    }
+
+    /// Marks those of its workers, in order, of which it shows that.
+    fn unused_where(mut self, unused: &[bool]) -> Self {
+        for (worker, unused) in self.workers.iter_mut().zip(unused) {
+            worker.unused = *unused;
         }
         self
     }
@@ -230,16 +238,6 @@ fn count(n: usize, noun: &str) -> String {
         (1, _) => format!("1 {noun}"),
         (_, "process") => format!("{n} processes"),
         _ => format!("{n} {noun}s"),
-    }
-}
-
-/// A length of time for a person: `5 s`, `12 min`, `3 h`, rounded down.
-fn time(ns: u64) -> String {
-    match ns / 1_000_000_000 {
-        0 => format!("{} ms", ns / 1_000_000),
-        s @ 1..120 => format!("{s} s"),
-        s @ 120..7_200 => format!("{} min", s / 60),
-        s => format!("{} h", s / 3_600),
     }
 }
 
