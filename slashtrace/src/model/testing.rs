@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::{
     Body, Clients, Confidence, Exec, Exit, FORMAT_VERSION, Finding, FindingState, FindingWorker,
     GatewayRef, Host, Identity, Kind, Limits, Memory, Parent, ParentSource, Process, Record, Role,
-    Sample, SensorKind, Source, Spawn, Start, TerminalEvent, TerminalState, Tick,
+    Sample, Sender, SensorKind, Signal, Source, Spawn, Start, TerminalEvent, TerminalState, Tick,
 };
 use crate::profile::Profile;
 
@@ -138,6 +138,25 @@ pub(crate) fn exit(id: Identity) -> Exit {
         signal: None,
         reads: None,
         source: Source::Kernel,
+    }
+}
+
+/// A signal that one process sent to a worker.
+pub(crate) fn signal(to: Identity, by: Identity, number: u8) -> Signal {
+    Signal {
+        pid: to.pid,
+        start_ns: to.start_ns,
+        role: Role::Worker,
+        signal: number,
+        name: super::signal_name(number.into()).into_owned(),
+        si_code: 0,
+        delivered: true,
+        sender: Some(Sender {
+            pid: by.pid,
+            start_ns: by.start_ns,
+            comm: "python".to_owned(),
+            uid: 0,
+        }),
     }
 }
 

@@ -19,6 +19,9 @@ use crate::model::{
 };
 use crate::profile::OnePer;
 
+/// SIGKILL and SIGTERM, the same on every architecture (signal(7)).
+const KILL: u8 = 9;
+const TERM: u8 = 15;
 /// Launchers that are followed, one above the other.
 const LAUNCHERS_MAX: usize = 16;
 
@@ -53,11 +56,16 @@ impl Roster {
                     self.memory = Some((memory, record.seq));
                 }
             }
-            Body::Signal(_)
-            | Body::Program(_)
-            | Body::Gap(_)
-            | Body::Finding(_)
-            | Body::Stop(_) => {}
+            Body::Signal(signal) => {
+                if matches!(signal.signal, TERM | KILL)
+                    && let Some(worker) = self.workers.get_mut(&signal.identity())
+                {
+                    let sender = signal.sender.as_ref();
+                    worker.signalled_by =
+                        sender.map(|it| Identity { pid: it.pid, start_ns: it.start_ns });
+                }
+            }
+            Body::Program(_) | Body::Gap(_) | Body::Finding(_) | Body::Stop(_) => {}
         }
     }
 
@@ -67,6 +75,10 @@ impl Roster {
         self.drop_descendant(id, None);
         let mut worker = new_worker(record, spawn);
         (worker.channel, worker.one_per) = self.rules.of_rule(spawn.rule.as_deref());
+        let origin = self.origin_of(spawn);
+        worker.gateway = origin.gateway;
+        worker.launchers = origin.launchers.into();
+        worker.candidate = origin.candidate.map(Box::new);
         let mut came_back = false;
         if let Some(known) = self.workers.get(&id) {
             // Who is told to be a worker later than it was seen as a zombie lives.
@@ -109,13 +121,24 @@ impl Roster {
         } else if let Some(link) = &mut worker.gateway {
             link.process = self.shared(Arc::clone(&link.process));
             let process = Arc::clone(&link.process);
-            let gone = spawn.parent.as_ref().filter(|parent| parent.gone);
+            let gone = spawn
+                .parent
+                .as_ref()
+                .filter(|parent| parent.gone && parent.process.identity() == process.identity());
             self.ensure_gateway(&process, gone.map(|_| moment(record, spawn.source)));
+            if let Some(gateway) = self.gateways.get_mut(&process.identity())
+                && gateway.forker.is_none()
+            {
+                gateway.forker = origin.forker;
+            }
         }
         let ended = worker.exit.is_some();
         self.workers.insert(id, Box::new(worker));
         self.enlist(id);
-        if let Some(launcher) = launcher {
+        self.note_launchers(id, spawn);
+        if let Some(launcher) = launcher
+            && !self.spreads(launcher, id)
+        {
             self.step_back(launcher);
         }
         // Whom it forked while it was another program it did not launch.
@@ -278,9 +301,13 @@ impl Roster {
             }
             self.activity_changed(id);
             if news {
+                self.leave_alone(id, exit);
+                self.release(id, end);
                 self.life_changed(id);
             }
         }
+        self.passed_through(exit, end.at);
+        self.launcher_ended(id, end);
         self.drop_descendant(id, Some(end.at));
         if let Some(gateway) = self.gateways.get_mut(&id)
             && surer(end, gateway.exit)
@@ -357,6 +384,7 @@ impl Roster {
             }
             _ => worker.zombie = None,
         }
+        let held = sample.stdin.filter(|_| worker.candidate.is_some());
         let life = before != (worker.zombie.is_some(), worker.exit.is_some());
 
         if active {
@@ -371,6 +399,9 @@ impl Roster {
         };
         if let Some(gateway) = gateway.filter(asks) {
             self.touch(Subject::Gateway(gateway));
+        }
+        if let Some(stdin) = held {
+            self.stdin_is_held(id, stdin);
         }
         if life {
             self.life_changed(id);
@@ -434,6 +465,13 @@ fn new_worker(record: &Record, spawn: &Spawn) -> Worker {
         model: spawn.model.as_deref().map(Arc::from),
         argv_truncated: spawn.argv_truncated,
         launcher: false,
+        spread: false,
+        part_of: None,
+        launchers: Box::default(),
+        launcher_exit: None,
+        candidate: None,
+        signalled_by: None,
+        survived: None,
         exit: None,
         left: None,
         zombie: None,

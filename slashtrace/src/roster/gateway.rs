@@ -6,7 +6,10 @@ use std::{
     sync::Arc,
 };
 
-use super::{Roster, worker::Moment};
+use super::{
+    Roster,
+    worker::{Link, Moment},
+};
 use crate::model::{Identity, Process};
 
 /// A gateway: the thread group that forked workers.
@@ -21,6 +24,8 @@ pub(crate) struct Gateway {
     pub(crate) ended: BTreeSet<(u64, Identity)>,
     /// All of these, by birth.
     pub(super) births: BTreeSet<(u64, Identity)>,
+    /// Who forked it, in case that it only passed through.
+    pub(super) forker: Option<Link>,
     /// Connections that it opened itself, when it was last looked at.
     pub(crate) outbound: u32,
     /// Those of the live ones whose own client is gone.
@@ -48,6 +53,7 @@ impl Roster {
             live: BTreeSet::new(),
             ended: BTreeSet::new(),
             births: BTreeSet::new(),
+            forker: None,
             outbound: 0,
             departed: BTreeSet::new(),
         });

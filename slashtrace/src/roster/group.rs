@@ -291,9 +291,10 @@ impl Roster {
 }
 
 impl Worker {
-    /// Whether it is a worker of its own: a launcher is one with the worker that it launched.
+    /// Whether it is a worker of its own: a launcher is one with the worker that it launched, and
+    /// those that a worker spread itself over are one with it.
     pub(crate) fn counts(&self) -> bool {
-        !self.launcher
+        !self.launcher && self.part_of.is_none()
     }
 }
 

@@ -4,7 +4,8 @@
 //!
 //! `worker` is one worker, `usage` who can use it, `group` the workers of one session under one gateway, `gateway` who forked
 //! them, `family` what descends from a worker, `terminal` and `client` what they are for, `activity`
-//! what they did. `apply` is what each record changes, `retire` what is forgotten and when.
+//! what they did. `origin` who only launched
+//! a worker or passed through, `apply` is what each record changes, `retire` what is forgotten and when.
 //!
 //! The work for a record depends on the subjects that it changes, never on what has ended: every
 //! question that is asked often has an index or a count that is kept.
@@ -17,6 +18,7 @@ mod ends;
 mod family;
 mod gateway;
 mod group;
+mod origin;
 mod replacements;
 mod retire;
 mod rules;
@@ -34,7 +36,7 @@ use std::{
 use jiff::Timestamp;
 
 pub(crate) use self::{
-    activity::Rise,
+    activity::{Rise, Served},
     attribution::GroupKey,
     client::How,
     family::Descendant,
@@ -105,6 +107,8 @@ pub struct Roster {
     /// Remembered workers by session, and by the index of their terminal.
     by_session: BTreeMap<Arc<str>, Vec<Identity>>,
     by_tty: BTreeMap<u32, BTreeSet<Identity>>,
+    /// Workers by what launched them.
+    launched: BTreeMap<Identity, BTreeSet<Identity>>,
     /// Live workers of gateways that have exited, and how many there are in all.
     left_behind: (BTreeMap<Identity, usize>, usize),
     /// The machine's memory and the record that gave it.
@@ -133,6 +137,7 @@ impl Roster {
             terminals: Terminals::default(),
             by_session: BTreeMap::new(),
             by_tty: BTreeMap::new(),
+            launched: BTreeMap::new(),
             left_behind: (BTreeMap::new(), 0),
             memory: None,
             reaper_stopped: None,

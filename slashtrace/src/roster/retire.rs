@@ -95,6 +95,7 @@ impl Roster {
         }
         self.keep_witness(id);
         self.dismiss(id, true);
+        self.forget_launchers(id);
         self.workers.remove(&id);
         self.retiring.workers.remove(&(until, id));
     }
@@ -115,6 +116,7 @@ impl Roster {
             self.by_session.len(),
             self.by_tty.len(),
             self.left_behind.0.len(),
+            self.launched.len(),
         ];
         sizes.extend(self.ends.sizes());
         sizes

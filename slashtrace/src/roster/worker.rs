@@ -57,6 +57,16 @@ pub(crate) struct Witness {
     pub(crate) exact: bool,
 }
 
+/// The other one of a pair that was born at once: its gateway ended it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Survived {
+    pub(crate) id: Identity,
+    pub(crate) spawn_seq: u64,
+    pub(crate) end: Moment,
+    /// Calls that it served, if that is known.
+    pub(crate) served: Option<Served>,
+}
+
 /// A worker, live or not long ended.
 #[derive(Debug)]
 pub(crate) struct Worker {
@@ -80,6 +90,19 @@ pub(crate) struct Worker {
     pub(crate) model: Option<Arc<str>>,
     /// It only launched the real worker.
     pub(crate) launcher: bool,
+    /// It forked several with its own key, which are parts of it.
+    pub(super) spread: bool,
+    /// The worker that it is a part of: that one forked several with its own key.
+    pub(crate) part_of: Option<Identity>,
+    /// What launched it, nearest first, and the end of one of these.
+    pub(crate) launchers: Box<[Identity]>,
+    pub(crate) launcher_exit: Option<Moment>,
+    /// Who is its gateway once it is seen to hold its stdin.
+    pub(super) candidate: Option<Box<Link>>,
+    /// Who sent it the last signal that ends a process.
+    pub(super) signalled_by: Option<Identity>,
+    /// What it outlived of its session, born at the same time.
+    pub(crate) survived: Option<Survived>,
     pub(crate) exit: Option<Moment>,
     /// It executed something that is no worker.
     pub(crate) left: Option<Moment>,

@@ -175,10 +175,11 @@ mod tests {
     }
 
     #[test]
-    fn a_restart_that_overlaps_for_a_moment_loses_nobody() {
+    fn two_that_overlap_for_a_moment_are_for_lost_at_close() {
         let mut history = race();
         history.after(S).reads(102, 1).after(S).exit(102).after(60 * S);
-        assert!(history.silent(), "{:?}", history.findings());
+        assert!(!history.ever(Kind::LostWorker), "{:?}", history.findings());
+        assert_eq!(pids(history.found(Kind::LostAtClose)), [101]);
     }
 
     #[test]

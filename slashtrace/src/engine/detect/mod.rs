@@ -5,7 +5,9 @@ mod abandoned;
 mod accumulation;
 mod duplicate_worker;
 mod gateway_orphan;
+mod launcher_orphan;
 mod leftover_children;
+mod lost_at_close;
 mod lost_worker;
 mod reaper_stopped;
 mod respawn_churn;
@@ -123,6 +125,7 @@ pub(super) fn judge(
                 (Kind::SpawnPerCall, spawn_per_call::judge(&view)),
                 (Kind::DuplicateWorker, duplicate_worker::judge(&view)),
                 (Kind::LostWorker, lost_worker::judge(&view)),
+                (Kind::LostAtClose, lost_at_close::judge(&view)),
                 (Kind::RespawnChurn, respawn_churn::judge(&view, said(Kind::RespawnChurn))),
             ]
         }
@@ -137,6 +140,7 @@ pub(super) fn judge(
         }
         Subject::Reaper => vec![(Kind::ReaperStopped, reaper_stopped::judge(roster))],
         Subject::Worker(id) => vec![
+            (Kind::LauncherOrphan, launcher_orphan::judge(roster, *id)),
             (Kind::TerminalOrphan, terminal_orphan::judge(roster, *id)),
             (Kind::Unreachable, unreachable::judge(roster, *id)),
             (Kind::LeftoverChildren, leftover_children::judge(roster, *id)),
