@@ -159,9 +159,14 @@ impl EbpfSensor {
             self.terminals_after = Some(self.ring.queued());
         }
         let records = self.ring.take(max);
-        let left = self.terminals_after.unwrap_or(0).saturating_sub(records.len());
+        let before = self.terminals_after.unwrap_or(0);
+        let left = before.saturating_sub(records.len());
         self.terminals_after = Some(left);
         let mut batch = Vec::new();
+        // Signals bear on no terminal, and whoever acts on its end does not wait for them.
+        if left == 0 && records.iter().take(before).all(wire::is_signal) {
+            self.surroundings.apply_terminals(&mut batch);
+        }
         for record in records {
             self.translate_record(&record, &mut batch);
         }
