@@ -62,6 +62,12 @@ impl<'a> Pipeline<'a> {
         }
     }
 
+    /// The same without waiting; nothing where there is nothing to do, or no reaper.
+    pub fn step(&mut self, now_ns: u64) -> Vec<Observation> {
+        let roster = &self.roster;
+        self.reaper.as_mut().map_or_else(Vec::new, |reaper| reaper.step(now_ns, roster))
+    }
+
     /// Workers that got SIGTERM and are waited for.
     pub fn under_way(&self) -> usize {
         self.reaper.as_ref().map_or(0, Reaper::under_way)

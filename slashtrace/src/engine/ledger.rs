@@ -53,7 +53,8 @@ struct Open {
 /// What is open.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
-    open: BTreeMap<Subject, BTreeMap<Kind, Open>>,
+    /// Boxed: a node has room for eleven, and most subjects have one.
+    open: BTreeMap<Subject, BTreeMap<Kind, Box<Open>>>,
 }
 
 /// What came of a verdict.
@@ -86,7 +87,7 @@ impl Ledger {
             (None, Holds::Yes(verdict)) => {
                 let (finding, renewal) = found(subject, kind, *verdict, FindingState::Opened);
                 let said = Open { finding: finding.clone(), renewal, at: now };
-                self.open.entry(subject.clone()).or_default().insert(kind, said);
+                self.open.entry(subject.clone()).or_default().insert(kind, Box::new(said));
                 Settled { finding: Some(finding), deadline: None }
             }
             (Some(_), Holds::No) => {
@@ -105,7 +106,7 @@ impl Ledger {
                     return Settled { finding: None, deadline: Some(due) };
                 }
                 let (finding, renewal) = found(subject, kind, *verdict, FindingState::Updated);
-                *last = Open { finding: finding.clone(), renewal, at: now };
+                **last = Open { finding: finding.clone(), renewal, at: now };
                 Settled { finding: Some(finding), deadline: None }
             }
         }

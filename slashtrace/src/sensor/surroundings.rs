@@ -92,19 +92,22 @@ impl Surroundings {
     }
 
     /// Reads of a batch what can wait: the programs and clients of gateways.
-    pub(super) fn complete(&mut self, batch: Vec<Observation>, now_ns: u64) -> Vec<Observation> {
-        let mut completed = Vec::with_capacity(batch.len());
+    pub(super) fn complete(
+        &mut self,
+        batch: impl IntoIterator<Item = Observation>,
+        now_ns: u64,
+        into: &mut impl Extend<Observation>,
+    ) {
         for observation in batch {
             self.clients.see(&observation.body);
             let mut clients = None;
             if let Body::Spawn(spawn) = &observation.body {
-                completed.extend(self.programs.spawned(spawn, observation.boottime_ns));
+                into.extend(self.programs.spawned(spawn, observation.boottime_ns));
                 clients = self.clients.spawned(spawn, now_ns);
             }
-            completed.push(observation);
-            completed.extend(clients);
+            into.extend([observation]);
+            into.extend(clients);
         }
-        completed
     }
 
     /// One round of samples. `reads` gives the counted reads of a worker's stdin.
@@ -210,7 +213,8 @@ mod tests {
         }
         // What may be gone is read for all before anything else is.
         assert_eq!(names(&batch), ["spawn", "spawn"]);
-        let completed = surroundings.complete(batch, 2);
+        let mut completed = Vec::new();
+        surroundings.complete(batch, 2, &mut completed);
         assert_eq!(names(&completed), ["program", "spawn", "spawn"]);
     }
 

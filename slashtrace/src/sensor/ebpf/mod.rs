@@ -71,6 +71,8 @@ pub struct EbpfSensor {
     /// When the next round of samples is due.
     due: Instant,
     count_calls: bool,
+    /// Empty between batches: memory that is used again.
+    batch: Vec<Observation>,
     /// Observations that nobody has taken yet.
     pending: VecDeque<Observation>,
     /// When the last record happened that was taken from memory, ns of the boot clock.
@@ -108,6 +110,7 @@ impl EbpfSensor {
             interval: options.sample_interval,
             due: Instant::now(),
             count_calls: options.count_calls,
+            batch: Vec::new(),
             pending: VecDeque::new(),
             translated_ns: 0,
             terminals_after: None,
@@ -159,9 +162,14 @@ impl EbpfSensor {
             self.terminals_after = Some(self.ring.queued());
         }
         let records = self.ring.take(max);
-        let left = self.terminals_after.unwrap_or(0).saturating_sub(records.len());
+        let before = self.terminals_after.unwrap_or(0);
+        let left = before.saturating_sub(records.len());
         self.terminals_after = Some(left);
-        let mut batch = Vec::new();
+        let mut batch = mem::take(&mut self.batch);
+        // Signals bear on no terminal, and whoever acts on its end does not wait for them.
+        if left == 0 && records.iter().take(before).all(wire::is_signal) {
+            self.surroundings.apply_terminals(&mut batch);
+        }
         for record in records {
             self.translate_record(&record, &mut batch);
         }
@@ -169,7 +177,8 @@ impl EbpfSensor {
             self.terminals_after = None;
             self.surroundings.apply_terminals(&mut batch);
         }
-        self.pending.extend(self.surroundings.complete(batch, boottime_ns()));
+        self.surroundings.complete(batch.drain(..), boottime_ns(), &mut self.pending);
+        self.batch = batch;
         self.hand_over_terminals();
     }
 
@@ -212,7 +221,7 @@ impl EbpfSensor {
     fn keep(&mut self, observation: Observation) {
         let mut batch = Vec::new();
         self.surroundings.observe(observation, &mut batch);
-        self.pending.extend(self.surroundings.complete(batch, boottime_ns()));
+        self.surroundings.complete(batch, boottime_ns(), &mut self.pending);
         self.hand_over_terminals();
     }
 

@@ -87,6 +87,12 @@ pub struct Exec {
     pub chain: Vec<Task>,
 }
 
+/// Whether a record tells of a signal, from its header alone.
+pub fn is_signal(record: &Bytes) -> bool {
+    Header::read_from_prefix(record)
+        .is_ok_and(|(header, _)| header.kind == RecordKind::Signal as u8)
+}
+
 /// Decodes one record.
 pub fn decode(record: &Bytes) -> Result<Event, DecodeError> {
     let (header, _) = Header::read_from_prefix(record).map_err(|_| DecodeError::Size)?;
