@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::detect::{Holds, Verdict};
 use crate::{
     model::{Confidence, Finding, FindingState, Forecast, Identity, Kind},
-    roster::Subject,
+    roster::{Index, Subject},
 };
 
 /// A finding may grow the evidence only so fast: one that names n workers changes its workers at
@@ -53,7 +53,7 @@ struct Open {
 /// What is open.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
-    open: BTreeMap<Subject, BTreeMap<Kind, Open>>,
+    open: Index<Subject, BTreeMap<Kind, Open>>,
 }
 
 /// What came of a verdict.

@@ -157,11 +157,11 @@ impl Roster {
         let children: Vec<Identity> = below
             .live
             .iter()
+            .copied()
             .chain(below.ended.iter().map(|(_, id)| id))
             .filter(|&child| {
-                self.workers.get(child).is_some_and(|child| attribution::launched(parent, child))
+                self.worker(child).is_some_and(|child| attribution::launched(parent, child))
             })
-            .copied()
             .collect();
         for &child in &children {
             self.dismiss(child, false);

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Roster, worker::Moment};
+use super::{Roster, timeline::Timeline, worker::Moment};
 use crate::model::{Identity, Process};
 
 /// A gateway: the thread group that forked workers.
@@ -18,9 +18,9 @@ pub(crate) struct Gateway {
     /// Its live workers, launchers left out.
     pub(crate) live: BTreeSet<Identity>,
     /// Those that ended and are remembered, by when.
-    pub(crate) ended: BTreeSet<(u64, Identity)>,
+    pub(crate) ended: Timeline,
     /// All of these, by birth.
-    pub(super) births: BTreeSet<(u64, Identity)>,
+    pub(super) births: Timeline,
     /// Those of the live ones whose own client is gone.
     pub(crate) departed: BTreeSet<Identity>,
 }
@@ -28,9 +28,21 @@ pub(crate) struct Gateway {
 impl Gateway {
     /// Workers that were born within a span of time, ns of the boot clock.
     pub(super) fn born_within(&self, span: Range<u64>) -> impl Iterator<Item = Identity> + '_ {
-        let none = Identity { pid: 0, start_ns: 0 };
-        let span = (span.start, none)..(span.end.max(span.start), none);
-        self.births.range(span).map(|&(_, id)| id)
+        self.births.within(span).map(|(_, id)| id)
+    }
+
+    pub(super) fn put(&mut self, id: Identity, end: Option<u64>) {
+        match end {
+            None => drop(self.live.insert(id)),
+            Some(end) => self.ended.insert(end, id),
+        }
+    }
+
+    pub(super) fn take(&mut self, id: Identity, end: Option<u64>) {
+        match end {
+            None => drop(self.live.remove(&id)),
+            Some(end) => self.ended.remove(end, id),
+        }
     }
 }
 
@@ -44,8 +56,8 @@ impl Roster {
             process: Arc::clone(process),
             exit: None,
             live: BTreeSet::new(),
-            ended: BTreeSet::new(),
-            births: BTreeSet::new(),
+            ended: Timeline::default(),
+            births: Timeline::default(),
             departed: BTreeSet::new(),
         });
         gateway.exit = gateway.exit.or(exit);
@@ -89,10 +101,9 @@ impl Roster {
     /// the overlap grace, less one for each session that had any.
     pub(crate) fn surplus_at(&self, gateway: Identity, at: u64) -> u64 {
         let Some(gateway) = self.gateways.get(&gateway) else { return 0 };
-        let after = (at.saturating_add(1), Identity { pid: 0, start_ns: 0 });
-        let ended = gateway.ended.range(after..).map(|(_, id)| id);
+        let ended = gateway.ended.within(at.saturating_add(1)..).map(|(_, id)| id);
         let mut sessions: BTreeMap<&str, u64> = BTreeMap::new();
-        for worker in gateway.live.iter().chain(ended).filter_map(|id| self.workers.get(id)) {
+        for worker in gateway.live.iter().copied().chain(ended).filter_map(|id| self.worker(id)) {
             if let Some(session) = worker.session.as_deref()
                 && worker.matures_at(&self.rules) <= at
             {
