@@ -107,6 +107,7 @@ impl Roster {
             let process = Arc::clone(&link.process);
             let gone = spawn.parent.as_ref().filter(|parent| parent.gone);
             self.ensure_gateway(&process, gone.map(|_| moment(record, spawn.source)));
+            self.share(&mut worker);
         }
         let ended = worker.exit.is_some();
         self.workers.insert(id, Box::new(worker));

@@ -6,7 +6,11 @@ use std::{
     sync::Arc,
 };
 
-use super::{Roster, timeline::Timeline, worker::Moment};
+use super::{
+    Roster,
+    timeline::Timeline,
+    worker::{Moment, Worker},
+};
 use crate::model::{Identity, Process};
 
 /// A gateway: the thread group that forked workers.
@@ -14,6 +18,8 @@ use crate::model::{Identity, Process};
 pub(crate) struct Gateway {
     /// As the first spawn that named it described it.
     pub(crate) process: Arc<Process>,
+    /// The processes above its newest worker, and that one's model: most have the same.
+    newest: (Arc<[Identity]>, Option<Arc<str>>),
     pub(crate) exit: Option<Moment>,
     /// Its live workers, launchers left out.
     pub(crate) live: BTreeSet<Identity>,
@@ -54,6 +60,7 @@ impl Roster {
         let exit = self.ends.get(id).or(gone);
         let gateway = self.gateways.entry(id).or_insert_with(|| Gateway {
             process: Arc::clone(process),
+            newest: (Arc::default(), None),
             exit: None,
             live: BTreeSet::new(),
             ended: Timeline::default(),
@@ -69,6 +76,24 @@ impl Roster {
         match self.gateways.get(&process.identity()) {
             Some(known) if known.process == process => Arc::clone(&known.process),
             _ => process,
+        }
+    }
+
+    /// Has a worker share with its gateway's newest what is the same.
+    pub(super) fn share(&mut self, worker: &mut Worker) {
+        let Some(gateway) = worker.gateway_id().and_then(|id| self.gateways.get_mut(&id)) else {
+            return;
+        };
+        let (above, model) = &mut gateway.newest;
+        if *above == worker.above {
+            worker.above = Arc::clone(above);
+        } else {
+            *above = Arc::clone(&worker.above);
+        }
+        if *model == worker.model {
+            worker.model.clone_from(model);
+        } else {
+            model.clone_from(&worker.model);
         }
     }
 

@@ -33,6 +33,10 @@ impl Group {
         match end {
             None => {
                 let place = self.live.partition_point(|it| *it < (birth, id));
+                if self.live.is_empty() {
+                    // Most groups have one worker.
+                    self.live.reserve_exact(1);
+                }
                 self.live.insert(place, (birth, id));
             }
             Some(end) => self.ended.insert(end, id),
@@ -100,7 +104,7 @@ impl Roster {
             }
         }
         if let Some(session) = session {
-            self.by_session.entry(session).or_default().push(id);
+            self.by_session.entry(session).or_insert_with(|| Vec::with_capacity(1)).push(id);
         }
         if let Some(terminal) = terminal {
             self.by_tty.entry(terminal.index).or_default().insert(id);

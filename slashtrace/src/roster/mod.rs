@@ -93,7 +93,7 @@ pub struct Roster {
     families: Index<Identity, BTreeSet<Identity>>,
     /// Live descendants by the process that forked them.
     children: Index<Identity, BTreeSet<Identity>>,
-    groups: Index<GroupKey, Group>,
+    groups: Index<GroupKey, Box<Group>>,
     pub(crate) gateways: Index<Identity, Gateway>,
     ends: Ends,
     /// Gateways that listen and have had no client without interruption: the first look at that.
@@ -200,7 +200,7 @@ impl Roster {
     }
 
     pub(crate) fn group(&self, key: &GroupKey) -> Option<&Group> {
-        self.groups.get(key)
+        self.groups.get(key).map(|group| &**group)
     }
 
     pub(crate) fn gateway(&self, id: Identity) -> Option<&Gateway> {

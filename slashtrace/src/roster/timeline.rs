@@ -20,6 +20,10 @@ pub(crate) struct Timeline(VecDeque<(u64, Identity)>);
 impl Timeline {
     pub(super) fn insert(&mut self, moment: u64, id: Identity) {
         let item = (moment, id);
+        if self.0.capacity() == 0 {
+            // Most groups have one worker.
+            self.0.reserve_exact(1);
+        }
         if self.0.back().is_none_or(|last| *last < item) {
             self.0.push_back(item);
         } else if let Err(place) = self.0.binary_search(&item) {
