@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::detect::{Holds, Verdict};
 use crate::{
     model::{Confidence, Finding, FindingState, Forecast, Identity, Kind},
-    roster::Subject,
+    roster::{Index, Subject},
 };
 
 /// A finding may grow the evidence only so fast: one that names n workers changes its workers at
@@ -54,7 +54,7 @@ struct Open {
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     /// Boxed: a node has room for eleven, and most subjects have one.
-    open: BTreeMap<Subject, BTreeMap<Kind, Box<Open>>>,
+    open: Index<Subject, BTreeMap<Kind, Box<Open>>>,
 }
 
 /// What came of a verdict.

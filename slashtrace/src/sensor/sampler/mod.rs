@@ -44,7 +44,7 @@ pub struct Round {
 #[derive(Debug)]
 pub struct Sampler {
     proc: ProcFs,
-    workers: BTreeMap<Identity, Worker>,
+    workers: BTreeMap<Identity, Box<Worker>>,
     /// Worker that each tracked descendant belongs to.
     descendants: BTreeMap<Identity, Identity>,
     exited: BTreeMap<Identity, Exited>,

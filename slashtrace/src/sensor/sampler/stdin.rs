@@ -97,7 +97,7 @@ impl StdinWatch {
         &mut self,
         proc: &ProcFs,
         book: &mut IdentityBook,
-        workers: &mut BTreeMap<Identity, Worker>,
+        workers: &mut BTreeMap<Identity, Box<Worker>>,
         descendants: &BTreeMap<Identity, Identity>,
         now_ns: u64,
     ) {
@@ -121,7 +121,7 @@ impl StdinWatch {
     /// Asks some of the holders that ran again. Whether one let go.
     fn ask_holders(
         &mut self,
-        workers: &mut BTreeMap<Identity, Worker>,
+        workers: &mut BTreeMap<Identity, Box<Worker>>,
         holders: &mut Holders<'_>,
     ) -> bool {
         use std::ops::Bound::{Excluded, Included, Unbounded};
@@ -151,7 +151,7 @@ impl StdinWatch {
         &mut self,
         proc: &ProcFs,
         book: &mut IdentityBook,
-        workers: &mut BTreeMap<Identity, Worker>,
+        workers: &mut BTreeMap<Identity, Box<Worker>>,
         descendants: &BTreeMap<Identity, Identity>,
         now_ns: u64,
     ) {
@@ -217,14 +217,14 @@ const NOBODY: Identity = Identity { pid: 0, start_ns: 0 };
 
 /// The workers that are there, with what is known of their stdin.
 fn there(
-    workers: &mut BTreeMap<Identity, Worker>,
+    workers: &mut BTreeMap<Identity, Box<Worker>>,
 ) -> impl Iterator<Item = (Identity, &mut Watched)> {
     let there = workers.iter_mut().filter(|(_, it)| it.live.pulse != Pulse::Gone);
     there.map(|(worker, it)| (*worker, &mut it.stdin))
 }
 
 /// Searches the gateways of workers whose holder is newly wanted: nearly always it is them.
-fn ask_gateways(workers: &mut BTreeMap<Identity, Worker>, holders: &mut Holders<'_>) {
+fn ask_gateways(workers: &mut BTreeMap<Identity, Box<Worker>>, holders: &mut Holders<'_>) {
     let mut wanted: BTreeMap<Identity, HashSet<u64>> = BTreeMap::new();
     for (_, watched) in there(workers) {
         if watched.peer == Peer::Wanted
@@ -328,7 +328,7 @@ enum Below {
 
 impl Ranks {
     fn of(
-        workers: &BTreeMap<Identity, Worker>,
+        workers: &BTreeMap<Identity, Box<Worker>>,
         descendants: &BTreeMap<Identity, Identity>,
         holders: &HashMap<u64, Vec<(u32, u32)>>,
     ) -> Self {
