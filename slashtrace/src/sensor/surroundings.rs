@@ -76,6 +76,9 @@ impl Surroundings {
                 };
                 let above = above.map(|parent| parent.process.identity()).or(spawn.worker);
                 self.sampler.track(spawn.identity(), spawn.role, above);
+                if spawn.role == Role::Worker && !spawn.inherited {
+                    self.sampler.spawned(spawn.identity(), observation.boottime_ns);
+                }
             }
             Body::Exit(exit) => {
                 self.sampler.exited(exit.identity());
@@ -115,6 +118,16 @@ impl Surroundings {
         // A worker that vanished is told of by a record that is on its way, by the next reading of
         // /proc, or by the resync after a loss.
         into.extend(self.sampler.sample(now_ns, &mut self.book, reads).observations);
+    }
+
+    /// When [`Self::first_look`] is to be called, ns of the boot clock.
+    pub(super) fn first_look_due_ns(&self) -> Option<u64> {
+        self.sampler.first_look_due_ns()
+    }
+
+    /// Looks at the channels of workers that were spawned a moment ago, if that is due.
+    pub(super) fn first_look(&mut self, now_ns: u64, into: &mut Vec<Observation>) {
+        into.extend(self.sampler.first_look(now_ns, &mut self.book));
     }
 
     /// Looks again at clients and terminals.

@@ -6,7 +6,7 @@
 //! Tables are those of the gateway's own network namespace (/proc/PID/net, proc_pid_net(5)), and are
 //! read only for a gateway that holds a socket, once a round for gateways of one namespace.
 
-mod diag;
+pub(super) mod diag;
 mod sockets;
 
 use std::{

@@ -141,15 +141,33 @@ impl EbpfSensor {
                 self.due = Instant::now() + self.interval;
                 continue;
             }
+            let first_look = self.first_look();
+            if !self.pending.is_empty() {
+                continue;
+            }
             if self.ring.queued() == 0 {
                 tokio::select! {
                     ready = self.ring.readable() => ready.context("cannot wait for the ring buffer")?,
                     () = self.surroundings.readable() => {}
-                    () = sleep_until(self.due) => continue,
+                    () = sleep_until(first_look.map_or(self.due, |at| at.min(self.due))) => continue,
                 }
             }
             self.translate(BATCH);
         }
+    }
+
+    /// Looks at workers that were spawned a moment ago, if that is due; when that is to be done
+    /// next.
+    fn first_look(&mut self) -> Option<Instant> {
+        let due_ns = self.surroundings.first_look_due_ns()?;
+        let now_ns = boottime_ns();
+        if now_ns >= due_ns {
+            let mut found = Vec::new();
+            self.surroundings.first_look(now_ns, &mut found);
+            self.pending.extend(found);
+        }
+        let due_ns = self.surroundings.first_look_due_ns()?;
+        Some(Instant::now() + Duration::from_nanos(due_ns.saturating_sub(now_ns)))
     }
 
     /// Translates at most `max` records, and applies what inotify had before them.

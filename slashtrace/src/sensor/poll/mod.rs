@@ -117,6 +117,7 @@ impl PollSensor {
             self.surroundings.observe(observation, &mut batch);
         }
         self.surroundings.complete(batch, now_ns, &mut self.pending);
+        self.surroundings.first_look(now_ns, &mut self.pending);
         if now_ns >= self.sample_due_ns {
             self.surroundings.sample(now_ns, &|_| None, &mut self.pending);
             self.sample_due_ns = now_ns + self.sample_interval_ns;

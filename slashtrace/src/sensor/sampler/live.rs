@@ -1,7 +1,7 @@
 use super::moved;
 use crate::{
     host::proc::{ProcFs, ProcStat},
-    model::{Identity, Sample, StdinPeer},
+    model::{Identity, OutputPeer, Sample, StdinPeer},
 };
 
 /// A worker in which nothing changes is still written that often, so that evidence shows it alive.
@@ -69,6 +69,7 @@ struct Written {
     syscr: Option<u64>,
     reads: Option<u64>,
     stdin: Option<StdinPeer>,
+    output: Option<OutputPeer>,
     at_ns: u64,
 }
 
@@ -116,9 +117,15 @@ impl Live {
         self.written?.syscr
     }
 
-    /// What was last written of its stdin.
-    pub(super) fn last_stdin(&self) -> Option<StdinPeer> {
-        self.written?.stdin
+    /// Whether something else was last written of its stdin or stdout.
+    pub(super) fn is_other_end(
+        &self,
+        stdin: Option<StdinPeer>,
+        output: Option<OutputPeer>,
+    ) -> bool {
+        let written = self.written;
+        (stdin.is_some() && stdin != written.and_then(|it| it.stdin))
+            || (output.is_some() && output != written.and_then(|it| it.output))
     }
 
     /// The sample, if it says something new.
@@ -136,6 +143,7 @@ impl Live {
             syscr: sample.syscr.or(before.and_then(|s| s.syscr)),
             reads: sample.reads.or(before.and_then(|s| s.reads)),
             stdin: sample.stdin.or(before.and_then(|s| s.stdin)),
+            output: sample.output.or(before.and_then(|s| s.output)),
             at_ns: now_ns,
         });
         Some(sample)
@@ -208,6 +216,7 @@ fn differs(written: &Written, now: &Sample, now_ns: u64) -> bool {
         || news(written.syscr, now.syscr)
         || news(written.reads, now.reads)
         || news(written.stdin, now.stdin)
+        || news(written.output, now.output)
         || size(written.rss_kib, now.rss_kib)
         || size(written.pss_kib, now.pss_kib)
         || (age_ns >= MINOR_NS && news(written.threads, now.threads))

@@ -1,24 +1,31 @@
 //! Periodic samples of tracked workers: what the kernel programs cannot push. `live` says when a
-//! sample is worth writing, `stdin` finds the other end of a worker's stdin, `exited` watches for
-//! zombies, `memory` the machine.
-//! May touch: /proc through `proc`, `model`. Never the clock: it is told the time.
+//! sample is worth writing, `channels` finds the other ends of a worker's stdin and stdout (each a
+//! `side`; `kin` says who belongs to whom, `holders` whether they are there, `unix` what the kernel
+//! says of sockets, `fresh` when to look first), `exited` watches for zombies, `memory` the machine.
+//! May touch: /proc through `proc`, sock_diag(7), `model`. Never the clock: it is told the time.
 
+mod channels;
 mod exited;
+mod fresh;
+mod holders;
+mod kin;
 mod live;
 mod memory;
-mod stdin;
+mod side;
+mod unix;
 
 use std::collections::BTreeMap;
 
 use crate::{
     host::proc::{IdentityBook, ProcFs},
-    model::{Body, Identity, Observation, Role, Sample, StdinPeer, Tick},
+    model::{Body, Identity, Observation, Role, Sample, StdinPeer, StdinState, Tick},
 };
 
+use channels::{ChannelWatch, Watched, World};
 use exited::Exited;
+use fresh::{FIRST_LOOK_NS, Fresh};
 use live::{Live, PSS_EVERY_NS, Pulse};
 use memory::MemoryWatch;
-use stdin::{StdinWatch, Watched};
 
 /// Costly reads of all workers are spread over this long at least.
 const PSS_SPREAD_NS: u64 = 4 * PSS_EVERY_NS;
@@ -45,10 +52,10 @@ pub struct Round {
 pub struct Sampler {
     proc: ProcFs,
     workers: BTreeMap<Identity, Box<Worker>>,
-    /// Worker that each tracked descendant belongs to.
-    descendants: BTreeMap<Identity, Identity>,
+    descendants: BTreeMap<Identity, Descendant>,
     exited: BTreeMap<Identity, Exited>,
-    stdin: StdinWatch,
+    channels: ChannelWatch,
+    fresh: Fresh,
     memory: MemoryWatch,
     last_round_ns: Option<u64>,
 }
@@ -57,7 +64,15 @@ pub struct Sampler {
 #[derive(Debug, Default)]
 struct Worker {
     live: Live,
-    stdin: Watched,
+    channels: Watched,
+    /// It was spawned so lately that its channels are not looked at yet.
+    fresh_until_ns: u64,
+}
+
+/// A process below a worker.
+#[derive(Debug)]
+struct Descendant {
+    worker: Identity,
 }
 
 impl Sampler {
@@ -68,7 +83,8 @@ impl Sampler {
             workers: BTreeMap::new(),
             descendants: BTreeMap::new(),
             exited: BTreeMap::new(),
-            stdin: StdinWatch::default(),
+            channels: ChannelWatch::default(),
+            fresh: Fresh::default(),
             memory: MemoryWatch::default(),
             last_round_ns: None,
         }
@@ -81,13 +97,52 @@ impl Sampler {
         match (role, above) {
             (Role::Worker, gateway) => {
                 self.descendants.remove(&identity);
-                self.workers.entry(identity).or_default().stdin.gateway = gateway;
+                self.workers.entry(identity).or_default().channels.gateway = gateway;
             }
             (Role::Descendant, Some(worker)) if !self.workers.contains_key(&identity) => {
-                self.descendants.insert(identity, worker);
+                self.descendants.insert(identity, Descendant { worker });
             }
             _ => {}
         }
+    }
+
+    /// A worker that is tracked was spawned at that moment, ns of the boot clock: its channels are
+    /// looked at for the first time a moment later, by [`Self::first_look`].
+    pub fn spawned(&mut self, worker: Identity, at_ns: u64) {
+        if let Some(it) = self.workers.get_mut(&worker) {
+            it.fresh_until_ns = at_ns.saturating_add(FIRST_LOOK_NS);
+            self.fresh.push(worker, at_ns);
+        }
+    }
+
+    /// When [`Self::first_look`] is to be called, ns of the boot clock.
+    pub fn first_look_due_ns(&self) -> Option<u64> {
+        self.fresh.due_ns()
+    }
+
+    /// Looks at the channels of workers that were spawned a moment ago, if that is due: a gateway
+    /// may close them before the next round. Samples of those that were found to be held.
+    pub fn first_look(&mut self, now_ns: u64, book: &mut IdentityBook) -> Vec<Observation> {
+        let workers = &mut self.workers;
+        let there =
+            |worker| workers.get(&worker).is_some_and(|it| !it.channels.is_looked_at());
+        let fresh = self.fresh.take(now_ns, there);
+        if fresh.is_empty() {
+            return Vec::new();
+        }
+        let (proc, descendants) = (&self.proc, &self.descendants);
+        self.channels.first_look(&mut World { proc, book, workers, descendants }, &fresh);
+        let mut samples = Vec::new();
+        for identity in fresh {
+            let Some(worker) = self.workers.get_mut(&identity) else { continue };
+            let held = |stdin: &StdinPeer| stdin.state == StdinState::Held;
+            if let Some(stdin) = worker.channels.stdin().filter(held) {
+                let output = worker.channels.output();
+                let sample = Sample { stdin: Some(stdin), output, ..bare(identity, 'S') };
+                samples.extend(worker.live.changed(sample, now_ns));
+            }
+        }
+        samples.into_iter().map(|sample| observation(sample, now_ns)).collect()
     }
 
     /// Stops tracking a process altogether.
@@ -126,7 +181,8 @@ impl Sampler {
             // Keeps the identity from being dropped from the book while it is in use.
             book.keep(*identity);
         }
-        self.stdin.round(&self.proc, book, &mut self.workers, &self.descendants, now_ns);
+        let (proc, workers, descendants) = (&self.proc, &mut self.workers, &self.descendants);
+        self.channels.round(&mut World { proc, book, workers, descendants }, now_ns);
         let mut pss = self.pss(now_ns);
         for (identity, worker) in &mut self.workers {
             let pss_kib = pss.remove(identity);
@@ -192,8 +248,9 @@ impl Worker {
         reads: Reads<'_>,
         now_ns: u64,
     ) -> Seen {
-        let stdin = self.stdin.answer();
-        let news = pss_kib.is_some() || (stdin.is_some() && stdin != self.live.last_stdin());
+        let stdin = self.channels.stdin();
+        let output = self.channels.output();
+        let news = pss_kib.is_some() || self.live.is_other_end(stdin, output);
         let mut whole = match self.live.pulse {
             Pulse::Gone => return Seen::Vanished,
             Pulse::Look => true,
@@ -202,7 +259,7 @@ impl Worker {
         if !whole && self.live.pulse == Pulse::Quiet {
             return Seen::NothingNew;
         }
-        let mut sample = Sample { pss_kib, stdin, ..bare(identity, self.live.state()) };
+        let mut sample = Sample { pss_kib, stdin, output, ..bare(identity, self.live.state()) };
         sample.syscr = self.live.syscr(proc, identity, now_ns);
         sample.reads = reads(identity);
         // It read something, or that cannot be seen.
@@ -235,7 +292,7 @@ fn bare(identity: Identity, state: char) -> Sample {
         threads: None,
         syscr: None,
         reads: None,
-        stdin: None::<StdinPeer>,
+        stdin: None,
         output: None,
         sockets: None,
         waits: false,
