@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     host::proc::{IdentityBook, ProcFs},
-    model::{Body, Capability, Identity, Observation, Process, Role},
+    model::{Body, Capability, Identity, Observation, Process, Role, USE_CAPABILITY},
     profile::Profile,
 };
 
@@ -52,6 +52,16 @@ impl Surroundings {
     /// How gateways' clients are seen here.
     pub(super) fn clients_capability(&self) -> Capability {
         self.clients.capability()
+    }
+
+    /// That every way in which workers are used is looked at.
+    pub(super) fn use_capability() -> Capability {
+        Capability {
+            name: USE_CAPABILITY.to_owned(),
+            ok: true,
+            detail: "stdin, output, sockets and work of each worker and what descends from it"
+                .to_owned(),
+        }
     }
 
     /// How terminals are seen here.

@@ -328,6 +328,7 @@ impl Sensor for EbpfSensor {
             capabilities: hooks
                 .chain(calls)
                 .chain([self.surroundings.clients_capability(), self.terminal_capability()])
+                .chain([Surroundings::use_capability()])
                 .collect(),
             calls_counted: self.count_calls,
             limits: Limits {

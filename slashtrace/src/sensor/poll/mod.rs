@@ -54,6 +54,7 @@ impl PollSensor {
         let mut capabilities = capabilities::of(&proc, interval, options.count_calls);
         capabilities.push(surroundings.clients_capability());
         capabilities.push(surroundings.terminal_capability());
+        capabilities.push(Surroundings::use_capability());
         let description = Description {
             kind: SensorKind::Poll,
             capabilities,

@@ -124,8 +124,7 @@ impl Sampler {
     /// may close them before the next round. Samples of those that were found to be held.
     pub fn first_look(&mut self, now_ns: u64, book: &mut IdentityBook) -> Vec<Observation> {
         let workers = &mut self.workers;
-        let there =
-            |worker| workers.get(&worker).is_some_and(|it| !it.channels.is_looked_at());
+        let there = |worker| workers.get(&worker).is_some_and(|it| !it.channels.is_looked_at());
         let fresh = self.fresh.take(now_ns, there);
         if fresh.is_empty() {
             return Vec::new();
