@@ -296,6 +296,15 @@ mod tests {
     }
 
     #[test]
+    fn a_signal_is_told_by_its_header() {
+        for record in records().into_iter().map(Bytes::from) {
+            let what = decode(&record).unwrap().what;
+            assert_eq!(is_signal(&record), matches!(what, What::Signal { .. }), "{what:?}");
+        }
+        assert!(!is_signal(&Bytes::from_static(b"short")));
+    }
+
+    #[test]
     fn an_exec_carries_only_what_is_there() {
         let argv = b"python3\0-m\0worker\0";
         let decoded = decode(&exec_record(argv, &[info(40), info(30)]).into()).unwrap();
