@@ -285,7 +285,7 @@ impl Roster {
         }
         for (other, witness) in found {
             if let Some(worker) = self.workers.get_mut(&other) {
-                worker.witness = Some(witness);
+                worker.witness = Some(Box::new(witness));
             }
         }
     }

@@ -83,7 +83,7 @@ pub(crate) struct Worker {
     pub(crate) activity: Activity,
     /// First look at which nobody held the write end of its stdin.
     pub(crate) unheld: Option<Moment>,
-    pub(crate) witness: Option<Witness>,
+    pub(crate) witness: Option<Box<Witness>>,
     /// The client that it is for.
     pub(crate) client: Option<Box<Client>>,
     /// A look at its gateway's connections has said who that is, or that it cannot be known.

@@ -26,7 +26,9 @@ pub(super) fn judge(view: &GroupView) -> Judgement {
         if served.calls > 0 {
             continue;
         }
-        if let Some(found) = worker.witness.or_else(|| newest_witness(view, worker)) {
+        if let Some(found) =
+            worker.witness.as_deref().copied().or_else(|| newest_witness(view, worker))
+        {
             exact &= served.exact;
             lost.push(worker);
             witnesses.push(found);
