@@ -94,7 +94,10 @@ impl EbpfSensor {
             if self.is_alive(identity) || !self.translator.known.contains_key(&identity) {
                 continue;
             }
-            self.object.untrack_process(identity);
+            if !self.object.untrack_process(identity) {
+                // It passed the exit program after all, whose record knows how it ended.
+                continue;
+            }
             self.exited(Exit {
                 pid: identity.pid,
                 start_ns: identity.start_ns,

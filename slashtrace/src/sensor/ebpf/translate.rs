@@ -17,6 +17,9 @@ use crate::{
 /// Most bytes of a gateway's argument area that are read for its first token.
 const ARGV0_MAX: usize = 4096;
 
+/// Of so many tracked processes no room is given back.
+const KNOWN_FEW: usize = 1_024;
+
 /// What a record of the kernel programs comes to.
 #[derive(Debug)]
 pub enum Translated {
@@ -121,6 +124,10 @@ impl Translator {
     pub fn forget(&mut self, identity: Identity) {
         self.known.remove(&identity);
         self.described.remove(&identity);
+        // After a storm there is room for more than will come again soon.
+        if self.known.capacity() > KNOWN_FEW && self.known.len() < self.known.capacity() / 8 {
+            self.known.shrink_to(2 * self.known.len());
+        }
     }
 
     fn exec(&mut self, exec: &WireExec, book: &mut IdentityBook) -> Option<Body> {
