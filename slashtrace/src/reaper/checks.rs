@@ -16,7 +16,6 @@ use crate::{
     },
     model::{Identity, Kind, Terminal},
     profile::Profile,
-    redact,
 };
 
 /// How far up the parents of a process are followed.
@@ -200,7 +199,7 @@ impl Checks {
         let Some(found) = self.profile.match_worker(&tokens) else {
             return Err(No::because("its arguments are no worker's by now"));
         };
-        let session = found.session.map(redact::escape);
+        let session = self.proc.session_key(decision.worker, &found);
         let unseen = decision.session.is_none() && decision.argv_truncated;
         if session != decision.session && !unseen {
             return Err(No::because("its arguments name another session by now"));

@@ -18,7 +18,7 @@ fn with(line: usize, new: &str) -> String {
 fn builtin_parses() {
     let profile = Profile::hermes();
     assert_eq!(profile.name, "hermes");
-    assert_eq!(profile.worker.tokens, ["-m", "tui_gateway.slash_worker"]);
+    assert_eq!(profile.workers[0].tokens, ["-m", "tui_gateway.slash_worker"]);
     assert_eq!(profile.graces, Graces::default());
     assert_eq!(profile.windows, Windows::default());
     assert_eq!(profile.helpers[0].grace, Span::from_secs(30));
@@ -28,7 +28,7 @@ fn builtin_parses() {
 fn minimal_takes_the_defaults() {
     let profile = Profile::parse(MINIMAL).unwrap();
     assert_eq!(profile.graces, Graces::default());
-    assert_eq!(profile.worker.model_flag, None);
+    assert_eq!(profile.workers[0].model_flag, None);
     assert!(profile.helpers.is_empty());
 }
 
@@ -43,9 +43,9 @@ fn survives_the_start_record() {
 #[test]
 fn a_profile_from_elsewhere_is_checked_too() {
     let mut profile = Profile::hermes();
-    profile.worker.tokens.clear();
+    profile.workers[0].tokens.clear();
     let error = profile.check().unwrap_err();
-    assert_eq!(error.to_string(), "`tokens` is empty: it would match every process");
+    assert_eq!(error.to_string(), "neither `tokens` nor `program`: it would match every process");
 }
 
 #[test]
@@ -57,10 +57,12 @@ fn zero_overlap_is_a_choice() {
 #[test]
 fn the_line_is_found_however_the_value_is_written() {
     let worker = "worker.tokens = [\"a\",\n\"\"]\nworker.session_flag = \"-s\"";
-    assert_eq!(error(&format!("name = \"p\"\n{worker}")), "line 3: a token is empty");
+    let refused = error(&format!("name = \"p\"\n{worker}"));
+    assert!(refused.starts_with("line 3, column 1: a token is empty\n"), "{refused}");
     let inline = "worker = { tokens = [\"a\"], session_flag = \"s\" }";
     let refused = error(&format!("\nname = \"p\"\n{inline}"));
-    assert_eq!(refused, "line 3: `session_flag` must be a flag such as `--name`");
+    let wanted = "line 3, column 43: `session_flag` must be a flag such as `--name`\n";
+    assert!(refused.starts_with(wanted), "{refused}");
 }
 
 fn opener(lines: &str) -> String {
