@@ -124,3 +124,84 @@ fn refusals_name_line_and_reason() {
     ];
     insta::assert_snapshot!(all.join("\n"));
 }
+
+/// A profile with these rules.
+fn rules(text: &str) -> String {
+    error(&format!("name = \"p\"\n{text}\n"))
+}
+
+#[test]
+fn refusals_of_rules_show_the_place() {
+    let p = |rest: &str| rules(&format!("[worker]\nprogram = \"agent\"\n{rest}"));
+    let all = [
+        rules("[worker]\nsession = \"none\""),
+        rules("worker = []"),
+        p(""),
+        p("session = \"some\""),
+        p("session = {}"),
+        p("session = []"),
+        p("session = { flg = \"-s\" }"),
+        p("session = { flag = \"-s\", position = 1 }"),
+        p("session = { flag = \"s\" }"),
+        p("session = [{ position = 1 }, { position = 0 }]"),
+        p("session = [{ env = \"A\" }, { env = \"A\" }]"),
+        p("session = { env = \"A-B\" }"),
+        p("session = { cwd = false }"),
+        p("session = { title = \"agent\" }"),
+        p("session = { title = \"a*\" }"),
+        p("session = \"none\"\nsession_flag = \"-s\""),
+        p("session = \"none\"\none_per = \"session\""),
+        p("session = \"none\"\none_per = \"user\""),
+        p("session = \"none\"\nchannel = \"pipe\""),
+        p("session = \"none\"\nexclude = [\"--type=renderer\", \"--*\"]"),
+        p("session = \"none\"\ntokens = [\"serve\"]\nexclude = [\"serve\"]"),
+        p("session = { flag = \"-m\" }\ntokens = [\"-m\", \"w\"]"),
+        p("session = \"none\"\nlaunchers = [\"npx\", \"/bin/run\"]"),
+        p("session = \"none\"\nlaunchers = [\"bash\"]"),
+        rules("[worker]\nprogram = \"a/b\"\nsession = \"none\""),
+        rules("[worker]\nprogram = \"python3\"\nsession = \"none\""),
+        rules(
+            "[[worker]]\nprogram = \"a\"\nsession = \"none\"\n\
+             [[worker]]\nprogram = \"a\"\nexclude = [\"-v\"]\nsession = \"none\"\nname = \"b\"",
+        ),
+        rules(
+            "[[worker]]\ntokens = [\"a\"]\nsession = \"none\"\n\
+             [[worker]]\ntokens = [\"x\", \"a\"]\nsession = \"none\"\nname = \"b\"",
+        ),
+        rules(
+            "[[worker]]\ntokens = [\"a\"]\nsession = \"none\"\n\
+             [[worker]]\ntokens = [\"b\"]\nsession = \"none\"",
+        ),
+        rules("description = \"\tÄ\u{4e2d}\" x"),
+    ];
+    insta::assert_snapshot!(all.join("\n\n"));
+}
+
+#[test]
+fn one_rule_is_written_as_it_always_was() {
+    let profile = Profile::parse(MINIMAL).unwrap();
+    let json = serde_json::to_value(&profile).unwrap();
+    let worker = serde_json::json!({ "tokens": ["-m", "w"], "session_flag": "--session" });
+    assert_eq!(json["worker"], worker);
+}
+
+#[test]
+fn several_rules_survive_the_start_record() {
+    let text = "name = \"p\"\n[[worker]]\nname = \"agent\"\nprogram = \"c10-agent\"\n\
+                session = [{ flag = \"--resume\" }, { env = \"SID\" }]\nchannel = \"socket\"\n\
+                [[worker]]\nprogram = \"c10-lsp\"\nsession = { cwd = true }\none_per = \"none\"\n\
+                [[worker]]\ntokens = [\"run\"]\nsession = \"none\"\nexclude = [\"--type=*\"]\n";
+    let profile = Profile::parse(text).unwrap();
+    let json = serde_json::to_string(&profile).unwrap();
+    assert_eq!(serde_json::from_str::<Profile>(&json).unwrap(), profile, "{json}");
+    let names: Vec<&str> = profile.workers.iter().map(WorkerRule::name).collect();
+    assert_eq!(names, ["agent", "c10-lsp", "worker"]);
+    let one_per: Vec<OnePer> = profile.workers.iter().map(WorkerRule::one_per).collect();
+    assert_eq!(one_per, [OnePer::Session, OnePer::None, OnePer::Gateway]);
+    let channel = |rule: &WorkerRule| rule.channel();
+    assert_eq!(
+        profile.workers.iter().map(channel).collect::<Vec<_>>(),
+        [Some(Channel::Socket), None, None]
+    );
+    assert_eq!(Profile::hermes().workers[0].channel(), Some(Channel::Stdin));
+}

@@ -114,14 +114,43 @@ fn add(filter: &mut Filter, word: u64) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    fn has(filter: &Filter, word: u64) -> bool {
+        word_bits(word).iter().all(|bit| filter[*bit as usize / 64] & (1 << (bit % 64)) != 0)
+    }
 
     /// What `may_match` of the kernel programs does.
     fn let_through(rule: &Rule, argv: &[u8]) -> bool {
-        argv.chunks_exact(8).any(|word| {
-            word_bits(u64::from_ne_bytes(word.try_into().unwrap()))
-                .iter()
-                .all(|bit| rule.word_filter[*bit as usize / 64] & (1 << (bit % 64)) != 0)
+        let words = argv
+            .chunks_exact(8)
+            .any(|word| has(&rule.word_filter, u64::from_ne_bytes(word.try_into().unwrap())));
+        let mut before = [0; TAIL_BYTES];
+        let tails = argv.iter().any(|&byte| {
+            let end = byte == 0 && has(&rule.tail_filter, u64::from(u32::from_ne_bytes(before)));
+            before.rotate_left(1);
+            before[TAIL_BYTES - 1] = byte;
+            end
+        });
+        (rule.by_tokens && words) || (rule.by_program && tails)
+    }
+
+    /// What `matches` of the kernel programs does.
+    fn searched(rule: &Rule, argv: &[u8]) -> bool {
+        let places = |token: &[u8]| {
+            let hash = fnv1a(token);
+            rule.tokens.iter().find(|(known, _)| *known == hash).map_or(0, |(_, places)| *places)
+        };
+        let (mut reached, mut may_start) = (0_u64, 0);
+        argv.strip_suffix(b"\0").unwrap().split(|&byte| byte == 0).any(|token| {
+            let own = places(token);
+            reached = ((reached << 1) | may_start) & own;
+            may_start = rule.starts;
+            let name = token.rsplit(|&byte| byte == b'/').next().unwrap();
+            let program = if rule.by_program { own | places(name) } else { 0 };
+            reached & rule.ends != 0 || program & PROGRAM_PLACE != 0
         })
     }
 
@@ -152,5 +181,65 @@ mod tests {
         let rule = Rule::new(&profile);
         assert!(rule.tokens.contains(&(fnv1a(b"-x"), 0b101)));
         assert_eq!(rule.ends, 0b1000);
+    }
+
+    const RULES: [&str; 6] = [
+        "[worker]\ntokens = [\"-m\", \"agent.main\"]\nsession = \"none\"\n",
+        "[worker]\ntokens = [\"x\", \"-m\", \"x\", \"-m\", \"uv\"]\nsession = \"none\"\n",
+        "[worker]\nprogram = \"npx\"\nexclude = [\"x\"]\nsession = \"none\"\n",
+        "[worker]\nprogram = \"uv\"\nsession = \"none\"\n",
+        "[[worker]]\nprogram = \"agent.main\"\ntokens = [\"serve\"]\nsession = \"none\"\n\
+         [[worker]]\ntokens = [\"serve\", \"x\"]\nsession = \"none\"\n",
+        "[[worker]]\nprogram = \"gopls\"\nsession = \"none\"\n\
+         [[worker]]\ntokens = [\"-m\", \"agent.main\"]\nsession = \"none\"\n\
+         [[worker]]\nprogram = \"agent.main\"\nsession = \"none\"\n",
+    ];
+
+    const WORDS: [&str; 22] = [
+        "",
+        "-m",
+        "x",
+        "agent.main",
+        "-magent.main",
+        "-mx",
+        "-muv",
+        "uv",
+        "npx",
+        "-mnpx",
+        "gopls",
+        "/usr/bin/npx",
+        "/opt/gopls",
+        "./agent.main",
+        "python3",
+        "node",
+        "/bin/sh",
+        "serve",
+        "--",
+        "-u",
+        "a-much-longer-token/with/agent.main/in",
+        "/",
+    ];
+
+    proptest! {
+        /// What a rule matches, the kernel lets through; and where tokens decide alone, no more.
+        #[test]
+        fn the_kernel_misses_nothing(
+            rules in 0..RULES.len(),
+            argv in prop::collection::vec(prop::sample::select(&WORDS[..]), 1..9),
+        ) {
+            let profile = Profile::parse(&format!("name = \"p\"\n{}", RULES[rules])).unwrap();
+            let rule = Rule::new(&profile);
+            let area = argv.join("\0") + "\0";
+            let area = area.as_bytes();
+            let tokens = crate::profile::tokens_of(area);
+            let matched = profile.match_worker(&tokens).is_some();
+            let kernel = area.len() as u64 >= rule.argv_min
+                && let_through(&rule, area)
+                && searched(&rule, area);
+            prop_assert!(kernel || !matched, "missed {argv:?}");
+            if profile.workers.iter().all(|worker| worker.program.is_none()) {
+                prop_assert_eq!(kernel, matched, "{:?}", argv);
+            }
+        }
     }
 }
