@@ -183,7 +183,7 @@ pub(crate) fn all() -> Vec<Record> {
             threads: Some(4),
             syscr: Some(912),
             reads: Some(0),
-            stdin: Some(StdinPeer { state: StdinState::Held, holder: Some(GATEWAY) }),
+            stdin: Some(StdinPeer { kind: None, state: StdinState::Held, holder: Some(GATEWAY) }),
             ..testing::sample(WORKER)
         }),
         Body::Finding(Box::new(finding())),

@@ -32,10 +32,15 @@ pub enum Kind {
     DuplicateWorker,
     /// A duplicate that has served nothing while a sibling serves.
     LostWorker,
+    /// What stayed of a pair of one session when its gateway ended the other, and was asked nothing
+    /// since.
+    LostAtClose,
     /// Workers of a group replaced again and again, without overlap: a cost, not a leak.
     RespawnChurn,
     /// Its gateway exited and it outlives the orphan grace.
     GatewayOrphan,
+    /// What launched it ended and it lives on, under a gateway that lives.
+    LauncherOrphan,
     /// Its session's terminal closed and it outlives the terminal grace.
     TerminalOrphan,
     /// Idle, and its gateway has had no client for the client grace.

@@ -17,9 +17,9 @@ pub use action::{Action, Mode, Outcome, Phase, Step};
 pub use finding::{Confidence, Finding, FindingState, FindingWorker, Forecast, GatewayRef, Kind};
 pub use identity::Identity;
 pub use observation::{
-    Capability, Exec, Exit, Gap, GapReason, Host, Limits, Memory, Parent, ParentSource, Process,
-    Reaping, Role, Sample, Sender, SensorKind, Signal, Source, Spawn, Start, StdinPeer, StdinState,
-    Stop, Terminal, Tick,
+    Capability, EndKind, Exec, Exit, Gap, GapReason, Host, Limits, Memory, OutputPeer, OutputState,
+    Parent, ParentSource, Process, Reaping, Role, Sample, Sender, SensorKind, Signal, Sockets,
+    Source, Spawn, Start, StdinPeer, StdinState, Stop, Terminal, Tick, USE_CAPABILITY,
 };
 pub use program::{Install, Program};
 pub use record::{Body, FORMAT_VERSION, Observation, Record};

@@ -79,6 +79,9 @@ pub struct Process {
     /// First token of its argv with the home folder masked; absent where it could not be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub argv0: Option<String>,
+    /// What it is known as if it only starts another program and waits for it: `sh -c`, `npm exec`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub launcher: Option<String>,
 }
 
 impl Process {
@@ -103,6 +106,14 @@ pub struct Parent {
     /// subreaper): with `how: proc`, such a parent proves nothing about who forked the worker.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub reaper: bool,
+    /// Who forked this parent in turn, where the kernel saw that: the gateway, if the parent only
+    /// passed through.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forker: Option<Process>,
+    /// Whether it had executed no program of its own since it was forked (`PF_FORKNOEXEC`,
+    /// include/linux/sched.h).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub forked_only: bool,
 }
 
 /// A controlling terminal.
@@ -189,7 +200,7 @@ impl Spawn {
     clippy::trivially_copy_pass_by_ref,
     reason = "serde's skip_serializing_if passes a reference"
 )]
-fn is_zero(n: &u32) -> bool {
+pub(crate) fn is_zero(n: &u32) -> bool {
     *n == 0
 }
 
@@ -310,13 +321,76 @@ pub enum StdinState {
     Held,
     /// Every process was looked at and none other holds the write end.
     Unheld,
+    /// Only other workers hold the write end: they inherited it when they were forked, and nobody
+    /// means to use it.
+    Inherited,
     /// Not a pipe or socket, or not every process could be looked at.
     Unknown,
+}
+
+/// Whether anybody reads what a worker writes.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OutputState {
+    /// A process outside its own tree holds the other end.
+    Read,
+    /// Every process was looked at and none outside its own tree holds the other end.
+    Unread,
+    /// It is its gateway's own output (a log), or has no other end (a file, `/dev/null`), or not
+    /// every process could be looked at.
+    Unknown,
+}
+
+/// The other end of a worker's stdout.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub struct OutputPeer {
+    /// What it is.
+    pub kind: EndKind,
+    /// What is known of the other end.
+    pub state: OutputState,
+    /// A process that holds the other end, if one was found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reader: Option<Identity>,
+}
+
+/// Sockets by which a worker itself may be spoken to. Its stdin and stdout are not among them, nor
+/// are connections within its own tree.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub struct Sockets {
+    /// Sockets on which it listens (TCP and Unix).
+    pub listening: u32,
+    /// Established connections, whoever opened them.
+    pub connected: u32,
+    /// Whether every socket could be looked at.
+    pub complete: bool,
+}
+
+/// What a descriptor of a worker is open on.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EndKind {
+    /// One end of an anonymous pipe.
+    Pipe,
+    /// A Unix socket with a peer, as socketpair(2) makes them: what Node.js calls a pipe.
+    Socket,
+    /// `/dev/null`.
+    Null,
+    /// A terminal.
+    Terminal,
+    /// A file, a named pipe, or anything else that has a path.
+    File,
+    /// The descriptor is closed.
+    Closed,
+    /// Another kind of descriptor.
+    Other,
 }
 
 /// The other end of a worker's stdin.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 pub struct StdinPeer {
+    /// What it is; absent in evidence of 0.1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<EndKind>,
     /// What is known of it.
     pub state: StdinState,
     /// A process that holds the write end, if one was found.
@@ -352,6 +426,23 @@ pub struct Sample {
     /// The other end of its stdin.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stdin: Option<StdinPeer>,
+    /// The other end of its stdout.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<OutputPeer>,
+    /// Its own sockets; absent where the profile says that it is spoken to by its stdin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sockets: Option<Sockets>,
+    /// That it was seen waiting for its stdin (/proc/PID/syscall shows a read of descriptor 0): it
+    /// has started. Written once.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub waits: bool,
+    /// CPU time of it and of all that descends from it so far, ms. Written when it rose by more
+    /// than 1/200 of the time that passed: less than that is upkeep.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_ms: Option<u64>,
+    /// Read system calls of what descends from it so far; processes that have ended included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub syscr_below: Option<u64>,
 }
 
 impl Sample {
@@ -445,6 +536,10 @@ pub struct Host {
     /// Memory at the start.
     pub memory: Memory,
 }
+
+/// Name of the capability of a sensor set that looks at every way in which a worker is used, not
+/// only at its stdin. Recordings without it are judged as they were when they were made.
+pub const USE_CAPABILITY: &str = "use-of-workers";
 
 /// One thing a sensor set can or cannot do here.
 #[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]

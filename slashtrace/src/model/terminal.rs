@@ -70,6 +70,10 @@ pub struct Clients {
     /// These connections, as far as they are told apart: at most 256, by socket.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub connections: Vec<Connection>,
+    /// Established connections that it opened itself, to processes outside its own tree: what it
+    /// is asked may come in by these.
+    #[serde(default, skip_serializing_if = "super::observation::is_zero")]
+    pub outbound: u32,
     /// Whether every socket could be looked at.
     pub complete: bool,
     /// How this was observed.

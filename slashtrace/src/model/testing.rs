@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::{
     Body, Clients, Confidence, Exec, Exit, FORMAT_VERSION, Finding, FindingState, FindingWorker,
     GatewayRef, Host, Identity, Kind, Limits, Memory, Parent, ParentSource, Process, Record, Role,
-    Sample, SensorKind, Source, Spawn, Start, TerminalEvent, TerminalState, Tick,
+    Sample, Sender, SensorKind, Signal, Source, Spawn, Start, TerminalEvent, TerminalState, Tick,
 };
 use crate::profile::Profile;
 
@@ -34,12 +34,25 @@ pub(crate) fn record(seq: u64, time: Timestamp, boottime_ns: u64, body: Body) ->
 
 /// A process that is no worker.
 pub(crate) fn process(id: Identity) -> Process {
-    Process { pid: id.pid, start_ns: id.start_ns, comm: "python".to_owned(), argv0: None }
+    Process {
+        pid: id.pid,
+        start_ns: id.start_ns,
+        comm: "python".to_owned(),
+        argv0: None,
+        launcher: None,
+    }
 }
 
 /// Who forked somebody, and still is there.
 pub(crate) fn parent(id: Identity, how: ParentSource) -> Parent {
-    Parent { process: process(id), how, gone: false, reaper: false }
+    Parent {
+        process: process(id),
+        how,
+        gone: false,
+        reaper: false,
+        forker: None,
+        forked_only: false,
+    }
 }
 
 /// A worker.
@@ -128,6 +141,25 @@ pub(crate) fn exit(id: Identity) -> Exit {
     }
 }
 
+/// A signal that one process sent to a worker.
+pub(crate) fn signal(to: Identity, by: Identity, number: u8) -> Signal {
+    Signal {
+        pid: to.pid,
+        start_ns: to.start_ns,
+        role: Role::Worker,
+        signal: number,
+        name: super::signal_name(number.into()).into_owned(),
+        si_code: 0,
+        delivered: true,
+        sender: Some(Sender {
+            pid: by.pid,
+            start_ns: by.start_ns,
+            comm: "python".to_owned(),
+            uid: 0,
+        }),
+    }
+}
+
 /// A look at a process that sleeps, at which nothing else was to be seen.
 pub(crate) fn sample(id: Identity) -> Sample {
     Sample {
@@ -140,6 +172,11 @@ pub(crate) fn sample(id: Identity) -> Sample {
         syscr: None,
         reads: None,
         stdin: None,
+        output: None,
+        sockets: None,
+        waits: false,
+        cpu_ms: None,
+        syscr_below: None,
     }
 }
 
@@ -151,6 +188,7 @@ pub(crate) fn clients(id: Identity) -> Clients {
         listening: 1,
         connected: 0,
         connections: Vec::new(),
+        outbound: 0,
         complete: true,
         source: Source::Proc,
     }

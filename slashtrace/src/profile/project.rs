@@ -82,9 +82,13 @@ pub enum Sign {
     /// The finding of this name.
     LostWorker,
     /// The finding of this name.
+    LostAtClose,
+    /// The finding of this name.
     RespawnChurn,
     /// The finding of this name.
     GatewayOrphan,
+    /// The finding of this name.
+    LauncherOrphan,
     /// The finding of this name.
     TerminalOrphan,
     /// The finding of this name.
@@ -105,8 +109,10 @@ impl Sign {
         Some(match kind {
             Kind::SpawnPerCall => Self::SpawnPerCall,
             Kind::LostWorker => Self::LostWorker,
+            Kind::LostAtClose => Self::LostAtClose,
             Kind::RespawnChurn => Self::RespawnChurn,
             Kind::GatewayOrphan => Self::GatewayOrphan,
+            Kind::LauncherOrphan => Self::LauncherOrphan,
             Kind::TerminalOrphan => Self::TerminalOrphan,
             Kind::Abandoned => Self::Abandoned,
             Kind::Unreachable => Self::Unreachable,

@@ -64,13 +64,15 @@ pub struct Trigger {
 
 impl Trigger {
     /// The kinds that may be triggers: those that show which very worker nobody uses.
-    pub const KINDS: [Kind; 6] = [
+    pub const KINDS: [Kind; 8] = [
         Kind::GatewayOrphan,
         Kind::TerminalOrphan,
         Kind::Unreachable,
         Kind::LostWorker,
         Kind::DuplicateWorker,
         Kind::Abandoned,
+        Kind::LauncherOrphan,
+        Kind::LostAtClose,
     ];
 }
 
@@ -233,7 +235,8 @@ mod tests {
         assert_eq!(
             error("zombie"),
             "`zombie` shows nobody to be unused; a trigger is one of gateway-orphan, \
-             terminal-orphan, unreachable, lost-worker, duplicate-worker, abandoned"
+             terminal-orphan, unreachable, lost-worker, duplicate-worker, abandoned, \
+                 launcher-orphan, lost-at-close"
         );
         assert!(error("orphan").starts_with("`orphan` is no kind of finding; "));
         assert!(error("").starts_with("`` is no kind of finding"));

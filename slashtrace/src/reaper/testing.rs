@@ -43,8 +43,15 @@ pub(super) fn spawn(id: Identity, role: Role) -> Spawn {
 /// A parent that is there, as the kernel tells of it.
 pub(super) fn gateway_of(id: Identity) -> Parent {
     let Identity { pid, start_ns } = id;
-    let process = Process { pid, start_ns, comm: "python".to_owned(), argv0: None };
-    Parent { process, how: ParentSource::Fork, gone: false, reaper: false }
+    let process = Process { pid, start_ns, comm: "python".to_owned(), argv0: None, launcher: None };
+    Parent {
+        process,
+        how: ParentSource::Fork,
+        gone: false,
+        reaper: false,
+        forker: None,
+        forked_only: false,
+    }
 }
 
 /// That it ended.
@@ -147,6 +154,8 @@ impl Subject {
             kind: Kind::TerminalOrphan,
             confidence: Confidence::Strong,
             terminal: None,
+            seen_exec: false,
+            ways: "its stdin: nobody".to_owned(),
             seq: 5,
             descendants: Vec::new(),
             gateway_of: Vec::new(),

@@ -98,7 +98,9 @@ impl Redaction {
             rule: _,
         } = spawn;
         self.text(comm);
-        let parent = parent.iter_mut().map(|parent| &mut parent.process);
+        let parent = parent.iter_mut();
+        let parent = parent
+            .flat_map(|parent| std::iter::once(&mut parent.process).chain(&mut parent.forker));
         let above = parent.chain(ancestors).chain(opener);
         above.for_each(|process| self.process(process));
         self.maybe(model);
@@ -142,7 +144,7 @@ impl Redaction {
     }
 
     fn process(&self, process: &mut Process) {
-        let Process { comm, argv0, pid: _, start_ns: _ } = process;
+        let Process { comm, argv0, launcher: _, pid: _, start_ns: _ } = process;
         self.text(comm);
         self.maybe(argv0);
     }

@@ -278,10 +278,13 @@ mod tests {
                 start_ns: u64::from(pid) * SECOND,
                 comm: format!("comm{pid}"),
                 argv0: None,
+                launcher: None,
             },
             how: ParentSource::Proc,
             gone: false,
             reaper,
+            forker: None,
+            forked_only: false,
         });
         Spawn {
             role: Role::Worker,

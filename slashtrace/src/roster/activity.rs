@@ -3,7 +3,10 @@
 //! *Counted* (`reads`): the exact number, for a worker that was watched from its spawn.
 //! *Sampled* (`syscr`): a rise of the process's read system calls. Start-up reads too, so rises
 //! are taken in runs: rises less than [`Rules::settle`] apart are one run. The first run is
-//! start-up, each later one is a *burst*: at least one call.
+//! start-up, each later one is a *burst*: at least one call. A start may come in several parts, with
+//! waits for others in between. Where the end of a start can be seen (the worker waits for its
+//! stdin), all before that is start-up, however many parts it has; where it is not seen, the second
+//! run is taken for a part of the start, too.
 
 use std::collections::VecDeque;
 
@@ -47,6 +50,10 @@ pub(crate) struct Activity {
     reads: Option<Reading>,
     syscr: Option<Reading>,
     bursts: u64,
+    /// First time that it was seen waiting for its stdin.
+    waiting: Option<u64>,
+    /// Later runs that are taken for start-up because it was not.
+    parts: u64,
     rises: VecDeque<Rise>,
 }
 
@@ -95,14 +102,33 @@ impl Activity {
             self.syscr = Some(Reading { at, ..before });
             return false;
         }
-        if at.saturating_sub(before.changed_at) >= rules.settle() {
-            self.bursts = self.bursts.saturating_add(1);
+        let apart = at.saturating_sub(before.changed_at) >= rules.settle();
+        match self.waiting {
+            Some(waiting) if apart || before.changed_at <= waiting => self.burst(),
+            None if apart && rules.sees_use && self.parts == 0 => self.parts = 1,
+            None if apart => self.burst(),
+            _ => {}
         }
         if self.bursts > 0 {
             self.rose(before.at, at, seq, rules);
         }
         self.syscr = Some(Reading { value, at, changed_at: at, seq });
         true
+    }
+
+    /// It was seen waiting for its stdin: its start is over.
+    pub(crate) fn waits(&mut self, at: u64) {
+        if self.waiting.is_none() {
+            self.waiting = Some(at);
+            if self.reads.is_none() {
+                self.bursts = 0;
+                self.rises.clear();
+            }
+        }
+    }
+
+    fn burst(&mut self) {
+        self.bursts = self.bursts.saturating_add(1);
     }
 
     fn rose(&mut self, looked_at: u64, to: u64, seq: u64, rules: &Rules) {
@@ -122,14 +148,15 @@ impl Activity {
             return Some(Served { calls: reads.value, exact: whole_life });
         }
         let syscr = self.syscr?;
-        let settled = self.bursts > 0 || now >= syscr.changed_at.saturating_add(rules.settle());
+        let started = self.bursts > 0 || self.waiting.is_some();
+        let settled = started || now >= syscr.changed_at.saturating_add(rules.settle());
         settled.then_some(Served { calls: self.bursts, exact: false })
     }
 
     /// When start-up is over if nothing changes until then.
     pub(crate) fn settles_at(&self, rules: &Rules) -> Option<u64> {
         match (self.reads, self.syscr) {
-            (None, Some(syscr)) if self.bursts == 0 => {
+            (None, Some(syscr)) if self.bursts == 0 && self.waiting.is_none() => {
                 Some(syscr.changed_at.saturating_add(rules.settle()))
             }
             _ => None,
@@ -198,6 +225,33 @@ mod tests {
         assert_eq!(calls(&activity, 30 * S), Some(2));
         assert_eq!(activity.last_rise(30 * S, &rules()).map(|rise| rise.to), Some(13 * S));
         assert_eq!(activity.last_rise(40 * S, &rules()).map(|rise| rise.to), Some(30 * S));
+    }
+
+    #[test]
+    fn a_start_in_parts_is_no_call() {
+        let mut rules = rules();
+        rules.sees_use = true;
+        let start = [(S, 200), (11 * S, 250), (30 * S, 300)];
+        // Where it is seen waiting for its stdin, all before that is its start.
+        let mut activity = Activity::default();
+        for (at, value) in start {
+            activity.sampled(value, (at, at), &rules);
+        }
+        activity.waits(34 * S);
+        assert_eq!(activity.served(35 * S, true, &rules).map(|served| served.calls), Some(0));
+        assert_eq!(activity.newest_rise(), None);
+        activity.sampled(303, (36 * S, 36), &rules);
+        assert_eq!(activity.served(36 * S, true, &rules).map(|served| served.calls), Some(1));
+        activity.sampled(306, (37 * S, 37), &rules);
+        assert_eq!(activity.served(37 * S, true, &rules).map(|served| served.calls), Some(1));
+        // Where it is not, the second part is.
+        let mut activity = Activity::default();
+        for (at, value) in &start[..2] {
+            activity.sampled(*value, (*at, *at), &rules);
+        }
+        assert_eq!(activity.served(15 * S, true, &rules).map(|served| served.calls), Some(0));
+        activity.sampled(300, (30 * S, 3), &rules);
+        assert_eq!(activity.served(30 * S, true, &rules).map(|served| served.calls), Some(1));
     }
 
     #[test]

@@ -10,13 +10,18 @@ use super::{
     attribution,
     family::Descendant,
     group::Listed,
+    usage::Usage,
     worker::{Birth, Link, Moment, Worker},
 };
 use crate::model::{
     Body, Clients, Exec, Exit, Identity, Parent, ParentSource, Process, Record, Role, Sample,
-    SensorKind, Source, Spawn, StdinState, Step,
+    SensorKind, Source, Spawn, Step, USE_CAPABILITY,
 };
+use crate::profile::OnePer;
 
+/// SIGKILL and SIGTERM, the same on every architecture (signal(7)).
+const KILL: u8 = 9;
+const TERM: u8 = 15;
 /// Launchers that are followed, one above the other.
 const LAUNCHERS_MAX: usize = 16;
 
@@ -28,6 +33,7 @@ impl Roster {
             Body::Start(start) => {
                 self.rules.sampled_every(start.limits.sample_interval_ms);
                 self.rules.sees_all = start.sensor == SensorKind::Ebpf;
+                self.rules.sees_use = start.capabilities.iter().any(|it| it.name == USE_CAPABILITY);
             }
             Body::Spawn(spawn) => match spawn.role {
                 Role::Worker => self.worker_spawned(record, spawn),
@@ -50,11 +56,16 @@ impl Roster {
                     self.memory = Some((memory, record.seq));
                 }
             }
-            Body::Signal(_)
-            | Body::Program(_)
-            | Body::Gap(_)
-            | Body::Finding(_)
-            | Body::Stop(_) => {}
+            Body::Signal(signal) => {
+                if matches!(signal.signal, TERM | KILL)
+                    && let Some(worker) = self.workers.get_mut(&signal.identity())
+                {
+                    let sender = signal.sender.as_ref();
+                    worker.signalled_by =
+                        sender.map(|it| Identity { pid: it.pid, start_ns: it.start_ns });
+                }
+            }
+            Body::Program(_) | Body::Gap(_) | Body::Finding(_) | Body::Stop(_) => {}
         }
     }
 
@@ -63,6 +74,11 @@ impl Roster {
         // A child that a launcher forked was its descendant until it executed.
         self.drop_descendant(id, None);
         let mut worker = new_worker(record, spawn);
+        (worker.channel, worker.one_per) = self.rules.of_rule(spawn.rule.as_deref());
+        let origin = self.origin_of(spawn);
+        worker.gateway = origin.gateway;
+        worker.launchers = origin.launchers.into();
+        worker.candidate = origin.candidate.map(Box::new);
         let mut came_back = false;
         if let Some(known) = self.workers.get(&id) {
             // Who is told to be a worker later than it was seen as a zombie lives.
@@ -80,7 +96,7 @@ impl Roster {
             worker.zombie = known.zombie;
             worker.rss_kib = known.rss_kib;
             worker.activity = known.activity.clone();
-            worker.unheld = known.unheld;
+            worker.usage = known.usage.clone();
             worker.launcher = known.launcher;
             worker.session = worker.session.or_else(|| known.session.clone());
             worker.terminal = worker.terminal.or(known.terminal);
@@ -105,13 +121,25 @@ impl Roster {
         } else if let Some(link) = &mut worker.gateway {
             link.process = self.shared(Arc::clone(&link.process));
             let process = Arc::clone(&link.process);
-            let gone = spawn.parent.as_ref().filter(|parent| parent.gone);
+            let gone = spawn
+                .parent
+                .as_ref()
+                .filter(|parent| parent.gone && parent.process.identity() == process.identity());
             self.ensure_gateway(&process, gone.map(|_| moment(record, spawn.source)));
+            self.share(&mut worker);
+            if let Some(gateway) = self.gateways.get_mut(&process.identity())
+                && gateway.forker.is_none()
+            {
+                gateway.forker = origin.forker;
+            }
         }
         let ended = worker.exit.is_some();
         self.workers.insert(id, Box::new(worker));
         self.enlist(id);
-        if let Some(launcher) = launcher {
+        self.note_launchers(id, spawn);
+        if let Some(launcher) = launcher
+            && !self.spreads(launcher, id)
+        {
             self.step_back(launcher);
         }
         // Whom it forked while it was another program it did not launch.
@@ -157,11 +185,11 @@ impl Roster {
         let children: Vec<Identity> = below
             .live
             .iter()
+            .copied()
             .chain(below.ended.iter().map(|(_, id)| id))
             .filter(|&child| {
-                self.workers.get(child).is_some_and(|child| attribution::launched(parent, child))
+                self.worker(child).is_some_and(|child| attribution::launched(parent, child))
             })
-            .copied()
             .collect();
         for &child in &children {
             self.dismiss(child, false);
@@ -274,9 +302,13 @@ impl Roster {
             }
             self.activity_changed(id);
             if news {
+                self.leave_alone(id, exit);
+                self.release(id, end);
                 self.life_changed(id);
             }
         }
+        self.passed_through(exit, end.at);
+        self.launcher_ended(id, end);
         self.drop_descendant(id, Some(end.at));
         if let Some(gateway) = self.gateways.get_mut(&id)
             && surer(end, gateway.exit)
@@ -309,6 +341,9 @@ impl Roster {
         } else {
             self.clientless.remove(&id);
         }
+        if let Some(gateway) = self.gateways.get_mut(&id) {
+            gateway.outbound = clients.outbound;
+        }
         self.clients_told(record, id, clients);
         self.touch(Subject::Gateway(id));
     }
@@ -324,24 +359,20 @@ impl Roster {
             let since = (!worker.birth.inherited).then_some(worker.birth.at);
             active |= worker.activity.counted(reads, at, since, &self.rules);
         }
-        if let Some(syscr) = sample.syscr {
+        let used = worker.usage.sampled(sample, record, &self.rules);
+        if sample.waits {
+            worker.activity.waits(at.0);
+        }
+        if (sample.syscr.is_some() || sample.syscr_below.is_some())
+            && let Some(syscr) = worker.usage.syscr_of_tree()
+        {
             active |= worker.activity.sampled(syscr, at, &self.rules);
         }
-        let key = worker.key().filter(|_| active);
-        let gateway = worker.gateway_id().filter(|_| active);
+        let key = worker.key().filter(|_| active || used);
+        let gateway = worker.gateway_id().filter(|_| active || used);
 
         let left = worker.client.as_ref().is_some_and(|client| client.gone().is_some());
         let seen = moment(record, Source::Proc);
-        let unheld = worker.unheld;
-        match sample.stdin.map(|stdin| stdin.state) {
-            Some(StdinState::Held) => worker.unheld = None,
-            Some(StdinState::Unheld) => worker.unheld = unheld.or(Some(seen)),
-            // A look that could not see everything says nothing against an earlier one that could:
-            // a write end that nobody holds cannot be opened again.
-            Some(StdinState::Unknown) | None => {}
-        }
-        let held_changed = worker.unheld.is_some() != unheld.is_some();
-
         let before = (worker.zombie.is_some(), worker.exit.is_some());
         match sample.state {
             // A leader that ended before its other threads is shown as Z too, and lives on.
@@ -354,6 +385,7 @@ impl Roster {
             }
             _ => worker.zombie = None,
         }
+        let held = sample.stdin.filter(|_| worker.candidate.is_some());
         let life = before != (worker.zombie.is_some(), worker.exit.is_some());
 
         if active {
@@ -362,12 +394,19 @@ impl Roster {
         if let Some(key) = key {
             self.touch(Subject::Group(key));
         }
-        if let Some(gateway) = gateway.filter(|id| left || self.clientless.contains_key(id)) {
+        let asks = |id: &Identity| {
+            let gone = self.gateways.get(id).is_some_and(|gateway| gateway.exit.is_some());
+            left || (gone && used) || self.clientless.contains_key(id)
+        };
+        if let Some(gateway) = gateway.filter(asks) {
             self.touch(Subject::Gateway(gateway));
+        }
+        if let Some(stdin) = held {
+            self.stdin_is_held(id, stdin);
         }
         if life {
             self.life_changed(id);
-        } else if held_changed || active {
+        } else if used || active {
             self.touch(Subject::Worker(id));
         }
     }
@@ -427,12 +466,21 @@ fn new_worker(record: &Record, spawn: &Spawn) -> Worker {
         model: spawn.model.as_deref().map(Arc::from),
         argv_truncated: spawn.argv_truncated,
         launcher: false,
+        spread: false,
+        part_of: None,
+        launchers: Box::default(),
+        launcher_exit: None,
+        candidate: None,
+        signalled_by: None,
+        survived: None,
         exit: None,
         left: None,
         zombie: None,
         rss_kib: None,
         activity: Activity::default(),
-        unheld: None,
+        usage: Usage::default(),
+        channel: None,
+        one_per: OnePer::Session,
         witness: None,
         client: None,
         client_judged: false,

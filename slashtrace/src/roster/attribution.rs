@@ -4,10 +4,10 @@
 use std::sync::Arc;
 
 use super::worker::{Link, Worker};
-use crate::model::{Confidence, Identity, ParentSource, Source, Spawn};
+use crate::model::{Confidence, Identity, ParentSource, Process, Source, Spawn};
 
 /// A group: where one persistent worker is supposed to hold.
-#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub(crate) struct GroupKey {
     pub(crate) gateway: Identity,
     pub(crate) session: Arc<str>,
@@ -23,6 +23,51 @@ pub(crate) fn gateway_of(spawn: &Spawn) -> Option<Link> {
         ParentSource::Proc => !parent.reaper && !parent.gone,
     };
     usable.then(|| Link { process: Arc::new(parent.process.clone()), how: parent.how })
+}
+
+/// Who uses a worker, as its spawn shows it: the nearest process above it that did not only launch
+/// it or pass through.
+#[derive(Debug, Default)]
+pub(crate) struct Origin {
+    pub(crate) gateway: Option<Link>,
+    /// What only started it and waits for it (`npm exec`, `sh -c`), nearest first.
+    pub(crate) launchers: Vec<Identity>,
+    /// Who would be its gateway if it were seen to hold the worker's stdin: a process that never
+    /// executed a program of its own, or one that adopts orphans.
+    pub(crate) candidate: Option<Link>,
+    /// Who forked the gateway in turn.
+    pub(crate) forker: Option<Link>,
+}
+
+pub(crate) fn origin(spawn: &Spawn) -> Origin {
+    let Some(parent) = &spawn.parent else { return Origin::default() };
+    let how = parent.how;
+    let link = |process: &Process| Link { process: Arc::new(process.clone()), how };
+    // Where its forker is known, what is above it is that one: it was reparented since.
+    let above: Vec<&Process> = match &parent.forker {
+        Some(forker) => vec![forker],
+        None if parent.gone => Vec::new(),
+        None => spawn.ancestors.iter().collect(),
+    };
+    let adopts = parent.reaper && how != ParentSource::Fork;
+    if adopts {
+        return Origin { candidate: Some(link(&parent.process)), ..Origin::default() };
+    }
+    let mut chain = std::iter::once(&parent.process).chain(above);
+    let mut origin = Origin::default();
+    if parent.gone || parent.forked_only {
+        origin.candidate = (!parent.gone).then(|| link(&parent.process));
+        chain.next();
+    }
+    for process in chain.by_ref() {
+        if process.launcher.is_none() {
+            origin.gateway = Some(link(process));
+            break;
+        }
+        origin.launchers.push(process.identity());
+    }
+    origin.forker = chain.find(|process| process.launcher.is_none()).map(link);
+    origin
 }
 
 /// How surely a finding can hold that rests on this spawn and its parent. A reaper that is the

@@ -2,9 +2,10 @@
 //! and read by the engine, the reaper and every sink.
 //! May touch: `model` and `profile`. No clock, no /proc, no async, no locks.
 //!
-//! `worker` is one worker, `group` the workers of one session under one gateway, `gateway` who forked
+//! `worker` is one worker, `usage` who can use it, `group` the workers of one session under one gateway, `gateway` who forked
 //! them, `family` what descends from a worker, `terminal` and `client` what they are for, `activity`
-//! what they did. `apply` is what each record changes, `retire` what is forgotten and when.
+//! what they did. `origin` who only launched
+//! a worker or passed through, `apply` is what each record changes, `retire` what is forgotten and when.
 //!
 //! The work for a record depends on the subjects that it changes, never on what has ended: every
 //! question that is asked often has an index or a count that is kept.
@@ -17,28 +18,32 @@ mod ends;
 mod family;
 mod gateway;
 mod group;
+mod index;
+mod origin;
 mod replacements;
 mod retire;
 mod rules;
 mod terminal;
 #[cfg(test)]
 mod tests;
+mod timeline;
+mod usage;
 mod worker;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use jiff::Timestamp;
 
 pub(crate) use self::{
+    activity::{Rise, Served},
     attribution::GroupKey,
     client::How,
     family::Descendant,
     gateway::Gateway,
     group::Group,
+    index::{Index, give_back},
     rules::Rules,
+    usage::{Reach, span},
     worker::{Moment, Witness, Worker, witness},
 };
 use self::{ends::Ends, retire::Retiring, terminal::Terminals};
@@ -48,7 +53,7 @@ use crate::{
 };
 
 /// What may have to be judged anew after a record.
-#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub(crate) enum Subject {
     /// Judged first: a gateway's surplus is the sum of its groups'.
     Group(GroupKey),
@@ -87,23 +92,25 @@ pub struct Roster {
     pub(crate) rules: Rules,
     /// Latest moment seen, ns of the boot clock; records may be slightly out of order.
     pub(crate) now: u64,
-    pub(crate) workers: BTreeMap<Identity, Box<Worker>>,
-    descendants: BTreeMap<Identity, Descendant>,
+    pub(crate) workers: Index<Identity, Box<Worker>>,
+    descendants: Index<Identity, Descendant>,
     /// Live descendants by worker.
-    families: BTreeMap<Identity, BTreeSet<Identity>>,
+    families: Index<Identity, BTreeSet<Identity>>,
     /// Live descendants by the process that forked them.
-    children: BTreeMap<Identity, BTreeSet<Identity>>,
-    groups: BTreeMap<GroupKey, Group>,
-    pub(crate) gateways: BTreeMap<Identity, Gateway>,
+    children: Index<Identity, BTreeSet<Identity>>,
+    groups: Index<GroupKey, Box<Group>>,
+    pub(crate) gateways: Index<Identity, Gateway>,
     ends: Ends,
     /// Gateways that listen and have had no client without interruption: the first look at that.
-    clientless: BTreeMap<Identity, Moment>,
+    clientless: Index<Identity, Moment>,
     terminals: Terminals,
     /// Remembered workers by session, and by the index of their terminal.
-    by_session: BTreeMap<Arc<str>, Vec<Identity>>,
-    by_tty: BTreeMap<u32, BTreeSet<Identity>>,
+    by_session: Index<Arc<str>, Vec<Identity>>,
+    by_tty: Index<u32, BTreeSet<Identity>>,
+    /// Workers by what launched them.
+    launched: Index<Identity, BTreeSet<Identity>>,
     /// Live workers of gateways that have exited, and how many there are in all.
-    left_behind: (BTreeMap<Identity, usize>, usize),
+    left_behind: (Index<Identity, usize>, usize),
     /// The machine's memory and the record that gave it.
     memory: Option<(Memory, u64)>,
     /// That the reaper's circuit breaker opened: the record that says so, and what it says.
@@ -119,18 +126,19 @@ impl Roster {
         Self {
             rules: Rules::new(profile),
             now: 0,
-            workers: BTreeMap::new(),
-            descendants: BTreeMap::new(),
-            families: BTreeMap::new(),
-            children: BTreeMap::new(),
-            groups: BTreeMap::new(),
-            gateways: BTreeMap::new(),
+            workers: Index::default(),
+            descendants: Index::default(),
+            families: Index::default(),
+            children: Index::default(),
+            groups: Index::default(),
+            gateways: Index::default(),
             ends: Ends::default(),
-            clientless: BTreeMap::new(),
+            clientless: Index::default(),
             terminals: Terminals::default(),
-            by_session: BTreeMap::new(),
-            by_tty: BTreeMap::new(),
-            left_behind: (BTreeMap::new(), 0),
+            by_session: Index::default(),
+            by_tty: Index::default(),
+            launched: Index::default(),
+            left_behind: (Index::default(), 0),
             memory: None,
             reaper_stopped: None,
             totals: Totals::default(),
@@ -200,7 +208,7 @@ impl Roster {
     }
 
     pub(crate) fn group(&self, key: &GroupKey) -> Option<&Group> {
-        self.groups.get(key)
+        self.groups.get(key).map(|group| &**group)
     }
 
     pub(crate) fn gateway(&self, id: Identity) -> Option<&Gateway> {

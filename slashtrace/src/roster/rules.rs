@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use crate::profile::Profile;
+use crate::profile::{Channel, OnePer, Profile};
 
 /// How often workers are sampled if no `start` record says it, ns.
 const SAMPLE_INTERVAL: u64 = 2_000_000_000;
@@ -21,6 +21,11 @@ pub(crate) struct Rules {
     /// Whether the sensor set sees every process of the machine: kernel programs run only where
     /// /proc is that of the first pid namespace, and as root.
     pub(crate) sees_all: bool,
+    /// Whether the sensor set looks at every way in which a worker is used; recordings of 0.1 have
+    /// its stdin and its reads alone.
+    pub(crate) sees_use: bool,
+    /// What the profile says of its workers, by the name of the rule.
+    profile: Profile,
 }
 
 impl Rules {
@@ -41,6 +46,8 @@ impl Rules {
                 .collect(),
             interval: SAMPLE_INTERVAL,
             sees_all: false,
+            sees_use: false,
+            profile: profile.clone(),
         }
     }
 
@@ -59,6 +66,12 @@ impl Rules {
     /// the sampler lay in between and saw no change. Two intervals, less what rounds jitter by.
     pub(crate) fn settle(&self) -> u64 {
         self.look_back().saturating_sub(self.interval / 4)
+    }
+
+    /// How workers of a rule are spoken to, and what there is one of them per.
+    pub(crate) fn of_rule(&self, name: Option<&str>) -> (Option<Channel>, OnePer) {
+        let rule = self.profile.rule(name);
+        (rule.channel(), rule.one_per())
     }
 
     /// How long a known helper may outlive its worker.

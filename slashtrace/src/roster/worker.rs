@@ -10,9 +10,13 @@ use super::{
     client::Client,
     group::Listed,
     rules::Rules,
+    usage::Usage,
 };
-use crate::model::{
-    Confidence, FindingWorker, GatewayRef, Identity, ParentSource, Process, Source, Terminal,
+use crate::{
+    model::{
+        Confidence, FindingWorker, GatewayRef, Identity, ParentSource, Process, Source, Terminal,
+    },
+    profile::{Channel, OnePer},
 };
 
 /// Something happened: when, which record says so, how it was observed.
@@ -47,8 +51,20 @@ pub(crate) struct Witness {
     pub(crate) id: Identity,
     pub(crate) spawn_seq: u64,
     pub(crate) rise_seq: u64,
+    /// From when on it may have served, ns of the boot clock.
+    pub(crate) from: u64,
     pub(crate) surety: Confidence,
     pub(crate) exact: bool,
+}
+
+/// The other one of a pair that was born at once: its gateway ended it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Survived {
+    pub(crate) id: Identity,
+    pub(crate) spawn_seq: u64,
+    pub(crate) end: Moment,
+    /// Calls that it served, if that is known.
+    pub(crate) served: Option<Served>,
 }
 
 /// A worker, live or not long ended.
@@ -61,7 +77,7 @@ pub(crate) struct Worker {
     /// Real user id at its spawn.
     pub(crate) uid: u32,
     /// Its parent and the processes above it, as its spawn named them, nearest first.
-    pub(crate) above: Box<[Identity]>,
+    pub(crate) above: Arc<[Identity]>,
     /// Whether its argv was cut when it was read.
     pub(crate) argv_truncated: bool,
     /// Who above it opens terminals for sessions.
@@ -74,6 +90,19 @@ pub(crate) struct Worker {
     pub(crate) model: Option<Arc<str>>,
     /// It only launched the real worker.
     pub(crate) launcher: bool,
+    /// It forked several with its own key, which are parts of it.
+    pub(super) spread: bool,
+    /// The worker that it is a part of: that one forked several with its own key.
+    pub(crate) part_of: Option<Identity>,
+    /// What launched it, nearest first, and the end of one of these.
+    pub(crate) launchers: Box<[Identity]>,
+    pub(crate) launcher_exit: Option<Moment>,
+    /// Who is its gateway once it is seen to hold its stdin.
+    pub(super) candidate: Option<Box<Link>>,
+    /// Who sent it the last signal that ends a process.
+    pub(super) signalled_by: Option<Identity>,
+    /// What it outlived of its session, born at the same time.
+    pub(crate) survived: Option<Survived>,
     pub(crate) exit: Option<Moment>,
     /// It executed something that is no worker.
     pub(crate) left: Option<Moment>,
@@ -81,11 +110,15 @@ pub(crate) struct Worker {
     pub(crate) zombie: Option<Moment>,
     pub(crate) rss_kib: Option<u64>,
     pub(crate) activity: Activity,
-    /// First look at which nobody held the write end of its stdin.
-    pub(crate) unheld: Option<Moment>,
+    /// Who can use it, as far as was seen.
+    pub(super) usage: Usage,
+    /// How it is spoken to, if its profile says.
+    pub(super) channel: Option<Channel>,
+    /// What there is one worker per.
+    pub(super) one_per: OnePer,
     pub(crate) witness: Option<Witness>,
     /// The client that it is for.
-    pub(crate) client: Option<Client>,
+    pub(crate) client: Option<Box<Client>>,
     /// A look at its gateway's connections has said who that is, or that it cannot be known.
     pub(crate) client_judged: bool,
     /// Once it has ended: until when it is kept.
@@ -95,8 +128,13 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
+    /// The group that it belongs to: where one worker is supposed to be.
     pub(crate) fn key(&self) -> Option<GroupKey> {
-        let session = Arc::clone(self.session.as_ref()?);
+        let session = match self.one_per {
+            OnePer::Session => Arc::clone(self.session.as_ref()?),
+            OnePer::Gateway => Arc::from(""),
+            OnePer::None => return None,
+        };
         Some(GroupKey { gateway: self.gateway_id()?, session })
     }
 
@@ -169,6 +207,7 @@ pub(crate) fn witness(
         id: sibling.id,
         spawn_seq: sibling.birth.seq,
         rise_seq: rise.seq,
+        from: rise.from,
         surety: sibling.surety,
         exact: served.exact,
     })

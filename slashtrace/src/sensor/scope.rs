@@ -231,10 +231,21 @@ mod tests {
         }
         let mut within = spawn();
         within.pid = 4_000_000_001;
-        let process =
-            Process { pid: id.pid, start_ns: id.start_ns, comm: "sleep".to_owned(), argv0: None };
-        within.parent =
-            Some(Parent { process, how: ParentSource::Fork, gone: false, reaper: false });
+        let process = Process {
+            pid: id.pid,
+            start_ns: id.start_ns,
+            comm: "sleep".to_owned(),
+            argv0: None,
+            launcher: None,
+        };
+        within.parent = Some(Parent {
+            process,
+            how: ParentSource::Fork,
+            gone: false,
+            reaper: false,
+            forker: None,
+            forked_only: false,
+        });
         within.ancestors.clear();
         let mut without = spawn();
         without.pid = 4_000_000_002;

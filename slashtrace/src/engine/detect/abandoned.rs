@@ -12,7 +12,8 @@
 //! could not see every socket starts the time anew. An idle session with a client connected is not
 //! abandoned, and a client that comes back withdraws the finding.
 //!
-//! Strong at most: connections are sampled.
+//! Strong at most: connections are sampled. Weak where the gateway has opened connections itself, to
+//! processes outside its tree: what it is asked may come in by these.
 
 use super::{Judgement, Verdict, count, ids, time};
 use crate::{
@@ -25,13 +26,18 @@ pub(super) fn judge(roster: &Roster, id: Identity) -> Judgement {
         return Judgement::default();
     };
     let alone = roster.clientless_since(id);
-    let worked = |worker: &Worker| worker.activity.newest_rise().map_or(0, |rise| rise.to);
+    let worked = |worker: &Worker| {
+        let asked = worker.activity.newest_rise().map_or(0, |rise| rise.to);
+        let work = worker.last_work().filter(|_| roster.rules.sees_use);
+        asked.max(work.map_or(0, |work| work.to))
+    };
     let due = |worker: &Worker, since: Moment| {
         since.at.max(worker.birth.at).max(worked(worker)).saturating_add(roster.rules.client)
     };
 
     let asked = if alone.is_some() { &gateway.live } else { &gateway.departed };
     let live = asked.iter().filter_map(|id| roster.worker(*id));
+    let live = live.filter(|worker| worker.used_directly(&roster.rules).is_none());
     let judged: Vec<(&Worker, Moment)> = live
         .filter_map(|worker| {
             let since = alone.or_else(|| {
@@ -58,7 +64,9 @@ pub(super) fn judge(roster: &Roster, id: Identity) -> Judgement {
             id.pid,
             count(workers.len(), "worker"),
         );
-        Verdict::about(&workers, text).at_most(Confidence::Strong).because([alone.seq])
+        // What it is asked may come in by connections that it opened itself.
+        let most = if gateway.outbound > 0 { Confidence::Weak } else { Confidence::Strong };
+        Verdict::about(&workers, text).at_most(most).because([alone.seq])
     } else {
         let spoke = |(worker, _): &(&Worker, Moment)| {
             worker.client.as_ref().is_some_and(|client| client.how == How::Spoke)

@@ -5,12 +5,14 @@
 //! was there before, a parent that lived and was no reaper when it was first seen; `ppid == 1`
 //! alone proves nothing. Closes when all of them have ended.
 //!
-//! Proven if the kernel saw the fork and the gateway's exit.
+//! Proven if the kernel saw the fork and the gateway's exit. That it outlived its gateway does not
+//! make a worker unused: it may have been meant to. It is shown to be unused only if nobody can use
+//! it (`Worker::reach`) and it has been quiet since, with all that descends from it.
 
 use super::{Judgement, Verdict, count, ids, time};
 use crate::{
     model::{Confidence, Identity, Source},
-    roster::{Roster, Worker},
+    roster::{Reach, Roster, Worker},
 };
 
 pub(super) fn judge(roster: &Roster, id: Identity) -> Judgement {
@@ -26,6 +28,20 @@ pub(super) fn judge(roster: &Roster, id: Identity) -> Judgement {
         return Judgement::new(None, deadline);
     }
     orphans.sort_by_key(|worker| (worker.birth.at, worker.id));
+    let quiet_at = |worker: &Worker| {
+        let rules = &roster.rules;
+        let event = exit.at.max(worker.birth.at);
+        match worker.reach(rules) {
+            // What was recorded without a look at its stdin was judged without one.
+            Reach::Unknown(_) if !rules.sees_use => Some(event.saturating_add(rules.orphan)),
+            Reach::Nobody { doubt: None, .. } => Some(worker.quiet_at(event, rules.orphan, rules)),
+            _ => None,
+        }
+    };
+    let unused: Vec<bool> =
+        orphans.iter().map(|it| quiet_at(it).is_some_and(|at| at <= roster.now)).collect();
+    let quieter = orphans.iter().filter_map(|it| quiet_at(it)).filter(|&at| at > roster.now);
+    let deadline = deadline.into_iter().chain(quieter).min();
     let name = orphans[0].gateway.as_ref().map_or("", |link| link.process.comm.as_str());
     let text = format!(
         "gateway {name}({}) exited; {} of it outlived it by {} or longer: {}",
@@ -37,7 +53,7 @@ pub(super) fn judge(roster: &Roster, id: Identity) -> Judgement {
     let seen = exit.source == Source::Kernel;
     let verdict = Verdict::about(&orphans, text)
         .at_most(if seen { Confidence::Proven } else { Confidence::Strong })
-        .unused()
+        .unused_where(&unused)
         .because([exit.seq]);
     Judgement::new(Some(verdict), deadline)
 }

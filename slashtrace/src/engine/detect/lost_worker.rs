@@ -7,14 +7,16 @@
 //! sibling changes nothing, for that is the very leak: closing the session ends the sibling only.
 //!
 //! A worker is not accused while it is younger than the grace, before it has settled (sampled
-//! activity), or before it had its turn in the round of samples that showed the sibling's call.
+//! activity), or before it had its turn in the round of samples that showed the sibling's call. Nor
+//! is one that worked since the sibling did, it or anything that descends from it, nor one that has
+//! a connection of its own.
 //! Proven where the calls of both are counted; strong where activity was sampled.
 
 use super::{GroupView, Judgement, Verdict, count, ids, pids, place};
 use crate::{
     engine::ledger::weakest,
     model::{Confidence, Identity},
-    roster::{Witness, Worker, witness},
+    roster::{Rise, Witness, Worker, witness},
 };
 
 pub(super) fn judge(view: &GroupView) -> Judgement {
@@ -27,6 +29,12 @@ pub(super) fn judge(view: &GroupView) -> Judgement {
             continue;
         }
         if let Some(found) = worker.witness.or_else(|| newest_witness(view, worker)) {
+            let worked = |work: Rise| work.to >= found.from;
+            if worker.used_directly(view.rules).is_some()
+                || (view.rules.sees_use && worker.last_work().is_some_and(worked))
+            {
+                continue;
+            }
             exact &= served.exact;
             lost.push(worker);
             witnesses.push(found);
@@ -167,10 +175,11 @@ mod tests {
     }
 
     #[test]
-    fn a_restart_that_overlaps_for_a_moment_loses_nobody() {
+    fn two_that_overlap_for_a_moment_are_for_lost_at_close() {
         let mut history = race();
         history.after(S).reads(102, 1).after(S).exit(102).after(60 * S);
-        assert!(history.silent(), "{:?}", history.findings());
+        assert!(!history.ever(Kind::LostWorker), "{:?}", history.findings());
+        assert_eq!(pids(history.found(Kind::LostAtClose)), [101]);
     }
 
     #[test]

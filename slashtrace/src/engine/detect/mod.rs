@@ -5,7 +5,9 @@ mod abandoned;
 mod accumulation;
 mod duplicate_worker;
 mod gateway_orphan;
+mod launcher_orphan;
 mod leftover_children;
+mod lost_at_close;
 mod lost_worker;
 mod reaper_stopped;
 mod respawn_churn;
@@ -22,7 +24,7 @@ use crate::{
     model::{
         Confidence, FindingWorker, Forecast, GatewayRef, Identity, Kind, ParentSource, Terminal,
     },
-    roster::{Group, GroupKey, Roster, Rules, Subject, Worker},
+    roster::{Group, GroupKey, Roster, Rules, Subject, Worker, span as time},
 };
 
 /// Something holds: everything of a finding but its place in its life.
@@ -71,6 +73,14 @@ impl Verdict {
         self
     }
 
+    /// Marks those of its workers, in order, of which it shows that.
+    fn unused_where(mut self, unused: &[bool]) -> Self {
+        for (worker, unused) in self.workers.iter_mut().zip(unused) {
+            worker.unused = *unused;
+        }
+        self
+    }
+
     fn because(mut self, seqs: impl IntoIterator<Item = u64>) -> Self {
         self.because.extend(seqs);
         self
@@ -115,6 +125,7 @@ pub(super) fn judge(
                 (Kind::SpawnPerCall, spawn_per_call::judge(&view)),
                 (Kind::DuplicateWorker, duplicate_worker::judge(&view)),
                 (Kind::LostWorker, lost_worker::judge(&view)),
+                (Kind::LostAtClose, lost_at_close::judge(&view)),
                 (Kind::RespawnChurn, respawn_churn::judge(&view, said(Kind::RespawnChurn))),
             ]
         }
@@ -129,6 +140,7 @@ pub(super) fn judge(
         }
         Subject::Reaper => vec![(Kind::ReaperStopped, reaper_stopped::judge(roster))],
         Subject::Worker(id) => vec![
+            (Kind::LauncherOrphan, launcher_orphan::judge(roster, *id)),
             (Kind::TerminalOrphan, terminal_orphan::judge(roster, *id)),
             (Kind::Unreachable, unreachable::judge(roster, *id)),
             (Kind::LeftoverChildren, leftover_children::judge(roster, *id)),
@@ -230,16 +242,6 @@ fn count(n: usize, noun: &str) -> String {
         (1, _) => format!("1 {noun}"),
         (_, "process") => format!("{n} processes"),
         _ => format!("{n} {noun}s"),
-    }
-}
-
-/// A length of time for a person: `5 s`, `12 min`, `3 h`, rounded down.
-fn time(ns: u64) -> String {
-    match ns / 1_000_000_000 {
-        0 => format!("{} ms", ns / 1_000_000),
-        s @ 1..120 => format!("{s} s"),
-        s @ 120..7_200 => format!("{} min", s / 60),
-        s => format!("{} h", s / 3_600),
     }
 }
 

@@ -2,9 +2,11 @@
 //!
 //! Holds for a live worker whose terminal (its controlling terminal, opened by a gateway above it;
 //! else one that its gateway opened and whose process names its session; else the only one that its
-//! gateway opened shortly before; else its controlling terminal, whoever opened it) closed longer than the terminal grace ago, while it showed no activity since. A terminal
-//! that is kept open for re-attach is not closed, and another open one that shows the same session
-//! withdraws the finding.
+//! gateway opened shortly before; else its controlling terminal, whoever opened it) closed longer
+//! than the terminal grace ago, while it was asked nothing since and has been quiet for the grace,
+//! with all that descends from it. A terminal that is kept open for re-attach is not closed. Another
+//! open one that shows the same session withdraws the finding, as does a connection of its own or
+//! somebody else than its gateway who holds its stdin.
 //!
 //! Proven if the kernel saw the spawn on that terminal and told of its close. Weak where no gateway is
 //! known to have opened it: then it may be a shell's, and the gateway was meant to outlive it.
@@ -20,11 +22,13 @@ pub(super) fn judge(roster: &Roster, id: Identity) -> Judgement {
     let Some(worker) = worker else { return Judgement::default() };
     let Some(found) = roster.terminal_of(worker) else { return Judgement::default() };
     let Some(closed) = found.terminal.closed else { return Judgement::default() };
+    let rules = &roster.rules;
     let active = worker.activity.newest_rise().is_some_and(|rise| rise.from >= closed.at);
-    if active || roster.is_shown(worker.session.as_deref()) {
+    if active || roster.is_shown(worker.session.as_deref()) || worker.used_directly(rules).is_some()
+    {
         return Judgement::default();
     }
-    let due = closed.at.max(worker.birth.at).saturating_add(roster.rules.terminal);
+    let due = worker.quiet_at(closed.at.max(worker.birth.at), rules.terminal, rules);
     if due > roster.now {
         return Judgement::new(None, Some(due));
     }

@@ -1,37 +1,54 @@
 //! `unreachable`: a worker that nobody can talk to any more.
 //!
-//! Holds for a live worker when every process was looked at, none but itself held the write end of
-//! its stdin, and no later look within the grace (or since) found one. One finding for each
-//! worker, because each is a pipe of its own. A look that could not see every process changes
-//! nothing. Strong: a look at /proc is not atomic. That
-//! holds of a worker that was there before, too, where every process can be seen: who forked it does
-//! not matter then.
+//! Holds for a live worker that nobody can use (`Worker::reach`) and that, with all that descends
+//! from it, has not worked for the grace since. By its stdin that is: it was seen held, every process
+//! was looked at, none outside the worker's own tree holds the other end any more, and nobody reads
+//! its output. Unless the profile says that workers are spoken to by their stdin alone, no socket of
+//! its own may be open either. A task is in use while it works and is not judged here. One finding
+//! for each worker, because each is a pipe of its own. A look that could not see everything changes
+//! nothing.
+//!
+//! Strong at most: a look at /proc is not atomic. That holds of a worker that was there before, too,
+//! where every process can be seen: who forked it does not matter then. Weak where other workers
+//! hold its stdin by inheritance, or where it was never seen held.
 
 use super::{Judgement, Verdict, place, time};
 use crate::{
     model::{Confidence, Identity},
-    roster::Roster,
+    roster::{Reach, Roster},
 };
 
 pub(super) fn judge(roster: &Roster, id: Identity) -> Judgement {
     let Some(worker) = roster.worker(id).filter(|worker| worker.is_live()) else {
         return Judgement::default();
     };
-    let Some(unheld) = worker.unheld else { return Judgement::default() };
-    let due = unheld.at.saturating_add(roster.rules.unreachable);
+    let rules = &roster.rules;
+    let Reach::Nobody { since, doubt } = worker.reach(rules) else { return Judgement::default() };
+    if worker.is_task() {
+        return Judgement::default();
+    }
+    let due = worker.quiet_at(since.at, rules.unreachable, rules);
     if due > roster.now {
         return Judgement::new(None, Some(due));
     }
+    let what = if worker.is_asked_by_socket() {
+        "it listens nowhere and has had no connection"
+    } else {
+        "no other process has held the write end of its stdin"
+    };
     let text = format!(
-        "worker {} of {}: no other process has held the write end of its stdin for {} or longer",
+        "worker {} of {}: {what} for {} or longer",
         worker.id.pid,
         place(&[worker]),
-        time(roster.rules.unreachable),
+        time(rules.unreachable),
     );
     let mut verdict =
-        Verdict::about(&[worker], text).unused().at_most(Confidence::Strong).because([unheld.seq]);
-    if roster.rules.sees_all {
+        Verdict::about(&[worker], text).unused().at_most(Confidence::Strong).because([since.seq]);
+    if rules.sees_all {
         verdict.confidence = Confidence::Strong;
+    }
+    if doubt.is_some() {
+        verdict.confidence = Confidence::Weak;
     }
     Judgement::new(Some(verdict), None)
 }

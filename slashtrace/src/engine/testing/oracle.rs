@@ -238,7 +238,7 @@ impl Users {
             self.workers.iter().map(|(id, worker)| (*id, self.held(worker))).collect();
         for (id, held) in all {
             let state = if held { StdinState::Held } else { StdinState::Unheld };
-            let stdin = Some(StdinPeer { state, holder: None });
+            let stdin = Some(StdinPeer { kind: None, state, holder: None });
             self.tell(sample(id, |sample: &mut Sample| sample.stdin = stdin));
         }
     }

@@ -165,6 +165,13 @@ impl History {
         self.tell(Body::Exit(Exit { role, source, ..exit }))
     }
 
+    /// A process sends a worker SIGTERM, and it exits by itself.
+    pub(in crate::engine) fn terminated(&mut self, pid: u32, sender: u32) -> &mut Self {
+        let (of, by) = (self.identity(pid), self.identity(sender));
+        self.tell(Body::Signal(testing::signal(of, by, 15)));
+        self.exit(pid)
+    }
+
     /// A sample with the number of calls counted so far.
     pub(in crate::engine) fn reads(&mut self, pid: u32, reads: u64) -> &mut Self {
         self.sample(pid, |sample| sample.reads = Some(reads))
@@ -184,7 +191,9 @@ impl History {
     }
 
     pub(in crate::engine) fn stdin(&mut self, pid: u32, state: StdinState) -> &mut Self {
-        self.sample(pid, |sample| sample.stdin = Some(StdinPeer { state, holder: None }))
+        self.sample(pid, |sample| {
+            sample.stdin = Some(StdinPeer { kind: None, state, holder: None })
+        })
     }
 
     pub(in crate::engine) fn sample(

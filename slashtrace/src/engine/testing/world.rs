@@ -234,7 +234,7 @@ impl World {
             Step::Unheld(n) => {
                 let Some(at) = nth(*n, self.workers.len()) else { return };
                 let id = self.workers[at].0;
-                let stdin = Some(StdinPeer { state: StdinState::Unheld, holder: None });
+                let stdin = Some(StdinPeer { kind: None, state: StdinState::Unheld, holder: None });
                 self.tell(id, sample(id, |sample| sample.stdin = stdin));
             }
             Step::Leave(n) => {
@@ -354,7 +354,7 @@ pub(in crate::engine) fn any_body() -> impl Strategy<Value = Body> {
                 sample.rss_kib = rss;
                 sample.syscr = syscr;
                 sample.reads = reads;
-                sample.stdin = stdin.map(|state| StdinPeer { state, holder: Some(id) });
+                sample.stdin = stdin.map(|state| StdinPeer { kind: None, state, holder: Some(id) });
             })
         },
     );

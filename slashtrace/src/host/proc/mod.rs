@@ -1,12 +1,14 @@
 //! Reads /proc: what the kernel programs cannot tell, and what was there before them.
-//! `stat` is one process, `clock` whether it ran, `held` its files held open, `book` gives it its
-//! identity, `fds` finds who holds a pipe, `key` reads a session's key, `root` opens what a process sees, `path` names files in
+//! `stat` is one process, `clock` whether it ran, `syscall` what it waits for, `held` its files held
+//! open, `book` gives it its identity, `fds` says what a descriptor is and `ends` who holds its other
+//! end, `key` reads a session's key, `root` opens what a process sees, `path` names files in
 //! /proc without the heap, `scan` and `snapshot` turn processes into observations.
 //! May touch: /proc (read only, and never a file behind an fd link), and files below a process's
 //! root where its callers name them, `model`, `profile`, `redact`.
 
 mod book;
 mod clock;
+mod ends;
 #[cfg(test)]
 pub(crate) mod fake;
 mod fds;
@@ -17,6 +19,7 @@ mod root;
 mod scan;
 mod snapshot;
 mod stat;
+mod syscall;
 
 use std::{
     fs::{self, File},
@@ -32,7 +35,8 @@ use rustix::{
 };
 
 pub use book::IdentityBook;
-pub use fds::WriteEnds;
+pub use ends::{Holder, Target, WriteEnds};
+pub use fds::FdEnd;
 pub(crate) use held::Held;
 pub(crate) use root::{Links, Root, itself};
 pub use scan::{Scan, Seen};

@@ -172,7 +172,14 @@ impl<'a> Scan<'a> {
             if let Some(seen) = self.seen(ppid).filter(|seen| seen.stat.start_ns <= stat.start_ns) {
                 let reaper = self.is_reaper(&seen.stat);
                 let process = self.process(&seen);
-                return Some(Parent { process, how: ParentSource::Proc, gone: false, reaper });
+                return Some(Parent {
+                    process,
+                    how: ParentSource::Proc,
+                    gone: false,
+                    reaper,
+                    forker: None,
+                    forked_only: false,
+                });
             }
             ppid = self.proc.stat(stat.pid).ok()??.ppid;
         }
@@ -217,6 +224,7 @@ impl<'a> Scan<'a> {
             start_ns: identity.start_ns,
             comm: redact::escape(&seen.stat.comm),
             argv0: seen.cmdline.tokens().first().map(|token| redact::argv0(token)),
+            launcher: None,
         }
     }
 }

@@ -123,8 +123,10 @@ impl EbpfSensor {
             // It has another parent by now: what is above that says nothing of who forked it.
             _ => {
                 let gone = !self.is_alive(forker);
-                let process = Process { pid, start_ns, comm: String::new(), argv0: None };
-                spawn.parent = Some(Parent { process, how, gone, reaper: false });
+                let comm = String::new();
+                let process = Process { pid, start_ns, comm, argv0: None, launcher: None };
+                let (reaper, forker, forked_only) = (false, None, false);
+                spawn.parent = Some(Parent { process, how, gone, reaper, forker, forked_only });
                 spawn.ancestors.clear();
             }
         }

@@ -74,6 +74,8 @@ pub struct EbpfSensor {
     /// When the next round of samples is due.
     due: Instant,
     count_calls: bool,
+    /// Empty between batches: memory that is used again.
+    batch: Vec<Observation>,
     /// Observations that nobody has taken yet.
     pending: VecDeque<Observation>,
     /// When the last record happened that was taken from memory, ns of the boot clock.
@@ -112,6 +114,7 @@ impl EbpfSensor {
             interval: options.sample_interval,
             due: Instant::now(),
             count_calls: options.count_calls,
+            batch: Vec::new(),
             pending: VecDeque::new(),
             translated_ns: 0,
             terminals_after: None,
@@ -148,8 +151,15 @@ impl EbpfSensor {
                 self.search_long_argv()?;
                 continue;
             }
+            let first_look = self.first_look();
+            if !self.pending.is_empty() {
+                continue;
+            }
             if self.ring.queued() == 0 {
-                let due = self.long.due().map_or(self.due, |long| long.min(self.due));
+                let due = [first_look, self.long.due()]
+                    .into_iter()
+                    .flatten()
+                    .fold(self.due, Instant::min);
                 tokio::select! {
                     ready = self.ring.readable() => ready.context("cannot wait for the ring buffer")?,
                     () = self.surroundings.readable() => {}
@@ -158,6 +168,20 @@ impl EbpfSensor {
             }
             self.translate(BATCH);
         }
+    }
+
+    /// Looks at workers that were spawned a moment ago, if that is due; when that is to be done
+    /// next.
+    fn first_look(&mut self) -> Option<Instant> {
+        let due_ns = self.surroundings.first_look_due_ns()?;
+        let now_ns = boottime_ns();
+        if now_ns >= due_ns {
+            let mut found = Vec::new();
+            self.surroundings.first_look(now_ns, &mut found);
+            self.pending.extend(found);
+        }
+        let due_ns = self.surroundings.first_look_due_ns()?;
+        Some(Instant::now() + Duration::from_nanos(due_ns.saturating_sub(now_ns)))
     }
 
     /// Translates at most `max` records, and applies what inotify had before them.
@@ -170,9 +194,14 @@ impl EbpfSensor {
             self.terminals_after = Some(self.ring.queued());
         }
         let records = self.ring.take(max);
-        let left = self.terminals_after.unwrap_or(0).saturating_sub(records.len());
+        let before = self.terminals_after.unwrap_or(0);
+        let left = before.saturating_sub(records.len());
         self.terminals_after = Some(left);
-        let mut batch = Vec::new();
+        let mut batch = mem::take(&mut self.batch);
+        // Signals bear on no terminal, and whoever acts on its end does not wait for them.
+        if left == 0 && records.iter().take(before).all(wire::is_signal) {
+            self.surroundings.apply_terminals(&mut batch);
+        }
         for record in records {
             self.translate_record(&record, &mut batch);
         }
@@ -180,7 +209,8 @@ impl EbpfSensor {
             self.terminals_after = None;
             self.surroundings.apply_terminals(&mut batch);
         }
-        self.pending.extend(self.surroundings.complete(batch, boottime_ns()));
+        self.surroundings.complete(batch.drain(..), boottime_ns(), &mut self.pending);
+        self.batch = batch;
         self.hand_over_terminals();
     }
 
@@ -224,7 +254,7 @@ impl EbpfSensor {
 
     /// Keeps observations that no record made.
     fn keep(&mut self, batch: Vec<Observation>) {
-        self.pending.extend(self.surroundings.complete(batch, boottime_ns()));
+        self.surroundings.complete(batch, boottime_ns(), &mut self.pending);
         self.hand_over_terminals();
     }
 
@@ -308,6 +338,7 @@ impl Sensor for EbpfSensor {
             capabilities: hooks
                 .chain(calls)
                 .chain([self.surroundings.clients_capability(), self.terminal_capability()])
+                .chain([Surroundings::use_capability()])
                 .collect(),
             calls_counted: self.count_calls,
             limits: Limits {

@@ -276,7 +276,7 @@ impl Translator {
             self.known.entry(identity).or_insert(Role::Gateway);
         }
         let reaper = how == ParentSource::Exec && forker.tgid == 1;
-        Some(Parent { process, how, gone, reaper })
+        Some(Parent { process, how, gone, reaper, forker: None, forked_only: false })
     }
 
     /// Describes who closed a terminal. Its end will not be told if it is not tracked.
@@ -303,6 +303,7 @@ impl Translator {
             start_ns: identity.start_ns,
             comm: redact::escape(&task.comm),
             argv0: None,
+            launcher: None,
         };
         if alive {
             if process.comm.is_empty()
@@ -357,10 +358,13 @@ impl Translator {
                     // A child has its parent's name until it executes or renames itself.
                     comm: redact::escape(&child.comm),
                     argv0: None,
+                    launcher: None,
                 },
                 how: ParentSource::Fork,
                 gone: false,
                 reaper: false,
+                forker: None,
+                forked_only: false,
             }),
             ancestors: Vec::new(),
             opener: None,

@@ -102,6 +102,12 @@ pub struct Exec {
     pub chain: Vec<Task>,
 }
 
+/// Whether a record tells of a signal, from its header alone.
+pub fn is_signal(record: &Bytes) -> bool {
+    Header::read_from_prefix(record)
+        .is_ok_and(|(header, _)| header.kind == RecordKind::Signal as u8)
+}
+
 /// Decodes one record.
 pub fn decode(record: &Bytes) -> Result<Event, DecodeError> {
     let (header, _) = Header::read_from_prefix(record).map_err(|_| DecodeError::Size)?;
@@ -328,6 +334,15 @@ mod tests {
             terminal.as_bytes().to_vec(),
             long.as_bytes().to_vec(),
         ]
+    }
+
+    #[test]
+    fn a_signal_is_told_by_its_header() {
+        for record in records().into_iter().map(Bytes::from) {
+            let what = decode(&record).unwrap().what;
+            assert_eq!(is_signal(&record), matches!(what, What::Signal { .. }), "{what:?}");
+        }
+        assert!(!is_signal(&Bytes::from_static(b"short")));
     }
 
     #[test]

@@ -92,6 +92,7 @@ pub(super) fn users(
                 start_ns: stat.start_ns,
                 comm: redact::escape(&stat.comm),
                 argv0,
+                launcher: None,
             });
         }
         let at = if leads { 0 } else { users.processes.len() };

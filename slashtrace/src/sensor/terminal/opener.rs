@@ -116,6 +116,7 @@ fn process(stat: &ProcStat, argv: &Cmdline) -> Process {
         start_ns: stat.start_ns,
         comm: redact::escape(&stat.comm),
         argv0: argv.tokens().first().map(|token| redact::argv0(token)),
+        launcher: None,
     }
 }
 

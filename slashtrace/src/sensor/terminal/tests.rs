@@ -119,7 +119,7 @@ async fn a_master_is_held_by_its_owner_alone() {
 
 fn process(fake: &FakeProc, pid: u32) -> Process {
     let start_ns = fake.proc().stat(pid).unwrap().unwrap().start_ns;
-    Process { pid, start_ns, comm: "python".to_owned(), argv0: None }
+    Process { pid, start_ns, comm: "python".to_owned(), argv0: None, launcher: None }
 }
 
 /// More happened than the queue holds: that is a gap, and what is there is read again.

@@ -1,0 +1,231 @@
+//! Who only launched a worker, passed through, or is a part of one.
+
+use super::{
+    Roster, Subject,
+    attribution::{self, Origin},
+    worker::{Link, Moment, Survived},
+};
+use crate::model::{Exit, Identity, ParentSource, Source, Spawn, StdinPeer, StdinState};
+
+/// Who ends by itself so shortly after it forked its workers, and all of them, only passed through:
+/// a shell that put one in the background, a double fork, ns.
+const MOMENTS: u64 = 2_000_000_000;
+/// Two of one session that were born so shortly after one another come from a race, ns.
+const RACE: u64 = 3_000_000_000;
+/// One that lived for less was ended before it was ready, ns.
+const READY: u64 = 2_000_000_000;
+
+impl Roster {
+    /// Who uses a new worker. What was recorded before launchers were is judged by its forker.
+    pub(super) fn origin_of(&self, spawn: &Spawn) -> Origin {
+        if self.rules.sees_use {
+            attribution::origin(spawn)
+        } else {
+            Origin { gateway: attribution::gateway_of(spawn), ..Origin::default() }
+        }
+    }
+
+    /// Lists a worker under what launched it. One that launched several is no launcher: it is the
+    /// gateway of all of them.
+    pub(super) fn note_launchers(&mut self, id: Identity, spawn: &Spawn) {
+        let Some(worker) = self.workers.get(&id) else { return };
+        let launchers = worker.launchers.clone();
+        let Some(nearest) = launchers.first().copied() else { return };
+        let others: Vec<Identity> = self
+            .launched
+            .get(&nearest)
+            .into_iter()
+            .flatten()
+            .filter(|other| **other != id)
+            .copied()
+            .collect();
+        let parent = spawn.parent.as_ref().filter(|parent| parent.process.identity() == nearest);
+        if let Some(parent) = parent.filter(|_| !others.is_empty()) {
+            let link = Link { process: parent.process.clone().into(), how: parent.how };
+            for other in others.into_iter().chain([id]) {
+                self.forget_launchers(other);
+                self.hand_over(other, Some(link.clone()));
+            }
+            return;
+        }
+        for launcher in launchers {
+            self.launched.entry(launcher).or_default().insert(id);
+        }
+    }
+
+    pub(super) fn forget_launchers(&mut self, id: Identity) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        for launcher in std::mem::take(&mut worker.launchers) {
+            if let Some(launched) = self.launched.get_mut(&launcher) {
+                launched.remove(&id);
+                if launched.is_empty() {
+                    self.launched.remove(&launcher);
+                }
+            }
+        }
+    }
+
+    /// What launched workers ended. One that ended at once did not wait for the worker.
+    pub(super) fn launcher_ended(&mut self, launcher: Identity, end: Moment) {
+        for id in self.launched.get(&launcher).cloned().unwrap_or_default() {
+            let Some(worker) = self.workers.get_mut(&id) else { continue };
+            let waited = end.at.saturating_sub(worker.birth.at) > MOMENTS;
+            if waited && worker.launcher_exit.is_none() {
+                worker.launcher_exit = Some(end);
+                self.touch(Subject::Worker(id));
+            }
+        }
+    }
+
+    /// A gateway that ended by itself in the moments after it forked all its workers only passed
+    /// through: its own forker is their gateway, or none is known.
+    pub(super) fn passed_through(&mut self, exit: &Exit, at: u64) {
+        if !self.rules.sees_use || exit.source != Source::Kernel || exit.code != Some(0) {
+            return;
+        }
+        let Some(gateway) = self.gateways.get(&exit.identity()) else { return };
+        let first = gateway.births.first().map(|(birth, _)| birth);
+        if first.is_none_or(|first| at.saturating_sub(first) > MOMENTS) {
+            return;
+        }
+        let forker = gateway.forker.clone();
+        let passed: Vec<Identity> = gateway.births.iter().map(|(_, id)| id).collect();
+        for id in passed {
+            self.hand_over(id, forker.clone());
+        }
+    }
+
+    /// Whoever holds the stdin of a worker whose gateway is not known uses it.
+    pub(super) fn stdin_is_held(&mut self, id: Identity, stdin: StdinPeer) {
+        if stdin.state != StdinState::Held {
+            return;
+        }
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        let holds = |link: &Link| Some(link.process.identity()) == stdin.holder;
+        if worker.candidate.as_deref().is_some_and(holds)
+            && let Some(link) = worker.candidate.take()
+        {
+            self.hand_over(id, Some(*link));
+        }
+    }
+
+    /// Gives a worker another gateway.
+    fn hand_over(&mut self, id: Identity, link: Option<Link>) {
+        self.dismiss(id, false);
+        let link = link.map(|link| Link { process: self.shared(link.process), how: link.how });
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.gateway = link;
+            if worker.gateway.as_ref().is_some_and(|link| link.how == ParentSource::Proc) {
+                worker.surety = worker.surety.min(crate::model::Confidence::Strong);
+            }
+        }
+        self.enlist(id);
+        if self.workers.get(&id).is_some_and(|worker| !worker.is_live()) {
+            self.life_changed(id);
+        }
+    }
+
+    /// A worker that forked two live ones with its own key is the worker itself, and they are parts
+    /// of it (Node.js's cluster, prefork servers, zygotes). Whether `parent` is one now.
+    pub(super) fn spreads(&mut self, parent: Identity, child: Identity) -> bool {
+        if !self.rules.sees_use {
+            return false;
+        }
+        let same = |id: &Identity| {
+            let (child, parent) = (self.workers.get(id), self.workers.get(&parent));
+            child.zip(parent).is_some_and(|(child, parent)| {
+                child.is_live()
+                    && child.above.first() == Some(&parent.id)
+                    && attribution::launched(parent, child)
+            })
+        };
+        let session = self.workers.get(&parent).and_then(|worker| worker.session.as_ref());
+        let all = session.and_then(|session| self.by_session.get(session)).into_iter().flatten();
+        let mut parts: Vec<Identity> =
+            all.filter(|id| **id != child && same(id)).copied().collect();
+        let already = self
+            .workers
+            .get(&parent)
+            .is_some_and(|worker| !worker.launcher && worker.part_of.is_none() && worker.spread);
+        if parts.is_empty() && !already {
+            return false;
+        }
+        parts.push(child);
+        for part in parts {
+            self.dismiss(part, false);
+            if let Some(worker) = self.workers.get_mut(&part) {
+                worker.part_of = Some(parent);
+            }
+        }
+        let step_back = self.workers.get_mut(&parent).is_some_and(|worker| {
+            worker.spread = true;
+            std::mem::take(&mut worker.launcher)
+        });
+        if step_back {
+            self.enlist(parent);
+        }
+        self.touch_around(parent);
+        true
+    }
+
+    /// What a worker spread itself over is on its own once that worker has ended; what it launched
+    /// has lost its launcher.
+    pub(super) fn release(&mut self, id: Identity, end: Moment) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        let (spread, launcher) = (std::mem::take(&mut worker.spread), worker.launcher);
+        if !self.rules.sees_use || !(spread || launcher) {
+            return;
+        }
+        let session = worker.session.clone();
+        let all = session.and_then(|session| self.by_session.get(&session).cloned());
+        let parts = if spread { self.parts_of(id) } else { Vec::new() };
+        for other in all.into_iter().flatten().chain(parts) {
+            let Some(worker) = self.workers.get_mut(&other) else { continue };
+            if worker.part_of == Some(id) {
+                worker.part_of = None;
+                self.enlist(other);
+            } else if launcher && worker.above.first() == Some(&id) {
+                worker.launcher_exit = worker.launcher_exit.or(Some(end));
+                self.touch(Subject::Worker(other));
+            }
+        }
+    }
+
+    /// Parts are listed nowhere: there are few workers that spread themselves.
+    fn parts_of(&self, id: Identity) -> Vec<Identity> {
+        let parts = self.workers.values().filter(|it| it.part_of == Some(id));
+        let mut parts: Vec<Identity> = parts.map(|it| it.id).collect();
+        parts.sort_unstable();
+        parts
+    }
+
+    /// A worker ended: what it leaves alone of its session, if the two were born at once and its
+    /// gateway ended it.
+    pub(super) fn leave_alone(&mut self, id: Identity, exit: &Exit) {
+        let Some(ended) = self.workers.get(&id) else { return };
+        let (Some(end), Some(key)) = (ended.exit, ended.key()) else { return };
+        let by_gateway = match ended.signalled_by {
+            Some(sender) => Some(sender) == ended.gateway_id(),
+            None => exit.code == Some(0),
+        };
+        let live = self.groups.get(&key).into_iter().flat_map(|group| &group.live);
+        let others: Vec<Identity> =
+            live.map(|(_, live)| *live).filter(|live| *live != id).take(2).collect();
+        let [other] = others.as_slice() else { return };
+        let Some(stays) = self.workers.get(other) else { return };
+        let apart = stays.birth.at.abs_diff(ended.birth.at);
+        let ready =
+            ended.birth.at <= stays.birth.at || end.at.saturating_sub(ended.birth.at) >= READY;
+        let beside = ended.overlap(stays, self.now);
+        let pair = apart <= RACE && beside > 0 && beside < self.rules.overlap;
+        if by_gateway && ready && pair && stays.model == ended.model && stays.uid == ended.uid {
+            let served = ended.served(self.now, &self.rules);
+            let survived = Survived { id, spawn_seq: ended.birth.seq, end, served };
+            let other = *other;
+            if let Some(stays) = self.workers.get_mut(&other) {
+                stays.survived = Some(survived);
+            }
+            self.touch(Subject::Group(key));
+        }
+    }
+}
