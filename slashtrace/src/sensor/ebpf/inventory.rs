@@ -85,7 +85,10 @@ impl EbpfSensor {
             if self.is_alive(identity) || !self.translator.known.contains_key(&identity) {
                 continue;
             }
-            self.object.untrack_process(identity);
+            if !self.object.untrack_process(identity) {
+                // It passed the exit program after all, whose record knows how it ended.
+                continue;
+            }
             self.translator.forget(identity);
             let exit = inferred_exit(identity, role, Source::Proc);
             let exited = Observation { boottime_ns: boottime_ns(), body: Body::Exit(exit) };

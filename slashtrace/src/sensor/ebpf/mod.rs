@@ -138,7 +138,12 @@ impl EbpfSensor {
         loop {
             if !self.pending.is_empty() {
                 let count = self.pending.len().min(BATCH);
-                return Ok(self.pending.drain(..count).collect());
+                let batch = self.pending.drain(..count).collect();
+                // After a loss all that was on its way is here at once.
+                if self.pending.is_empty() && self.pending.capacity() > 4 * BATCH {
+                    self.pending = VecDeque::new();
+                }
+                return Ok(batch);
             }
             // Asked for here: while records come without end nothing below is waited for.
             if Instant::now() >= self.due {

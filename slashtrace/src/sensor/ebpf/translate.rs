@@ -20,6 +20,9 @@ use crate::{
 /// Most bytes of a gateway's argument area that are read for its first token.
 const ARGV0_MAX: usize = 4096;
 
+/// Of so many tracked processes no room is given back.
+const KNOWN_FEW: usize = 1_024;
+
 /// What a record of the kernel programs comes to.
 #[derive(Debug)]
 pub enum Translated {
@@ -143,6 +146,10 @@ impl Translator {
         self.known.remove(&identity);
         self.described.remove(&identity);
         self.mistaken.forget(identity);
+        // After a storm there is room for more than will come again soon.
+        if self.known.capacity() > KNOWN_FEW && self.known.len() < self.known.capacity() / 8 {
+            self.known.shrink_to(2 * self.known.len());
+        }
     }
 
     /// A process is known otherwise than from a record.
@@ -178,6 +185,7 @@ impl Translator {
             if let Some(described) = self.described.get_mut(&identity) {
                 described.comm = redact::escape(&task.comm);
                 described.argv0 = tokens.first().map(|token| redact::argv0(token));
+                described.launcher = self.profile.launcher(&tokens).map(str::to_owned);
             }
             return Some(Body::Exec(Exec {
                 pid: identity.pid,
@@ -314,7 +322,9 @@ impl Translator {
             if let Ok(Some(cmdline)) = self.proc.cmdline(identity.pid, ARGV0_MAX)
                 && self.is_alive(identity)
             {
-                process.argv0 = cmdline.tokens().first().map(|token| redact::argv0(token));
+                let tokens = cmdline.tokens();
+                process.argv0 = tokens.first().map(|token| redact::argv0(token));
+                process.launcher = self.profile.launcher(&tokens).map(str::to_owned);
             }
             self.described.insert(identity, process.clone());
         }

@@ -67,7 +67,7 @@ impl SocketWatch {
     pub(super) fn round(
         &mut self,
         proc: &ProcFs,
-        workers: &mut BTreeMap<Identity, Worker>,
+        workers: &mut BTreeMap<Identity, Box<Worker>>,
         descendants: &BTreeMap<Identity, Descendant>,
         now_ns: u64,
     ) {

@@ -89,7 +89,7 @@ impl Work {
 /// system call.
 pub(super) fn round(
     proc: &ProcFs,
-    workers: &mut BTreeMap<Identity, Worker>,
+    workers: &mut BTreeMap<Identity, Box<Worker>>,
     descendants: &mut BTreeMap<Identity, Descendant>,
     now_ns: u64,
 ) {
