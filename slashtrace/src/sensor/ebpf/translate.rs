@@ -252,11 +252,8 @@ impl Translator {
         book: &mut IdentityBook,
     ) {
         let outer = exec.worker_before.map(|(pid, ns)| self.tracked_identity(pid, ns, book));
-        let before = match self.mistaken.before(id) {
-            Some(before) => before,
-            None => role.map(|role| (role, outer.filter(|_| role == Role::Descendant))),
-        };
-        self.mistaken.worker(id, before);
+        let before = role.map(|role| (role, outer.filter(|_| role == Role::Descendant)));
+        let before = self.mistaken.worker(id, before);
         let known = before.map(|(role, outer)| tracked(id, role, outer.unwrap_or(NOBODY)));
         self.corrections.push((id.pid, known));
         for task in exec.forker.iter().chain(&exec.chain) {
