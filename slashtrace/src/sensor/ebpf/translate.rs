@@ -7,7 +7,7 @@ use super::{
     wire::{Event, Exec as WireExec, LongArgv, Task, What},
 };
 use crate::{
-    host::proc::{IdentityBook, ProcFs},
+    host::proc::{ARGV_BYTES_MAX, IdentityBook, ProcFs},
     model::{
         Body, Exec, Exit, Identity, Observation, Parent, ParentSource, Process, Role, Sender,
         Signal, Source, Spawn, Terminal, signal_name,
@@ -168,8 +168,10 @@ impl Translator {
         let task = &exec.task;
         let identity = book.kernel(task.tgid, task.start_ns);
         let truncated = exec.argv_bytes > exec.argv.len() as u64;
-        let mut tokens = tokens_of(&exec.argv);
-        if truncated && !exec.argv.ends_with(&[0]) {
+        let whole =
+            if truncated && exec.matched { self.whole_argv(identity, &exec.argv) } else { None };
+        let mut tokens = tokens_of(whole.as_deref().unwrap_or(&exec.argv));
+        if truncated && whole.is_none() && !exec.argv.ends_with(&[0]) {
             // Half a token is not a token: half a session key is another session's.
             tokens.pop();
         }
@@ -240,6 +242,13 @@ impl Translator {
             helper: None,
             rule,
         })))
+    }
+
+    /// The arguments of which the record has only the beginning: the key may stand behind that, or
+    /// another one that holds. `None` if the process is gone, or has other arguments by now.
+    fn whole_argv(&self, id: Identity, beginning: &[u8]) -> Option<Vec<u8>> {
+        let whole = self.proc.cmdline(id.pid, ARGV_BYTES_MAX).ok()??.bytes;
+        (whole.starts_with(beginning) && self.is_alive(id)).then_some(whole)
     }
 
     /// The kernel took an exec for a worker's, and no rule matches it. `role` is what the process is
