@@ -123,10 +123,16 @@ impl EbpfSensor {
             // It has another parent by now: what is above that says nothing of who forked it.
             _ => {
                 let gone = !self.is_alive(forker);
-                let comm = String::new();
-                let process = Process { pid, start_ns, comm, argv0: None, launcher: None };
-                let (reaper, forker, forked_only) = (false, None, false);
-                spawn.parent = Some(Parent { process, how, gone, reaper, forker, forked_only });
+                let process =
+                    Process { pid, start_ns, comm: String::new(), argv0: None, launcher: None };
+                spawn.parent = Some(Parent {
+                    process,
+                    how,
+                    gone,
+                    reaper: false,
+                    forker: None,
+                    forked_only: false,
+                });
                 spawn.ancestors.clear();
             }
         }

@@ -151,13 +151,13 @@ impl EbpfSensor {
                 self.due = Instant::now() + self.interval;
                 continue;
             }
+            let first_look = self.first_look();
+            if !self.pending.is_empty() {
+                continue;
+            }
             if self.long.is_due() {
                 self.translate_all();
                 self.search_long_argv()?;
-                continue;
-            }
-            let first_look = self.first_look();
-            if !self.pending.is_empty() {
                 continue;
             }
             if self.ring.queued() == 0 {

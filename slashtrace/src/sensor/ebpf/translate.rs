@@ -145,11 +145,11 @@ impl Translator {
     pub fn forget(&mut self, identity: Identity) {
         self.known.remove(&identity);
         self.described.remove(&identity);
-        self.mistaken.forget(identity);
         // After a storm there is room for more than will come again soon.
         if self.known.capacity() > KNOWN_FEW && self.known.len() < self.known.capacity() / 8 {
             self.known.shrink_to(2 * self.known.len());
         }
+        self.mistaken.forget(identity);
     }
 
     /// A process is known otherwise than from a record.
