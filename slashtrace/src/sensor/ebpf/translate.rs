@@ -7,7 +7,7 @@ use super::{
     wire::{Event, Exec as WireExec, LongArgv, Task, What},
 };
 use crate::{
-    host::proc::{IdentityBook, ProcFs},
+    host::proc::{ARGV_BYTES_MAX, IdentityBook, ProcFs},
     model::{
         Body, Exec, Exit, Identity, Observation, Parent, ParentSource, Process, Role, Sender,
         Signal, Source, Spawn, Terminal, signal_name,
@@ -174,8 +174,10 @@ impl Translator {
         let task = &exec.task;
         let identity = book.kernel(task.tgid, task.start_ns);
         let truncated = exec.argv_bytes > exec.argv.len() as u64;
-        let mut tokens = tokens_of(&exec.argv);
-        if truncated && !exec.argv.ends_with(&[0]) {
+        let whole =
+            if truncated && exec.matched { self.whole_argv(identity, &exec.argv) } else { None };
+        let mut tokens = tokens_of(whole.as_deref().unwrap_or(&exec.argv));
+        if truncated && whole.is_none() && !exec.argv.ends_with(&[0]) {
             // Half a token is not a token: half a session key is another session's.
             tokens.pop();
         }
@@ -199,7 +201,7 @@ impl Translator {
             if let Some(described) = self.described.get_mut(&identity) {
                 described.comm = redact::escape(&task.comm);
                 described.argv0 = tokens.first().map(|token| redact::argv0(token));
-                described.launcher = self.profile.launcher_of(&tokens).map(str::to_owned);
+                described.launcher = self.profile.launcher(&tokens).map(str::to_owned);
             }
             return Some(Body::Exec(Exec {
                 pid: identity.pid,
@@ -259,6 +261,13 @@ impl Translator {
         })))
     }
 
+    /// The arguments of which the record has only the beginning: the key may stand behind that, or
+    /// another one that holds. `None` if the process is gone, or has other arguments by now.
+    fn whole_argv(&self, id: Identity, beginning: &[u8]) -> Option<Vec<u8>> {
+        let whole = self.proc.cmdline(id.pid, ARGV_BYTES_MAX).ok()??.bytes;
+        (whole.starts_with(beginning) && self.is_alive(id)).then_some(whole)
+    }
+
     /// The kernel took an exec for a worker's, and no rule matches it. `role` is what the process is
     /// to us all the same.
     fn mistake(
@@ -269,11 +278,8 @@ impl Translator {
         book: &mut IdentityBook,
     ) {
         let outer = exec.worker_before.map(|(pid, ns)| self.tracked_identity(pid, ns, book));
-        let before = match self.mistaken.before(id) {
-            Some(before) => before,
-            None => role.map(|role| (role, outer.filter(|_| role == Role::Descendant))),
-        };
-        self.mistaken.worker(id, before);
+        let before = role.map(|role| (role, outer.filter(|_| role == Role::Descendant)));
+        let before = self.mistaken.worker(id, before);
         let known = before.map(|(role, outer)| tracked(id, role, outer.unwrap_or(NOBODY)));
         self.corrections.push((id.pid, known));
         for task in exec.forker.iter().chain(&exec.chain) {
@@ -406,7 +412,7 @@ impl Translator {
             {
                 let tokens = cmdline.tokens();
                 process.argv0 = tokens.first().map(|token| redact::argv0(token));
-                process.launcher = self.profile.launcher_of(&tokens).map(str::to_owned);
+                process.launcher = self.profile.launcher(&tokens).map(str::to_owned);
             }
             self.described.insert(identity, process.clone());
         }
