@@ -58,7 +58,8 @@ pub fn tokens_of(area: &[u8]) -> Vec<&[u8]> {
 impl Profile {
     /// Applies the worker rules to argv tokens: the first that matches.
     pub fn match_worker<'a>(&'a self, argv: &[&'a [u8]]) -> Option<WorkerMatch<'a>> {
-        self.workers.iter().find_map(|rule| rule.matched(argv))
+        let found = self.workers.iter().find_map(|rule| rule.matched(argv))?;
+        (!self.only_launches(argv)).then_some(found)
     }
 
     /// The name of the known helper that this argv belongs to.
