@@ -68,7 +68,7 @@ fn a_profile_is_checked() {
         "good.toml",
         "name = \"p\"\n[worker]\nprogram = \"slashtrace-cli-test\"\nsession = { env = \"S\" }\n",
     );
-    let mut worker = std::process::Command::new("sleep")
+    let mut worker = Command::new("sleep")
         .arg0("slashtrace-cli-test")
         .arg("60")
         .env("S", "key-1")
@@ -105,7 +105,7 @@ fn a_profile_is_checked() {
 fn the_profiles_of_cases_are_valid() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/cases");
     let mut checked = 0;
-    for entry in std::fs::read_dir(folder).unwrap() {
+    for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         let output = run(&["profile", "check", path.to_str().unwrap()]);
         assert_eq!(output.status.code(), Some(0), "{}: {output:?}", path.display());

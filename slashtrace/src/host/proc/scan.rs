@@ -229,12 +229,13 @@ impl<'a> Scan<'a> {
 
     fn process(&mut self, seen: &Seen) -> Process {
         let identity = self.identity(&seen.stat);
+        let tokens = seen.cmdline.tokens();
         Process {
             pid: identity.pid,
             start_ns: identity.start_ns,
             comm: redact::escape(&seen.stat.comm),
-            argv0: seen.cmdline.tokens().first().map(|token| redact::argv0(token)),
-            launcher: self.profile.launcher_of(&seen.cmdline.tokens()).map(str::to_owned),
+            argv0: tokens.first().map(|token| redact::argv0(token)),
+            launcher: self.profile.launcher(&tokens).map(str::to_owned),
         }
     }
 }

@@ -201,7 +201,7 @@ impl Translator {
             if let Some(described) = self.described.get_mut(&identity) {
                 described.comm = redact::escape(&task.comm);
                 described.argv0 = tokens.first().map(|token| redact::argv0(token));
-                described.launcher = self.profile.launcher_of(&tokens).map(str::to_owned);
+                described.launcher = self.profile.launcher(&tokens).map(str::to_owned);
             }
             return Some(Body::Exec(Exec {
                 pid: identity.pid,
@@ -412,7 +412,7 @@ impl Translator {
             {
                 let tokens = cmdline.tokens();
                 process.argv0 = tokens.first().map(|token| redact::argv0(token));
-                process.launcher = self.profile.launcher_of(&tokens).map(str::to_owned);
+                process.launcher = self.profile.launcher(&tokens).map(str::to_owned);
             }
             self.described.insert(identity, process.clone());
         }
