@@ -6,7 +6,7 @@ use jiff::{Timestamp, tz::TimeZone};
 
 use super::{
     digest::{MemoryChange, Report, Session},
-    words::{age, count, list, mib},
+    words::{age, count, list, mib, reasons},
 };
 use crate::model::{Install, Program, SensorKind};
 
@@ -21,6 +21,16 @@ pub(super) fn gateway(session: &Session) -> String {
     let presumed = if gateway.presumed { "?" } else { "" };
     let gone = if gateway.gone { ", gone" } else { "" };
     format!("{}({}){presumed}{gone}", gateway.comm, gateway.id.pid)
+}
+
+/// What of a session's workers could not be judged: `not judged: no session key (2)`, or `judged in
+/// part: there before the recording (1)`. None if all were.
+pub(super) fn unjudged(session: &Session) -> Option<String> {
+    let words = |in_part: bool, how: &str| {
+        let why = reasons(&session.unjudged, in_part);
+        (!why.is_empty()).then(|| format!("{how}: {why}"))
+    };
+    words(false, "not judged").or_else(|| words(true, "judged in part"))
 }
 
 /// How fast workers pile up, as a sentence.

@@ -19,6 +19,7 @@ mod family;
 mod gateway;
 mod group;
 mod index;
+mod judged;
 mod origin;
 mod replacements;
 mod retire;
@@ -34,6 +35,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use jiff::Timestamp;
 
+pub use self::judged::{Reasons, Unjudged};
 pub(crate) use self::{
     activity::{Rise, Served},
     attribution::GroupKey,
@@ -116,6 +118,8 @@ pub struct Roster {
     /// That the reaper's circuit breaker opened: the record that says so, and what it says.
     reaper_stopped: Option<(u64, String)>,
     totals: Totals,
+    /// Why workers could not be judged that are forgotten.
+    unjudged_before: Reasons,
     changed: BTreeSet<Subject>,
     retiring: Retiring,
 }
@@ -142,6 +146,7 @@ impl Roster {
             memory: None,
             reaper_stopped: None,
             totals: Totals::default(),
+            unjudged_before: Reasons::default(),
             changed: BTreeSet::new(),
             retiring: Retiring::default(),
         }

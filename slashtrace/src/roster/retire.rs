@@ -100,6 +100,7 @@ impl Roster {
             return;
         }
         self.keep_witness(id);
+        self.keep_unjudged(id);
         self.dismiss(id, true);
         self.forget_launchers(id);
         self.workers.remove(&id);
