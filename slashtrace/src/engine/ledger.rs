@@ -73,6 +73,11 @@ impl Ledger {
         Some(Said { renewal: open.renewal, runs_out: runs_out(open.finding.forecast) })
     }
 
+    /// Whether anything that was said about a subject is open.
+    pub(super) fn is_open(&self, subject: &Subject) -> bool {
+        self.open.contains_key(subject)
+    }
+
     /// Compares a verdict with what was said last. `seq` is the record that brought it.
     pub(super) fn settle(
         &mut self,

@@ -16,7 +16,6 @@ use crate::{
     },
     model::{Identity, Kind, Terminal},
     profile::Profile,
-    redact,
 };
 
 /// An exec that came before this was reported long since.
@@ -209,7 +208,7 @@ impl Checks {
             }
             return Err(No::because("its arguments are no worker's by now"));
         };
-        let session = found.session.map(redact::escape);
+        let session = self.proc.session_key(decision.worker, &found);
         let unseen = decision.session.is_none() && decision.argv_truncated;
         if session != decision.session && !unseen {
             return Err(No::because("its arguments name another session by now"));

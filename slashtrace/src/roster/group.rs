@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::{
-    GroupKey, Index, Moment, Roster,
+    GroupKey, Index, Moment, Roster, Subject,
     replacements::{Replacements, Spawned},
     timeline::Timeline,
     worker::{Worker, witness},
@@ -118,7 +118,15 @@ impl Roster {
     /// Takes a worker out of its group and from its gateway. `counted`: it stays in the totals,
     /// because it is only forgotten.
     pub(super) fn dismiss(&mut self, id: Identity, counted: bool) {
-        self.touch_around(id);
+        if counted {
+            // It has ended, so its gateway is what it was.
+            self.touch(Subject::Worker(id));
+            if let Some(key) = self.workers.get(&id).and_then(|worker| worker.key()) {
+                self.touch(Subject::Group(key));
+            }
+        } else {
+            self.touch_around(id);
+        }
         let Some(worker) = self.workers.get_mut(&id).filter(|it| it.listed.somewhere) else {
             return;
         };
@@ -277,7 +285,7 @@ impl Roster {
         }
         for (other, witness) in found {
             if let Some(worker) = self.workers.get_mut(&other) {
-                worker.witness = Some(witness);
+                worker.witness = Some(Box::new(witness));
             }
         }
     }

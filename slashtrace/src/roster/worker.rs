@@ -116,7 +116,7 @@ pub(crate) struct Worker {
     pub(super) channel: Option<Channel>,
     /// What there is one worker per.
     pub(super) one_per: OnePer,
-    pub(crate) witness: Option<Witness>,
+    pub(crate) witness: Option<Box<Witness>>,
     /// The client that it is for.
     pub(crate) client: Option<Box<Client>>,
     /// A look at its gateway's connections has said who that is, or that it cannot be known.

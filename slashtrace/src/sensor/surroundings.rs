@@ -39,12 +39,17 @@ pub(super) struct Surroundings {
 impl Surroundings {
     /// Tracks nothing yet. Without a tokio runtime it has no inotify.
     pub(super) fn start(proc: &ProcFs, profile: &Profile) -> Self {
+        let mut sampler = Sampler::new(proc.clone());
+        // What hermes' workers are asked comes in by their stdin.
+        if profile.name != "hermes" {
+            sampler = sampler.with_sockets();
+        }
         Self {
             book: IdentityBook::new(proc.tick_ns()),
             terminals: TerminalWatch::start(proc.clone(), profile.terminal.clone()),
             programs: ProgramWatch::new(proc.clone(), profile),
             clients: ClientsWatch::new(proc.clone()),
-            sampler: Sampler::new(proc.clone()),
+            sampler,
             ended: VecDeque::new(),
         }
     }

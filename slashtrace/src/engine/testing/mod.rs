@@ -8,6 +8,7 @@ mod histories;
 mod oracle;
 mod properties;
 pub(crate) mod scenario;
+mod uses;
 mod world;
 
 pub(crate) use properties::recordings;

@@ -22,7 +22,10 @@ use netlink_packet_sock_diag::{
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
 
-use super::sockets::{Connection, Found};
+use super::{
+    census::{Tcp, Unix},
+    sockets::{Connection, Found},
+};
 
 /// The kernel makes no datagram of a dump larger than this (`netlink_dump`,
 /// net/netlink/af_netlink.c).
@@ -50,6 +53,7 @@ pub(super) struct Listener {
 pub(in crate::sensor) struct UnixSocket {
     pub(in crate::sensor) inode: u64,
     listens: bool,
+    is_datagram: bool,
     name: Option<UnixDiagName>,
     peer: Option<u64>,
     /// `sk_shutdown`: `RCV_SHUTDOWN` and `SEND_SHUTDOWN`; both once its peer is closed.
@@ -138,6 +142,28 @@ impl Diag {
                     .connections
                     .push(Connection { id: inode, heard_ms_ago: last_data_recv(&socket) });
             }
+        }
+        Ok(found)
+    }
+
+    /// Every TCP socket that listens or is connected.
+    pub(super) fn tcp_sockets(&mut self) -> io::Result<Vec<Tcp>> {
+        let mut found = Vec::new();
+        for family in [AF_INET, AF_INET6] {
+            let states = StateFlags::ESTABLISHED | StateFlags::LISTEN;
+            let request = inet(family, states, ExtensionFlags::empty(), any(family));
+            self.dump(request, |message| {
+                if let SockDiagMessage::InetResponse(socket) = message {
+                    let id = &socket.header.socket_id;
+                    let local = (id.source_address.to_canonical(), id.source_port);
+                    let remote = (id.destination_address.to_canonical(), id.destination_port);
+                    found.push(Tcp {
+                        inode: socket.header.inode.into(),
+                        listens: socket.header.state == TCP_LISTEN,
+                        addresses: (local, remote),
+                    });
+                }
+            })?;
         }
         Ok(found)
     }
@@ -324,10 +350,22 @@ impl UnixSocket {
         self.shutdown & PEER_DEAF != 0
     }
 
+    /// As one of a census; a datagram socket, which has no connections, is none.
+    pub(super) fn census(&self) -> Option<Unix> {
+        (!self.is_datagram).then(|| Unix {
+            inode: self.inode,
+            listens: self.listens,
+            is_named: self.name.is_some(),
+            peer: self.peer,
+            is_shut: self.peer == Some(0) || self.peer_shut(),
+        })
+    }
+
     fn of(response: UnixResponse) -> Self {
         let mut socket = Self {
             inode: response.header.inode.into(),
             listens: response.header.state == TCP_LISTEN,
+            is_datagram: i32::from(response.header.kind) == libc::SOCK_DGRAM,
             name: None,
             peer: None,
             shutdown: 0,

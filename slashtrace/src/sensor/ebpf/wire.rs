@@ -1,8 +1,8 @@
 use bytes::Bytes;
 use slashtrace_ebpf::{
-    ARGV_MAX, CHAIN_MAX, ExecRecord, ExitRecord, ForkRecord, Header, NO_TERMINAL, ParentKnownBy,
-    RecordKind, Role, SignalRecord, TaskInfo, TerminalKey, TerminalRecord, WIRE_VERSION,
-    argv_padded,
+    ARGV_MAX, CHAIN_MAX, ExecRecord, ExitRecord, ForkRecord, Header, LongArgvRecord, NO_TERMINAL,
+    ParentKnownBy, RecordKind, Role, SignalRecord, TaskInfo, TerminalKey, TerminalRecord,
+    WIRE_VERSION, argv_padded,
 };
 use zerocopy::FromBytes;
 
@@ -68,12 +68,27 @@ pub enum What {
         index: u32,
         closer: Task,
     },
+    LongArgv(LongArgv),
+}
+
+/// An exec whose arguments were not searched to their end.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct LongArgv {
+    pub tgid: u32,
+    pub start_ns: u64,
+    /// Who forked it: thread group and start time.
+    pub forker: (u32, u64),
+    pub parent_known_by: ParentKnownBy,
+    /// Whether others may have followed unreported.
+    pub is_last: bool,
 }
 
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Exec {
     pub task: Task,
     pub role_before: Option<Role>,
+    /// The worker that it descended from before: thread group and start time.
+    pub worker_before: Option<(u32, u64)>,
     pub matched: bool,
     pub parent_known_by: Option<ParentKnownBy>,
     pub reparented: bool,
@@ -133,6 +148,19 @@ pub fn decode(record: &Bytes) -> Result<Event, DecodeError> {
             let TerminalRecord { closer, terminal, .. } = whole(record)?;
             What::Terminal { device: terminal.device, index: terminal.index, closer: task(&closer) }
         }
+        RecordKind::LongArgv => {
+            let this: LongArgvRecord = whole(record)?;
+            let known_by = u8::try_from(this.parent_known_by).ok();
+            What::LongArgv(LongArgv {
+                tgid: this.tgid,
+                start_ns: this.start_ns,
+                forker: (this.forker, this.forker_start_ns),
+                parent_known_by: known_by
+                    .and_then(ParentKnownBy::from_u8)
+                    .ok_or(DecodeError::Unknown)?,
+                is_last: this.is_last != 0,
+            })
+        }
     };
     Ok(Event { boottime_ns: header.boottime_ns, what })
 }
@@ -163,6 +191,8 @@ fn exec(record: &Bytes) -> Result<Exec, DecodeError> {
             0 => None,
             number => Some(role(number)?),
         },
+        worker_before: (this.worker_before != 0)
+            .then_some((this.worker_before, this.worker_before_start_ns)),
         matched: this.matched != 0,
         parent_known_by: match this.parent_known_by {
             0 => None,
@@ -242,7 +272,8 @@ mod tests {
             forker: 40,
             argv_len: argv.len() as u32,
             chain_len: chain.len() as u32,
-            reserved: 0,
+            worker_before: 0,
+            worker_before_start_ns: 0,
         };
         let mut bytes = fixed.as_bytes().to_vec();
         bytes.extend(argv);
@@ -286,12 +317,22 @@ mod tests {
             closer: info(6),
             terminal: TerminalKey { device: 1, index: 2 },
         };
+        let long = LongArgvRecord {
+            header: header(RecordKind::LongArgv, size_of::<LongArgvRecord>()),
+            start_ns: 1,
+            forker_start_ns: 2,
+            tgid: 3,
+            forker: 4,
+            parent_known_by: ParentKnownBy::Fork as u32,
+            is_last: 1,
+        };
         vec![
             exec_record(b"python3\0-m\0worker\0", &[info(40), info(30)]),
             fork.as_bytes().to_vec(),
             exit.as_bytes().to_vec(),
             signal.as_bytes().to_vec(),
             terminal.as_bytes().to_vec(),
+            long.as_bytes().to_vec(),
         ]
     }
 
@@ -351,7 +392,7 @@ mod tests {
         };
         assert_eq!(change(0, WIRE_VERSION - 1), Err(DecodeError::Version(WIRE_VERSION - 1)));
         assert_eq!(change(1, 0), Err(DecodeError::Unknown));
-        assert_eq!(change(1, 6), Err(DecodeError::Unknown));
+        assert_eq!(change(1, 7), Err(DecodeError::Unknown));
         assert_eq!(change(core::mem::offset_of!(ExitRecord, role), 0), Err(DecodeError::Unknown));
     }
 
@@ -364,7 +405,7 @@ mod tests {
         /// Damaged where it hurts: a valid record with some bytes replaced.
         #[test]
         fn a_damaged_record_is_an_error_or_within_its_bounds(
-            kind in 0..5_usize,
+            kind in 0..6_usize,
             damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
         ) {
             let mut record = records().swap_remove(kind);

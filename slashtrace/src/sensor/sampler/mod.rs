@@ -1,7 +1,8 @@
 //! Periodic samples of tracked workers: what the kernel programs cannot push. `live` says when a
 //! sample is worth writing, `channels` finds the other ends of a worker's stdin and stdout (each a
 //! `side`; `kin` says who belongs to whom, `holders` whether they are there, `unix` what the kernel
-//! says of sockets, `fresh` when to look first), `exited` watches for zombies, `memory` the machine.
+//! says of sockets, `fresh` when to look first), `work` what its tree
+//! did, `sockets` which it has of its own, `waits` whether it waits for its stdin, `exited` watches for zombies, `memory` the machine.
 //! May touch: /proc through `proc`, sock_diag(7), `model`. Never the clock: it is told the time.
 
 mod channels;
@@ -12,7 +13,11 @@ mod kin;
 mod live;
 mod memory;
 mod side;
+mod sockets;
 mod unix;
+mod waits;
+mod work;
+mod worker;
 
 use std::collections::BTreeMap;
 
@@ -21,11 +26,13 @@ use crate::{
     model::{Body, Identity, Observation, Role, Sample, StdinPeer, StdinState, Tick},
 };
 
-use channels::{ChannelWatch, Watched, World};
+use channels::{ChannelWatch, World};
 use exited::Exited;
 use fresh::{FIRST_LOOK_NS, Fresh};
-use live::{Live, PSS_EVERY_NS, Pulse};
+use live::{PSS_EVERY_NS, Pulse};
 use memory::MemoryWatch;
+use sockets::SocketWatch;
+use worker::{Seen, Worker, bare};
 
 /// Costly reads of all workers are spread over this long at least.
 const PSS_SPREAD_NS: u64 = 4 * PSS_EVERY_NS;
@@ -56,23 +63,21 @@ pub struct Sampler {
     exited: BTreeMap<Identity, Exited>,
     channels: ChannelWatch,
     fresh: Fresh,
+    /// Only where workers may be spoken to by sockets of their own.
+    sockets: Option<SocketWatch>,
     memory: MemoryWatch,
     last_round_ns: Option<u64>,
-}
-
-/// A worker that is tracked as live.
-#[derive(Debug, Default)]
-struct Worker {
-    live: Live,
-    channels: Watched,
-    /// It was spawned so lately that its channels are not looked at yet.
-    fresh_until_ns: u64,
 }
 
 /// A process below a worker.
 #[derive(Debug)]
 struct Descendant {
     worker: Identity,
+    /// Its CPU time in the last round in which it had run.
+    cpu_ns: Option<u64>,
+    /// Its read system calls then.
+    syscr: u64,
+    denied_until_ns: u64,
 }
 
 impl Sampler {
@@ -85,9 +90,17 @@ impl Sampler {
             exited: BTreeMap::new(),
             channels: ChannelWatch::default(),
             fresh: Fresh::default(),
+            sockets: None,
             memory: MemoryWatch::default(),
             last_round_ns: None,
         }
+    }
+
+    /// Looks at the workers' own sockets too: they may be spoken to by these.
+    #[must_use]
+    pub fn with_sockets(mut self) -> Self {
+        self.sockets = Some(SocketWatch::new(&self.proc));
+        self
     }
 
     /// Tracks a process. `above` is a worker's gateway (where its stdin is looked for first) or a
@@ -100,7 +113,10 @@ impl Sampler {
                 self.workers.entry(identity).or_default().channels.gateway = gateway;
             }
             (Role::Descendant, Some(worker)) if !self.workers.contains_key(&identity) => {
-                self.descendants.insert(identity, Descendant { worker });
+                self.descendants
+                    .entry(identity)
+                    .or_insert_with(|| Descendant::new(worker))
+                    .worker = worker;
             }
             _ => {}
         }
@@ -153,9 +169,12 @@ impl Sampler {
 
     /// A tracked process has ended: a worker is watched from now on for being reaped.
     pub fn exited(&mut self, identity: Identity) {
-        let worker = self.workers.remove(&identity).is_some();
-        self.descendants.remove(&identity);
-        if worker {
+        if let Some(descendant) = self.descendants.remove(&identity)
+            && let Some(worker) = self.workers.get_mut(&descendant.worker)
+        {
+            descendant.ended(&self.proc, identity, &mut worker.work);
+        }
+        if self.workers.remove(&identity).is_some() {
             self.exited.insert(identity, Exited::default());
         }
     }
@@ -180,8 +199,12 @@ impl Sampler {
             // Keeps the identity from being dropped from the book while it is in use.
             book.keep(*identity);
         }
+        work::round(&self.proc, &mut self.workers, &mut self.descendants, now_ns);
         let (proc, workers, descendants) = (&self.proc, &mut self.workers, &self.descendants);
         self.channels.round(&mut World { proc, book, workers, descendants }, now_ns);
+        if let Some(sockets) = &mut self.sockets {
+            sockets.round(&self.proc, &mut self.workers, &self.descendants, now_ns);
+        }
         let mut pss = self.pss(now_ns);
         for (identity, worker) in &mut self.workers {
             let pss_kib = pss.remove(identity);
@@ -228,75 +251,6 @@ impl Sampler {
             }
         }
         read
-    }
-}
-
-/// What a look at a worker brought.
-enum Seen {
-    Sample(Sample),
-    NothingNew,
-    Vanished,
-}
-
-impl Worker {
-    fn sample(
-        &mut self,
-        proc: &ProcFs,
-        identity: Identity,
-        pss_kib: Option<u64>,
-        reads: Reads<'_>,
-        now_ns: u64,
-    ) -> Seen {
-        let stdin = self.channels.stdin();
-        let output = self.channels.output();
-        let news = pss_kib.is_some() || self.live.is_other_end(stdin, output);
-        let mut whole = match self.live.pulse {
-            Pulse::Gone => return Seen::Vanished,
-            Pulse::Look => true,
-            Pulse::Ran | Pulse::Quiet => news || self.live.heartbeat(now_ns),
-        };
-        if !whole && self.live.pulse == Pulse::Quiet {
-            return Seen::NothingNew;
-        }
-        let mut sample = Sample { pss_kib, stdin, output, ..bare(identity, self.live.state()) };
-        sample.syscr = self.live.syscr(proc, identity, now_ns);
-        sample.reads = reads(identity);
-        // It read something, or that cannot be seen.
-        whole |= sample.syscr.is_none() || sample.syscr != self.live.last_syscr();
-        whole |= sample.reads.is_some();
-        if whole {
-            match proc.stat(identity.pid) {
-                Ok(Some(stat)) if proc.is_same(identity, &stat) && !stat.ended() => {
-                    sample.state = live::state(&stat);
-                    sample.rss_kib = Some(stat.rss_kib);
-                    sample.threads = Some(stat.threads);
-                }
-                Ok(_) => return Seen::Vanished,
-                // It cannot be seen this time.
-                Err(_) => return Seen::NothingNew,
-            }
-            self.live.looked(now_ns);
-        }
-        self.live.changed(sample, now_ns).map_or(Seen::NothingNew, Seen::Sample)
-    }
-}
-
-fn bare(identity: Identity, state: char) -> Sample {
-    Sample {
-        pid: identity.pid,
-        start_ns: identity.start_ns,
-        state,
-        rss_kib: None,
-        pss_kib: None,
-        threads: None,
-        syscr: None,
-        reads: None,
-        stdin: None,
-        output: None,
-        sockets: None,
-        waits: false,
-        cpu_ms: None,
-        syscr_below: None,
     }
 }
 

@@ -324,3 +324,4 @@ fn the_costly_reads_are_spread() {
 mod channels;
 mod quiet;
 mod real;
+mod work;

@@ -7,6 +7,7 @@ use std::{
 };
 
 use super::*;
+use crate::model::Sockets;
 
 /// Real workers, sampled at made-up whole seconds.
 struct Real {
@@ -63,20 +64,28 @@ impl Real {
     fn until(&mut self, pid: u32, what: &str, is_so: impl Fn(&Sample) -> bool) -> Sample {
         let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
         while std::time::Instant::now() < end {
-            self.second += 2;
-            let now_ns = self.second * SECOND;
-            for one in self.sampler.sample(now_ns, &mut self.book, &|_| None).observations {
-                let Body::Sample(sample) = one.body else { continue };
-                let known = self.seen.entry(sample.pid).or_insert_with(|| sample.clone());
-                known.stdin = sample.stdin.or(known.stdin);
-                known.output = sample.output.or(known.output);
-            }
+            self.round();
             if let Some(sample) = self.seen.get(&pid).filter(|sample| is_so(sample)) {
                 return sample.clone();
             }
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
         panic!("{what} was not seen of {pid}: {:?}", self.seen.get(&pid));
+    }
+
+    fn round(&mut self) {
+        self.second += 2;
+        let now_ns = self.second * SECOND;
+        for one in self.sampler.sample(now_ns, &mut self.book, &|_| None).observations {
+            let Body::Sample(sample) = one.body else { continue };
+            let known = self.seen.entry(sample.pid).or_insert_with(|| sample.clone());
+            known.stdin = sample.stdin.or(known.stdin);
+            known.output = sample.output.or(known.output);
+            known.waits |= sample.waits;
+            known.cpu_ms = sample.cpu_ms.or(known.cpu_ms);
+            known.syscr_below = sample.syscr_below.or(known.syscr_below);
+            known.sockets = sample.sockets.or(known.sockets);
+        }
     }
 
     fn until_stdin(&mut self, pid: u32, state: StdinState) -> StdinPeer {
@@ -245,4 +254,146 @@ fn a_worker_whose_main_thread_ended_has_a_stdin() {
     real.until_stdin(pid, StdinState::Held);
     drop(real.children[0].stdin.take());
     real.until_stdin(pid, StdinState::Unheld);
+}
+
+#[test]
+fn who_waits_for_its_stdin_is_seen_to() {
+    let mut real = Real::new();
+    let mut start = |program: &str| {
+        let mut command = Command::new("python3");
+        real.start(command.args(["-c", program]).stdin(Stdio::piped()).stdout(Stdio::null()))
+    };
+    let sleeps = start("import time\ntime.sleep(60)");
+    let waits = start("import sys\nfor line in sys.stdin: pass");
+    real.until(waits, "that it waits", |sample| sample.waits);
+    // As often again, for the other one.
+    let rounds = real.second;
+    while real.second < 2 * rounds + 60 {
+        real.round();
+    }
+    assert!(!real.seen[&sleeps].waits);
+}
+
+/// Its child reads lines and says so; it only waits for the child.
+const WRAPPER: &str = "
+import subprocess, sys
+child = 'import sys\\nprint(flush=True)\\nfor line in sys.stdin: print(sum(range(10**6)), flush=True)'
+server = subprocess.Popen([sys.executable, '-c', child])
+print(server.pid, flush=True)
+server.wait()
+";
+
+#[test]
+fn what_a_wrapper_s_child_does_is_its_work() {
+    let mut real = Real::new();
+    let (child, mut lines) = python(&mut real, WRAPPER);
+    let pid = real.children[0].id();
+    let worker = real.worker(pid);
+    let server = real.identity(child);
+    real.sampler.track(server, Role::Descendant, Some(worker));
+    lines.read_line(&mut String::new()).unwrap();
+    let before = real.until(pid, "what its child read", |sample| sample.syscr_below.is_some());
+    let (below, cpu_ms) = (before.syscr_below.unwrap(), before.cpu_ms.unwrap());
+    let to = real.children[0].stdin.as_mut().unwrap();
+    to.write_all(&[b'\n'; 20]).unwrap();
+    for _ in 0..20 {
+        lines.read_line(&mut String::new()).unwrap();
+    }
+    let worked =
+        |sample: &Sample| sample.syscr_below.unwrap() > below && sample.cpu_ms.unwrap() > cpu_ms;
+    real.until(pid, "its child's work", worked);
+}
+
+/// Listens on a Unix socket and on a TCP port, and does to connections what lines say.
+const SERVER: &str = "
+import os, socket, sys
+path = sys.argv[1]
+unix = socket.socket(socket.AF_UNIX); unix.bind(path); unix.listen()
+tcp = socket.socket(); tcp.bind(('127.0.0.1', 0)); tcp.listen()
+print(os.getpid(), flush=True)
+print(tcp.getsockname()[1], flush=True)
+kept = []
+for line in sys.stdin:
+    what, *to = line.split()
+    if what == 'unix': kept.append(unix.accept()[0])
+    elif what == 'tcp': kept.append(tcp.accept()[0])
+    elif what == 'out': kept.append(socket.create_connection(('127.0.0.1', int(to[0]))))
+    elif what == 'itself':
+        kept.append(socket.create_connection(tcp.getsockname())); kept.append(tcp.accept()[0])
+        kept.extend(socket.socketpair())
+    elif what == 'deaf': unix.close(); tcp.close()
+    print(flush=True)
+";
+
+struct Server {
+    to: std::process::ChildStdin,
+    lines: BufReader<std::process::ChildStdout>,
+}
+
+impl Server {
+    fn asked(&mut self, what: &str) {
+        writeln!(self.to, "{what}").unwrap();
+        self.lines.read_line(&mut String::new()).unwrap();
+    }
+}
+
+impl Real {
+    fn until_sockets(&mut self, pid: u32, listening: u32, connected: u32) {
+        let wanted = Sockets { listening, connected, complete: true };
+        let what = format!("{wanted:?}");
+        self.until(pid, &what, |sample| sample.sockets == Some(wanted));
+    }
+}
+
+#[test]
+fn sockets_that_a_worker_may_be_spoken_to_by_are_counted() {
+    use std::net::{TcpListener, TcpStream};
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("worker");
+    let mut real = Real::new();
+    real.sampler.sockets = Some(SocketWatch::new(&ProcFs::default()));
+    let mut command = Command::new("python3");
+    command.args(["-c", SERVER]).arg(&path).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().expect("python3 is installed");
+    let (to, from) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    let pid = child.id();
+    real.children.push(child);
+    let mut server = Server { to, lines: BufReader::new(from) };
+    let mut port = String::new();
+    server.lines.read_line(&mut String::new()).unwrap();
+    server.lines.read_line(&mut port).unwrap();
+    let worker = real.worker(pid);
+    real.until_sockets(pid, 2, 0);
+
+    server.asked("itself");
+    let unix = UnixStream::connect(&path).unwrap();
+    server.asked("unix");
+    real.until_sockets(pid, 2, 1);
+    let tcp = TcpStream::connect(("127.0.0.1", port.trim().parse().unwrap())).unwrap();
+    server.asked("tcp");
+    real.until_sockets(pid, 2, 2);
+    let elsewhere = TcpListener::bind("127.0.0.1:0").unwrap();
+    server.asked(&format!("out {}", elsewhere.local_addr().unwrap().port()));
+    let (accepted, _) = elsewhere.accept().unwrap();
+    real.until_sockets(pid, 2, 3);
+
+    // As a descendant of another worker only what serves counts.
+    let wrapper = real.start(sleeper().stdin(Stdio::piped()));
+    let (above, below) = (real.identity(wrapper), worker);
+    real.sampler.untrack(below);
+    real.sampler.track(below, Role::Descendant, Some(above));
+    real.until_sockets(wrapper, 2, 2);
+    drop((unix, tcp, accepted));
+    server.asked("deaf");
+    real.until_sockets(wrapper, 0, 0);
+}
+
+#[test]
+fn a_worker_without_sockets_has_none() {
+    let mut real = Real::new();
+    real.sampler.sockets = Some(SocketWatch::new(&ProcFs::default()));
+    let (theirs, _ours) = UnixStream::pair().unwrap();
+    let pid = real.start(sleeper().stdin(OwnedFd::from(theirs)));
+    real.until_sockets(pid, 0, 0);
+    assert_eq!(real.sampler.sockets.as_mut().unwrap().censuses(), 0);
 }
