@@ -28,6 +28,7 @@ mod terminal;
 #[cfg(test)]
 mod tests;
 mod timeline;
+mod unreaped;
 mod usage;
 mod worker;
 
@@ -48,7 +49,7 @@ pub(crate) use self::{
     usage::{Reach, span},
     worker::{Moment, Witness, Worker, witness},
 };
-use self::{ends::Ends, retire::Retiring, terminal::Terminals};
+use self::{ends::Ends, retire::Retiring, terminal::Terminals, unreaped::Unreaped};
 use crate::{
     model::{Body, FORMAT_VERSION, Identity, Memory, Record, Spawn},
     profile::Profile,
@@ -120,6 +121,7 @@ pub struct Roster {
     totals: Totals,
     /// Why workers could not be judged that are forgotten.
     unjudged_before: Reasons,
+    unreaped: Unreaped,
     changed: BTreeSet<Subject>,
     retiring: Retiring,
 }
@@ -147,6 +149,7 @@ impl Roster {
             reaper_stopped: None,
             totals: Totals::default(),
             unjudged_before: Reasons::default(),
+            unreaped: Unreaped::default(),
             changed: BTreeSet::new(),
             retiring: Retiring::default(),
         }

@@ -69,9 +69,10 @@ impl Scope {
                 let mut named = named.map(Process::identity).chain(event.processes.iter().copied());
                 named.any(|id| self.known.contains(&id))
             }
-            // The end of a worker is told again when it was reaped.
+            // The end of a worker is told again when it was reaped; whether one below it was reaped is
+            // sampled.
             Body::Exit(exit) => match exit.role {
-                Role::Worker => self.worker_ended(exit.identity()),
+                Role::Worker | Role::Descendant => self.worker_ended(exit.identity()),
                 _ => self.known.remove(&exit.identity()),
             },
             Body::Start(_)
