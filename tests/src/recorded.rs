@@ -111,6 +111,11 @@ impl Recorded {
         std::str::from_utf8(&self.bytes).expect("evidence is UTF-8").lines()
     }
 
+    /// Where the evidence is, as long as this lives.
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
     /// The stop record.
     ///
     /// # Panics

@@ -1,7 +1,10 @@
 //! `signal_generate` (kernel/signal.c, `__send_signal_locked`): runs in the sender.
 
 use aya_ebpf::{cty::c_void, programs::BtfTracePointContext};
-use slashtrace_ebpf::{Field, RecordKind, SIGNALS_RECORDED, SignalRecord, TaskInfo};
+use slashtrace_ebpf::{
+    Field, RecordKind, SENT_AT_PARENT_END, SENT_BY_KERNEL, SENT_BY_TASK, SIGNALS_RECORDED,
+    SignalRecord, TaskInfo,
+};
 
 use crate::{
     emit::{header, submit},
@@ -37,6 +40,16 @@ pub fn handle(ctx: &BtfTracePointContext) {
         1 => SI_KERNEL,
         pointer => Address(pointer).read(Field::SiginfoCode),
     };
+    // kill(2) and its like hand over a siginfo. A task that ends lets go of its memory (`exit_mm`)
+    // before its children get the signal that they asked for (`forget_original_parent`,
+    // kernel/exit.c): without a siginfo, from the thread that is their parent.
+    let origin = if info == 1 || si_code == SI_KERNEL {
+        SENT_BY_KERNEL
+    } else if info == 0 && Address::current().read::<u64>(Field::TaskMm) == 0 {
+        SENT_AT_PARENT_END
+    } else {
+        SENT_BY_TASK
+    };
     let mut sender = TaskInfo::NONE;
     task::describe(Address::current().follow(Field::TaskGroupLeader), &mut sender);
     submit(SignalRecord {
@@ -47,7 +60,7 @@ pub fn handle(ctx: &BtfTracePointContext) {
         signal,
         si_code,
         result: ctx.arg(4),
-        from_kernel: u32::from(info == 1 || si_code == SI_KERNEL),
+        origin,
         sender,
     });
 }

@@ -60,7 +60,7 @@ impl Roster {
                 if matches!(signal.signal, TERM | KILL)
                     && let Some(worker) = self.workers.get_mut(&signal.identity())
                 {
-                    let sender = signal.sender.as_ref();
+                    let sender = signal.sender.as_ref().filter(|_| !signal.parent_ended);
                     worker.signalled_by =
                         sender.map(|it| Identity { pid: it.pid, start_ns: it.start_ns });
                 }

@@ -64,15 +64,24 @@ fn an_end_says_who_sent_the_signal_everywhere() {
         signal: 15,
         name: "SIGTERM".to_owned(),
         si_code: 0,
+        parent_ended: false,
         delivered: true,
         sender: Some(Sender { pid: 7, start_ns: S, comm: "bash".to_owned(), uid: 0 }),
     };
     let mut ended = exit(300);
     (ended.code, ended.signal) = (None, Some(15));
-    let report = report([worker(300, "K"), (301, Body::Signal(signal)), (302, Body::Exit(ended))]);
-    assert_eq!(report.workers[0].end.as_deref(), Some("SIGTERM from bash(7)"));
-    let last = report.timeline.last().expect("an event");
+    let history = |signal: Signal| {
+        [worker(300, "K"), (301, Body::Signal(signal)), (302, Body::Exit(ended.clone()))]
+    };
+    let sent = report(history(signal.clone()));
+    assert_eq!(sent.workers[0].end.as_deref(), Some("SIGTERM from bash(7)"));
+    let last = sent.timeline.last().expect("an event");
     assert_eq!(last.text, "worker 300 ended: SIGTERM from bash(7)");
+    let asked_for = report(history(Signal { parent_ended: true, ..signal }));
+    assert_eq!(
+        asked_for.workers[0].end.as_deref(),
+        Some("SIGTERM, which it had asked for at the end of its parent bash(7) (PR_SET_PDEATHSIG)")
+    );
 }
 
 #[test]
