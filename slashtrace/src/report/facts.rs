@@ -24,13 +24,14 @@ pub(super) fn gateway(session: &Session) -> String {
 }
 
 /// What of a session's workers could not be judged: `not judged: no session key (2)`, or `judged in
-/// part: there before the recording (1)`. None if all were.
-pub(super) fn unjudged(session: &Session) -> Option<String> {
+/// part: there before the recording (1)` if that is asked for. None if all were.
+pub(super) fn unjudged(session: &Session, in_part: bool) -> Option<String> {
     let words = |in_part: bool, how: &str| {
         let why = reasons(&session.unjudged, in_part);
         (!why.is_empty()).then(|| format!("{how}: {why}"))
     };
-    words(false, "not judged").or_else(|| words(true, "judged in part"))
+    let not_judged = words(false, "not judged");
+    not_judged.or_else(|| words(true, "judged in part").filter(|_| in_part))
 }
 
 /// How fast workers pile up, as a sentence.

@@ -217,7 +217,8 @@ fn shown<'a>(case: &'a Case, zone: &TimeZone) -> Shown<'a> {
 
 fn row(session: &Session, report: &Report, zone: &TimeZone) -> Row {
     let kinds = session.findings.iter().map(|kind| kind.name().to_owned());
-    let kinds: Vec<String> = kinds.chain(facts::unjudged(session)).collect();
+    let kinds: Vec<String> =
+        kinds.chain(facts::unjudged(session, session.findings.is_empty())).collect();
     Row {
         gateway: facts::gateway(session),
         session: session.session.clone().unwrap_or_else(|| "unknown".to_owned()),

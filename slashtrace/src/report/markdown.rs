@@ -110,7 +110,8 @@ fn sessions(out: &mut Out, report: &Report, zone: &TimeZone, room: Room) {
     sessions.sort_by_key(|session| std::cmp::Reverse((session.most_stale, session.live)));
     for session in sessions.iter().take(room.sessions) {
         let kinds = session.findings.iter().map(|kind| kind.name().to_owned());
-        let kinds: Vec<String> = kinds.chain(facts::unjudged(session)).collect();
+        let kinds: Vec<String> =
+            kinds.chain(facts::unjudged(session, session.findings.is_empty())).collect();
         let calls = match (report.recording.calls_counted, session.calls_exact) {
             (false, _) => "–".to_owned(),
             (true, true) => session.calls.to_string(),

@@ -196,7 +196,7 @@ fn verdict(session: &Session) -> Cell {
         cell.push(&format!("{before}was {kind}"), PLAIN);
     }
     let nothing = session.open.is_empty() && session.was.is_empty();
-    match facts::unjudged(session) {
+    match facts::unjudged(session, nothing) {
         Some(unjudged) if nothing => cell.push(&unjudged, YELLOW),
         Some(unjudged) => cell.push(&format!(", {unjudged}"), YELLOW),
         None if nothing => cell.push("healthy", GREEN),

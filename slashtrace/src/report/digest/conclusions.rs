@@ -42,7 +42,7 @@ pub(super) fn verdict(
     let most = format!("At most {} lived at once.", count(total.most_live, "worker"));
     let cost = "Each replacement costs the start of a process; see the findings.";
     let all = unjudged.is_empty();
-    let (headline, mut detail) = match level {
+    let (mut headline, mut detail) = match level {
         Level::Leak => (leak(&leaks, sessions, total), grows(memory)),
         Level::Cost if all => (
             format!("No worker leaks, but workers are replaced again and again ({seen})."),
@@ -62,9 +62,10 @@ pub(super) fn verdict(
                 .to_owned(),
         ),
     };
-    if let Some(not_judged) = words::not_judged(unjudged).filter(|_| level == Level::Leak) {
-        let workers = count(total.spawned, "worker");
-        detail.extend([" Of ", &workers, ", ", &not_judged, "."]);
+    let not_judged = unjudged_count(unjudged, false);
+    if level == Level::Leak && not_judged > 0 {
+        let (workers, why) = (count(total.spawned, "worker"), words::reasons(unjudged, false));
+        headline = format!("{headline} Of {workers}, {not_judged} could not be judged: {why}.");
     }
     if !recording.complete {
         detail.push_str(" The recording is incomplete: more may have happened than is told here.");

@@ -279,6 +279,16 @@ fn no_leak_was_seen_only_in_those_that_could_be_judged() {
     assert_eq!(json["verdict"]["level"], "not-judged");
     assert_eq!(json["unjudged"]["no-session"], 2);
 
+    let mut found = finding(Kind::LostWorker, Confidence::Strong, &[300]);
+    found.workers[0].unused = true;
+    let found = (350, Body::Finding(Box::new(found)));
+    let keyless =
+        (303, Body::Spawn(Box::new(Spawn { session: None, ..spawn(303, gateway(100), "K") })));
+    let leak = report([worker(300, "K"), keyless, found, (400, Body::Stop(stop.clone()))]);
+    let headline = &leak.verdict.headline;
+    let last = "lost-worker (strong). Of 2 workers, 1 could not be judged: no session key (1).";
+    assert!(leak.verdict.level == Level::Leak && headline.ends_with(last), "{headline}");
+
     let before = Spawn { inherited: true, ..spawn(300, gateway(100), "K") };
     let before = (300, Body::Spawn(Box::new(before)));
     let in_part = report([before, (400, Body::Stop(stop))]);
