@@ -2,7 +2,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Version of the record layouts.
-pub const WIRE_VERSION: u8 = 4;
+pub const WIRE_VERSION: u8 = 5;
 
 /// Bytes of the argument area that are searched and carried.
 pub const ARGV_MAX: usize = 1024;
@@ -155,6 +155,13 @@ pub struct ExecRecord {
     pub worker_before: u32,
     /// Start time of that worker, ns.
     pub worker_before_start_ns: u64,
+    /// Start time of the thread group that forked the forker, ns.
+    pub above_start_ns: u64,
+    /// That thread group, 0 where that is not known.
+    pub above: u32,
+    /// Whether the forker, if it is the first of the chain, has executed nothing since it was forked
+    /// (`PF_FORKNOEXEC`, include/linux/sched.h).
+    pub forked_only: u32,
 }
 
 /// Most bytes that follow an [`ExecRecord`].

@@ -158,6 +158,8 @@ impl Roster {
     /// Whoever a snapshot of /proc shows, with nothing of a past: no grace or window matters.
     pub(crate) fn of(spawns: &[Spawn], now_ns: u64) -> Self {
         let mut roster = Self::new(&Profile::hermes());
+        // A snapshot says who is a launcher.
+        roster.rules.sees_use = true;
         for (seq, spawn) in (1..).zip(spawns) {
             let body = Body::Spawn(Box::new(spawn.clone()));
             let time = Timestamp::UNIX_EPOCH;

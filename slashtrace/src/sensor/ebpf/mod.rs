@@ -162,11 +162,14 @@ impl EbpfSensor {
                 continue;
             }
             if self.ring.queued() == 0 {
-                let due = self.long.due().map_or(self.due, |long| long.min(self.due));
+                let due = [first_look, self.long.due()]
+                    .into_iter()
+                    .flatten()
+                    .fold(self.due, Instant::min);
                 tokio::select! {
                     ready = self.ring.readable() => ready.context("cannot wait for the ring buffer")?,
                     () = self.surroundings.readable() => {}
-                    () = sleep_until(first_look.map_or(due, |at| at.min(due))) => continue,
+                    () = sleep_until(due) => continue,
                 }
             }
             self.translate(BATCH);

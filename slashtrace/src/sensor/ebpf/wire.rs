@@ -18,7 +18,7 @@ pub enum DecodeError {
 }
 
 /// A thread group as the kernel saw it.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Task {
     pub tgid: u32,
     pub start_ns: u64,
@@ -91,6 +91,10 @@ pub struct Exec {
     pub role_before: Option<Role>,
     /// The worker that it descended from before: thread group and start time.
     pub worker_before: Option<(u32, u64)>,
+    /// Who forked the forker in turn, and when that one started.
+    pub above: Option<(u32, u64)>,
+    /// Whether the forker has executed nothing since it was forked.
+    pub forked_only: bool,
     pub matched: bool,
     pub parent_known_by: Option<ParentKnownBy>,
     pub reparented: bool,
@@ -196,6 +200,8 @@ fn exec(record: &Bytes) -> Result<Exec, DecodeError> {
         },
         worker_before: (this.worker_before != 0)
             .then_some((this.worker_before, this.worker_before_start_ns)),
+        above: (this.above != 0).then_some((this.above, this.above_start_ns)),
+        forked_only: this.forked_only != 0,
         matched: this.matched != 0,
         parent_known_by: match this.parent_known_by {
             0 => None,
@@ -277,6 +283,9 @@ mod tests {
             chain_len: chain.len() as u32,
             worker_before: 0,
             worker_before_start_ns: 0,
+            above_start_ns: 0,
+            above: 0,
+            forked_only: 0,
         };
         let mut bytes = fixed.as_bytes().to_vec();
         bytes.extend(argv);

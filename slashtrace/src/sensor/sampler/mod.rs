@@ -14,7 +14,6 @@ mod live;
 mod memory;
 mod side;
 mod sockets;
-mod unix;
 mod waits;
 mod work;
 mod worker;
