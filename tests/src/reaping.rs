@@ -54,9 +54,10 @@ pub fn is_there(pid: u32) -> bool {
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
 }
 
-/// A gateway that spawns these workers and is gone.
+/// A gateway that spawns these workers with pipes to their stdin, and is gone once it was seen to
+/// hold these: who ends in the moments after the spawn only passed through.
 pub fn gone_gateway(workers: impl IntoIterator<Item = Program>) {
-    let steps = workers.into_iter().map(Step::Spawn).chain([Step::Sleep(500)]).collect();
+    let steps = workers.into_iter().map(Step::SpawnWithPipe).chain([Step::Sleep(3_000)]).collect();
     Program::new("gateway", steps).run();
 }
 

@@ -5,7 +5,7 @@ use std::{
     ffi::{CString, OsString, c_int, c_long},
     io,
     os::{fd::AsRawFd as _, unix::ffi::OsStrExt as _},
-    ptr,
+    process, ptr,
     time::Duration,
 };
 
@@ -101,9 +101,10 @@ fn two_thousand_double_forked_lives_leave_nothing_in_the_table() {
         assert!(parent.gone && parent.how == ParentSource::Fork, "{parent:?}");
         assert!(forkers.contains(&parent.process.pid), "{parent:?}");
     }
-    // Nobody but the workers was tracked, and they have ended.
+    // Nobody but the workers was tracked, and they have ended; but for this process, which forked
+    // their forkers and so is their gateway.
     assert_eq!(recorded.exits().len(), LIVES);
-    assert_eq!((recorded.counter("tracked"), recorded.counter("stale-entry")), (0, 0));
+    assert_eq!((recorded.counter("tracked"), recorded.counter("stale-entry")), (1, 0));
 }
 
 #[test]
@@ -134,12 +135,13 @@ fn a_dead_forker_of_a_sibling_is_not_tracked() {
     let recorded = recording.stop();
 
     let parent = recorded.worker("sibling").parent.as_ref().expect("the forker is known");
-    assert_eq!((parent.process.pid, parent.gone), (forker.cast_unsigned(), true), "{parent:?}");
-    assert_eq!(recorded.counter("tracked"), 0);
+    // Who clones a sibling passes it on to its own parent, which uses it.
+    assert_eq!((parent.process.pid, parent.gone), (process::id(), false), "{parent:?}");
+    assert!(recorded.exits().iter().all(|exit| exit.pid != forker.cast_unsigned()), "{recorded}");
 }
 
 #[test]
-fn a_living_forker_of_a_sibling_is_its_gateway() {
+fn a_living_forker_of_a_sibling_is_not_its_gateway() {
     if !host::may_load_kernel_programs() {
         return;
     }
@@ -163,8 +165,6 @@ fn a_living_forker_of_a_sibling_is_its_gateway() {
     let recorded = recording.stop();
 
     let parent = recorded.worker("sibling").parent.as_ref().expect("the forker is known");
-    assert_eq!((parent.process.pid, parent.gone), (forker.cast_unsigned(), false), "{parent:?}");
-    let exit = recorded.exit_of(parent.process.identity());
-    assert_eq!((exit.role, exit.code), (Role::Gateway, Some(0)));
-    assert_eq!(recorded.counter("tracked"), 0);
+    assert_eq!((parent.process.pid, parent.gone), (process::id(), false), "{parent:?}");
+    assert!(recorded.exits().iter().all(|exit| exit.pid != forker.cast_unsigned()), "{recorded}");
 }

@@ -148,7 +148,7 @@ pub(crate) fn signal(to: Identity, by: Identity, number: u8) -> Signal {
         start_ns: to.start_ns,
         role: Role::Worker,
         signal: number,
-        name: super::signal_name(number.into()).into_owned(),
+        name: super::signal_name(number).into_owned(),
         si_code: 0,
         parent_ended: false,
         delivered: true,

@@ -44,7 +44,7 @@ pub struct Executor {
 #[derive(Debug)]
 pub enum Begun {
     /// Every check was passed.
-    Ready(Ready),
+    Ready(Box<Ready>),
     /// It goes no further: refused, gone, or `dry-run`.
     Said(Box<Action>),
 }
@@ -124,7 +124,7 @@ impl Executor {
         match checked {
             Err(no) => Begun::Said(Box::new(refusal(&decision, no))),
             Ok(pidfd) if self.mode == Mode::Enforce => {
-                Begun::Ready(Ready { decision, pidfd, checked: now })
+                Begun::Ready(Box::new(Ready { decision, pidfd, checked: now }))
             }
             Ok(_) => {
                 let detail =

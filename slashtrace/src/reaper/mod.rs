@@ -199,7 +199,7 @@ impl Reaper {
             match self.executor.begin(decision, &holds) {
                 Begun::Ready(ready) => {
                     said.push(ready.before());
-                    self.ready.push(ready);
+                    self.ready.push(*ready);
                 }
                 Begun::Said(action) => said.push(*action),
             }

@@ -17,7 +17,7 @@ use crate::model::{
     Body, Clients, Exec, Exit, Identity, Parent, ParentSource, Process, Record, Role, Sample,
     SensorKind, Source, Spawn, Step, USE_CAPABILITY,
 };
-use crate::profile::OnePer;
+use crate::profile::{Channel, OnePer};
 
 /// SIGKILL and SIGTERM, the same on every architecture (signal(7)).
 const KILL: u8 = 9;
@@ -366,6 +366,11 @@ impl Roster {
         let used = worker.usage.sampled(sample, record, &self.rules);
         if sample.waits {
             worker.activity.waits(at.0);
+        }
+        // Of a stdin that nobody holds a read returns at once.
+        let spoken_to = worker.channel == Some(Channel::Stdin);
+        if sample.waits || (spoken_to && sample.reads.is_some_and(|reads| reads > 0)) {
+            worker.usage.was_held();
         }
         if (sample.syscr.is_some() || sample.syscr_below.is_some())
             && let Some(syscr) = worker.usage.syscr_of_tree()

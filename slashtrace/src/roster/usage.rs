@@ -4,6 +4,8 @@
 //! This is where it is defined whom nobody *can* use ([`Worker::reach`]) and since when a worker has
 //! been quiet ([`Worker::quiet_at`]). What a finding adds is whether anybody *does*.
 
+use std::fmt::Write as _;
+
 use super::{
     activity::Rise,
     rules::Rules,
@@ -136,6 +138,11 @@ impl Usage {
         self.syscr = sample.syscr.or(self.syscr);
         self.looked_at = now.at;
         news || worked
+    }
+
+    /// It was spoken to by its stdin, or waited there: somebody held the other end.
+    pub(super) fn was_held(&mut self) {
+        self.held = true;
     }
 
     /// Read system calls of its own when it was last sampled.
@@ -326,7 +333,7 @@ impl Worker {
                 OutputState::Unread => "nobody".to_owned(),
                 OutputState::Unknown => no_end(Some(output.kind)).to_owned(),
             };
-            ways.push_str(&format!("; its output: {output}"));
+            let _ = write!(ways, "; its output: {output}");
         }
         if let Some((sockets, _)) = usage.sockets {
             let connections = match (sockets.connected, sockets.complete) {
@@ -334,13 +341,13 @@ impl Worker {
                 (0, false) => "not known".to_owned(),
                 (n, _) => n.to_string(),
             };
-            ways.push_str(&format!("; connections: {connections}"));
+            let _ = write!(ways, "; connections: {connections}");
             if sockets.listening > 0 {
-                ways.push_str(&format!("; listens on {}", sockets.listening));
+                let _ = write!(ways, "; listens on {}", sockets.listening);
             }
         }
         let since = self.last_work().map_or(self.birth.at, |work| work.to);
-        ways.push_str(&format!("; work: none for {}", span(now.saturating_sub(since))));
+        let _ = write!(ways, "; work: none for {}", span(now.saturating_sub(since)));
         ways
     }
 }

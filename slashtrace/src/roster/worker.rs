@@ -69,6 +69,7 @@ pub(crate) struct Survived {
 
 /// A worker, live or not long ended.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(crate) struct Worker {
     pub(crate) id: Identity,
     pub(crate) birth: Birth,

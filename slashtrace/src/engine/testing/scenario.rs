@@ -192,7 +192,7 @@ impl History {
 
     pub(in crate::engine) fn stdin(&mut self, pid: u32, state: StdinState) -> &mut Self {
         self.sample(pid, |sample| {
-            sample.stdin = Some(StdinPeer { kind: None, state, holder: None })
+            sample.stdin = Some(StdinPeer { kind: None, state, holder: None });
         })
     }
 

@@ -50,7 +50,7 @@ fn protecting(protect: Protect) -> Executor {
 
 fn ready(executor: &Executor, decision: Decision) -> Ready {
     match executor.begin(decision, YES) {
-        Begun::Ready(ready) => ready,
+        Begun::Ready(ready) => *ready,
         Begun::Said(action) => panic!("{action:?}"),
     }
 }

@@ -86,6 +86,7 @@ pub struct LongArgv {
 }
 
 #[derive(Clone, Debug, Eq, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "flags of the record")]
 pub struct Exec {
     pub task: Task,
     pub role_before: Option<Role>,
