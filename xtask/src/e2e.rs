@@ -26,11 +26,12 @@ const ALONE: &str = "//! Runs alone: ";
 /// The line in a file that `cargo xtask vm` runs on other kernels: it needs nothing but `subject`.
 const IN_GUESTS: &str = "//! Runs in guests";
 /// Files that take longest begin first, in this order; the rest follows by name.
-const LONG: [&str; 6] = [
+const LONG: [&str; 7] = [
     "hermes_enforce",
     "hermes_terminals",
     "hermes_findings",
     "hermes_report",
+    "cases",
     "reaping",
     "clients",
 ];
