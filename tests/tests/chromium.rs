@@ -13,7 +13,7 @@ use slashtrace_tests::{Setup, host};
 
 /// Longer than every grace of the profile.
 const RUNS: Duration = Duration::from_secs(15);
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Its other processes are the same program with a `--type`.
 fn profile(program: &str) -> String {

@@ -100,8 +100,8 @@ fn servers_of_clients_that_are_gone_are_named_and_no_others() {
         let used = pids(finding).iter().any(|pid| tabs.second.contains(pid));
         assert!(*at > gone_at || !used, "in use: {finding:?}");
     }
-    let before_left = findings.iter().filter(|(at, _)| *at <= left_at);
-    let (at, last) = before_left.last().unwrap_or_else(|| panic!("no finding\n{recorded}"));
+    let mut before_left = findings.iter().filter(|(at, _)| *at <= left_at);
+    let (at, last) = before_left.next_back().unwrap_or_else(|| panic!("no finding\n{recorded}"));
     assert_ne!(last.state, FindingState::Closed, "{last:?}");
     assert_eq!((set(&pids(last)), last.confidence), (servers, Confidence::Strong), "{last:?}");
     assert!(last.workers.iter().all(|worker| worker.unused), "{last:?}");
