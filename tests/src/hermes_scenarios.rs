@@ -157,9 +157,16 @@ fn check(recorded: &Recorded, did: &[Did], scenario: &Scenario) {
     let exact = scenario.named_by.iter().find_map(|&kind| {
         standing(kind).filter(|finding| pids(finding).into_iter().collect::<BTreeSet<_>>() == left)
     });
-    // A call that falls into the start-up may be seen or not: then either of two may be in use.
+    // A call that falls into the start-up may be seen or not: then either of two may be in use. They
+    // are duplicates for as long as both live, which in `race` is until the close.
+    let lost = scenario.named_by.contains(&Kind::LostWorker);
+    let were = || {
+        let mut said = findings.iter().map(|(_, finding)| *finding);
+        said.rfind(|it| it.kind == Kind::DuplicateWorker && it.state != FindingState::Closed)
+    };
     let either = || {
-        let either = standing(Kind::DuplicateWorker).filter(|_| scenario.races);
+        let either = standing(Kind::DuplicateWorker).or_else(|| were().filter(|_| lost));
+        let either = either.filter(|_| scenario.races);
         either.filter(|finding| left.is_subset(&pids(finding).into_iter().collect()))
     };
     let exact = exact.or_else(either);
