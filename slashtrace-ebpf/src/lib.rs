@@ -13,8 +13,8 @@ pub use counter::Counter;
 pub use field::{FIELD_COUNT, Field, UNKNOWN_OFFSET};
 pub use record::{
     ARGV_MAX, CHAIN_MAX, EXEC_TAIL_MAX, ExecRecord, ExitRecord, ForkRecord, Header, LongArgvRecord,
-    NO_TERMINAL, ParentKnownBy, RecordKind, SignalRecord, TaskInfo, TerminalKey, TerminalRecord,
-    WIRE_VERSION, argv_padded,
+    NO_TERMINAL, ParentKnownBy, RecordKind, SENT_AT_PARENT_END, SENT_BY_KERNEL, SENT_BY_TASK,
+    SignalRecord, TaskInfo, TerminalKey, TerminalRecord, WIRE_VERSION, argv_padded,
 };
 
 /// Processes that can be tracked at once (entries of `TRACKED`).

@@ -19,6 +19,7 @@ mod family;
 mod gateway;
 mod group;
 mod index;
+mod judged;
 mod origin;
 mod replacements;
 mod retire;
@@ -27,6 +28,7 @@ mod terminal;
 #[cfg(test)]
 mod tests;
 mod timeline;
+mod unreaped;
 mod usage;
 mod worker;
 
@@ -34,6 +36,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use jiff::Timestamp;
 
+pub use self::judged::{Reasons, Unjudged};
 pub(crate) use self::{
     activity::{Rise, Served},
     attribution::GroupKey,
@@ -46,7 +49,7 @@ pub(crate) use self::{
     usage::{Reach, span},
     worker::{Moment, Witness, Worker, witness},
 };
-use self::{ends::Ends, retire::Retiring, terminal::Terminals};
+use self::{ends::Ends, retire::Retiring, terminal::Terminals, unreaped::Unreaped};
 use crate::{
     model::{Body, FORMAT_VERSION, Identity, Memory, Record, Spawn},
     profile::Profile,
@@ -116,6 +119,9 @@ pub struct Roster {
     /// That the reaper's circuit breaker opened: the record that says so, and what it says.
     reaper_stopped: Option<(u64, String)>,
     totals: Totals,
+    /// Why workers could not be judged that are forgotten.
+    unjudged_before: Reasons,
+    unreaped: Unreaped,
     changed: BTreeSet<Subject>,
     retiring: Retiring,
 }
@@ -142,6 +148,8 @@ impl Roster {
             memory: None,
             reaper_stopped: None,
             totals: Totals::default(),
+            unjudged_before: Reasons::default(),
+            unreaped: Unreaped::default(),
             changed: BTreeSet::new(),
             retiring: Retiring::default(),
         }

@@ -43,7 +43,7 @@ use super::{
 };
 use crate::{
     host::{
-        clock::boottime_ns,
+        clock::{boottime_ns, is_shifted},
         proc::{self, ProcFs},
     },
     model::{Body, Capability, Gap, GapReason, Identity, Limits, Observation, SensorKind},
@@ -95,6 +95,7 @@ impl EbpfSensor {
     /// Without BTF, without the privilege, or if the kernel refuses a program.
     pub fn start(options: &Options) -> Result<Self> {
         check_pid_namespace()?;
+        check_time_namespace()?;
         let mut object = Object::load(
             &Rule::new(&options.profile),
             options.count_calls,
@@ -409,6 +410,22 @@ fn check_pid_namespace() -> Result<()> {
     .next_step(
         "start the container with the host's pid namespace (`--pid=host`), or use `--sensor poll`",
     )
+}
+
+/// Start times in /proc are those of the reader's time namespace (`do_task_stat`, fs/proc/array.c), and
+/// the kernel programs read the machine's. /proc alone agrees with itself.
+fn check_time_namespace() -> Result<()> {
+    // Kernels before 5.6 have none, and no such file.
+    match std::fs::read_to_string("/proc/self/timens_offsets") {
+        Ok(offsets) if is_shifted(&offsets) => Err(anyhow!(
+            "the clocks of this time namespace are shifted: start times in /proc are not the kernel's"
+        ))
+        .next_step(
+            "run it outside of the time namespace (`nsenter --time=/proc/1/ns/time slashtrace …`), or \
+             use `--sensor poll`",
+        ),
+        _ => Ok(()),
+    }
 }
 
 /// Tries each kernel program by itself, for `doctor`.

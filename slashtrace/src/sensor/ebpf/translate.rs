@@ -117,7 +117,16 @@ impl Translator {
                     source: Source::Kernel,
                 })
             }
-            What::Signal { tgid, start_ns, role, signal, si_code, result, sender } => {
+            What::Signal {
+                tgid,
+                start_ns,
+                role,
+                signal,
+                si_code,
+                result,
+                sender,
+                parent_ended,
+            } => {
                 let identity = book.kernel(tgid, start_ns);
                 let role = self.mistaken.role(identity, model_role(role));
                 let (Some(role), Ok(number)) = (role, u8::try_from(signal)) else {
@@ -131,6 +140,7 @@ impl Translator {
                     name: signal_name(number).into_owned(),
                     si_code,
                     delivered: result == 0,
+                    parent_ended,
                     sender: sender.map(|task| {
                         let identity = book.kernel(task.tgid, task.start_ns);
                         Sender {

@@ -1,8 +1,8 @@
 use bytes::Bytes;
 use slashtrace_ebpf::{
     ARGV_MAX, CHAIN_MAX, ExecRecord, ExitRecord, ForkRecord, Header, LongArgvRecord, NO_TERMINAL,
-    ParentKnownBy, RecordKind, Role, SignalRecord, TaskInfo, TerminalKey, TerminalRecord,
-    WIRE_VERSION, argv_padded,
+    ParentKnownBy, RecordKind, Role, SENT_AT_PARENT_END, SENT_BY_KERNEL, SignalRecord, TaskInfo,
+    TerminalKey, TerminalRecord, WIRE_VERSION, argv_padded,
 };
 use zerocopy::FromBytes;
 
@@ -61,6 +61,8 @@ pub enum What {
         si_code: i32,
         result: u32,
         sender: Option<Task>,
+        /// It was sent because the sender ended.
+        parent_ended: bool,
     },
     Terminal {
         /// `super_block.s_dev` of its devpts.
@@ -145,7 +147,8 @@ pub fn decode(record: &Bytes) -> Result<Event, DecodeError> {
                 signal: this.signal,
                 si_code: this.si_code,
                 result: this.result,
-                sender: (this.from_kernel == 0).then(|| task(&this.sender)),
+                sender: (this.origin != SENT_BY_KERNEL).then(|| task(&this.sender)),
+                parent_ended: this.origin == SENT_AT_PARENT_END,
             }
         }
         RecordKind::Terminal => {
@@ -237,7 +240,7 @@ fn task(info: &TaskInfo) -> Task {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use slashtrace_ebpf::TerminalKey;
+    use slashtrace_ebpf::{SENT_BY_TASK, TerminalKey};
     use zerocopy::IntoBytes as _;
 
     use super::*;
@@ -318,7 +321,7 @@ mod tests {
             signal: 15,
             si_code: -6,
             result: 0,
-            from_kernel: 0,
+            origin: SENT_BY_TASK,
             sender: info(9),
         };
         let terminal = TerminalRecord {

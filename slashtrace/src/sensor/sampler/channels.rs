@@ -6,10 +6,10 @@ use super::{
     kin::{Kin, Kinship},
     live::Pulse,
     side::{MISSES_TO_BELIEVE, Peer, Side, Which},
-    unix::UnixEnds,
 };
 use crate::{
     host::proc::{Holder, INITIAL_PID_NAMESPACE, IdentityBook, ProcFs, Target},
+    host::unix::UnixEnds,
     model::{EndKind, Identity, OutputPeer, StdinPeer},
 };
 

@@ -1,7 +1,7 @@
 //! Who has the other ends of a worker's stdin and stdout.
 
 use super::*;
-use crate::sensor::sampler::unix::UnixEnd;
+use crate::host::unix::UnixEnd;
 
 /// What a round says of the worker's stdout, if anything.
 fn output(world: &mut World, second: u64) -> Option<(EndKind, OutputState, Option<u32>)> {
