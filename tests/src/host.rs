@@ -81,6 +81,19 @@ pub fn may_load_kernel_programs() -> bool {
     true
 }
 
+/// A browser that speaks the DevTools protocol; if there is none, says that the test is skipped.
+pub fn chromium() -> Option<PathBuf> {
+    let paths = env::var_os("PATH")?;
+    let names = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
+    let mut folders = env::split_paths(&paths);
+    let found = folders
+        .find_map(|folder| names.map(|name| folder.join(name)).into_iter().find(|it| it.is_file()));
+    if found.is_none() {
+        skip("no Chromium (`apt-get install chromium`)");
+    }
+    found
+}
+
 /// Says that a test was not carried out, on stderr and in the log that `cargo xtask test` sums up.
 pub fn skip(reason: &str) {
     let thread = std::thread::current();

@@ -8,6 +8,8 @@
 pub mod fixtures;
 /// The real hermes-agent.
 pub mod hermes;
+/// What the real hermes-agent does, and what is true of it.
+pub mod hermes_scenarios;
 /// Binaries, privileges, skipped tests.
 pub mod host;
 /// Programs to run, and the orders for `subject`.

@@ -3,7 +3,7 @@
 //!
 //! Runs alone: it measures how long a page takes to draw.
 
-use std::{fs::File, path::PathBuf, process::Command};
+use std::{fs::File, process::Command};
 
 use serde_json::{Value, json};
 use slashtrace::{
@@ -13,19 +13,6 @@ use slashtrace::{
     report::{digest::Digest, html},
 };
 use slashtrace_tests::host;
-
-/// A browser that speaks the DevTools protocol; says that the test is skipped if there is none.
-fn browser() -> Option<PathBuf> {
-    let paths = std::env::var_os("PATH")?;
-    let names = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
-    let mut folders = std::env::split_paths(&paths);
-    let found = folders
-        .find_map(|folder| names.map(|name| folder.join(name)).into_iter().find(|it| it.is_file()));
-    if found.is_none() {
-        host::skip("no Chromium (`apt-get install chromium`): report.html is not opened");
-    }
-    found
-}
 
 const S: u64 = 1_000_000_000;
 
@@ -92,7 +79,7 @@ fn evidence(workers: u64) -> String {
 
 #[test]
 fn it_is_drawn_filtered_and_used_by_keyboard() {
-    let Some(browser) = browser() else { return };
+    let Some(browser) = host::chromium() else { return };
     let folder = tempfile::tempdir().expect("a folder");
     for workers in [500, 5_000] {
         let text = evidence(workers);

@@ -26,16 +26,22 @@ const ALONE: &str = "//! Runs alone: ";
 /// The line in a file that `cargo xtask vm` runs on other kernels: it needs nothing but `subject`.
 const IN_GUESTS: &str = "//! Runs in guests";
 /// Files that take longest begin first, in this order; the rest follows by name.
-const LONG: [&str; 6] = [
+const LONG: [&str; 8] = [
     "hermes_enforce",
     "hermes_terminals",
     "hermes_findings",
+    "hermes_between",
     "hermes_report",
+    "cases",
     "reaping",
     "clients",
 ];
 
-/// Which to run.
+/// Where this is set, the tests of hermes-agent run on every version that is known, not only on some.
+const EVERY_HERMES: &str = "SLASHTRACE_EVERY_HERMES";
+
+/// Which to run. With SLASHTRACE_EVERY_HERMES=1 in the environment, hermes_between tests two more
+/// versions of hermes-agent (six minutes).
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Files of tests/tests, without `.rs`; all of them if none is named.
@@ -135,7 +141,8 @@ impl Built {
         let (_, program) = found.with_context(|| format!("cargo built no {}", file.name))?;
         let mut command = if self.sudo {
             let mut sudo = Command::new("sudo");
-            sudo.args(["-n", "--preserve-env=PATH,CARGO,SLASHTRACE_SKIP_LOG,SLASHTRACE_BINARY"]);
+            let kept = "--preserve-env=PATH,CARGO,SLASHTRACE_SKIP_LOG,SLASHTRACE_BINARY";
+            sudo.args(["-n", &format!("{kept},{EVERY_HERMES}")]);
             sudo.arg("--").arg(program);
             sudo
         } else {

@@ -8,6 +8,8 @@ use crate::{checkout, step};
 
 /// Versions that the demo and the tests know.
 pub(crate) const VERSIONS: [&str; 2] = ["0.13.0", "0.19.0"];
+/// Versions between these that every test run downloads, too.
+pub(crate) const BETWEEN: [&str; 1] = ["0.15.2"];
 
 /// Makes the venv unless it is there, and returns its Python.
 pub(crate) fn venv(version: &str) -> Result<PathBuf> {

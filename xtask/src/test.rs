@@ -60,8 +60,9 @@ fn joined<T>(thread: thread::ScopedJoinHandle<'_, T>) -> Result<T> {
 fn fetch(fast: bool) -> Vec<Step> {
     thread::scope(|scope| {
         let venvs = scope.spawn(|| {
-            let versions = if fast { &[][..] } else { &hermes::VERSIONS };
-            let made = |&version: &&str| {
+            let versions: Vec<&str> =
+                if fast { vec![] } else { [&hermes::VERSIONS[..], &hermes::BETWEEN].concat() };
+            let made = |version: &&str| {
                 step::quietly(&format!("hermes-agent {version}"), |log| {
                     // No network is no failure: its tests say that they are skipped, and why.
                     step::logged_within(STEP_LIMIT, &mut hermes::install(version), log)

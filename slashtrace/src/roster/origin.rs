@@ -10,10 +10,17 @@ use crate::model::{Exit, Identity, ParentSource, Source, Spawn, StdinPeer, Stdin
 /// Who ends by itself so shortly after it forked its workers, and all of them, only passed through:
 /// a shell that put one in the background, a double fork, ns.
 const MOMENTS: u64 = 2_000_000_000;
-/// Two of one session that were born so shortly after one another come from a race, ns.
+/// Two of one session that were born so shortly after one another come from a race, ns. Three
+/// commands at once of hermes-agent 0.15.2 to 0.19.0: 0 to 0.1 s.
 const RACE: u64 = 3_000_000_000;
-/// One that lived for less was ended before it was ready, ns.
-const READY: u64 = 2_000_000_000;
+/// The same where the older one stays, which no restart leaves. A command right behind
+/// `session.create` in hermes-agent 0.19.0 is as far ahead of the session's own worker as it takes
+/// to build an agent, ns: 3.7 to 4.5 s, and 11.4 s on a machine with a load of ten a processor.
+const RACE_OLDER_STAYS: u64 = 15_000_000_000;
+/// One that lived for less was ended before it was ready, ns. What these versions end at the close
+/// had lived for 1.9 to 3.5 s, a second of which was the driver's pause, and its call was answered
+/// after 0.8 s at the earliest; a gateway that notices its race ends it in the same call.
+const READY: u64 = 1_000_000_000;
 
 impl Roster {
     /// Who uses a new worker. What was recorded before launchers were is judged by its forker.
@@ -214,10 +221,12 @@ impl Roster {
         let [other] = others.as_slice() else { return };
         let Some(stays) = self.workers.get(other) else { return };
         let apart = stays.birth.at.abs_diff(ended.birth.at);
+        let older_stays = stays.birth.at < ended.birth.at;
+        let race = if older_stays { RACE_OLDER_STAYS } else { RACE };
         let ready =
             ended.birth.at <= stays.birth.at || end.at.saturating_sub(ended.birth.at) >= READY;
         let beside = ended.overlap(stays, self.now);
-        let pair = apart <= RACE && beside > 0 && beside < self.rules.overlap;
+        let pair = apart <= race && beside > 0 && beside < self.rules.overlap;
         if by_gateway && ready && pair && stays.model == ended.model && stays.uid == ended.uid {
             let served = ended.served(self.now, &self.rules);
             let survived = Survived { id, spawn_seq: ended.birth.seq, end, served };

@@ -1,13 +1,13 @@
 //! `lost-at-close`: what a race left behind when its session was closed.
 //!
-//! Holds for a live worker that is alone in its group, if a second one of its session was born within
-//! 3 s of it, the two lived side by side for less than the overlap grace (so that they were never
-//! duplicates), their gateway ended the other one, and nothing was spawned for the session since, nor
-//! was this one asked anything, for the orphan grace. The gateway closed the session with the worker
+//! Holds for a live worker that is alone in its group, if another one of its session was born at most
+//! 3 s before it or 15 s after it, the two lived side by side for less than the overlap grace (so that
+//! they were never duplicates), their gateway ended the other one, and nothing was spawned for the
+//! session since, nor was this one asked anything, for the orphan grace. The gateway closed the session with the worker
 //! that it knew; this one it does not know.
 //!
-//! It is none if the one that ended was born later and ended before it was ready: a gateway that
-//! notices its race closes the second one at once. Nor if the two are of different models (a switch),
+//! It is none if the one that ended was born later and ended within a second, before it was ready: a
+//! gateway that notices its race closes the second one at once. Nor if the two are of different models (a switch),
 //! or were born further apart (a restart).
 //!
 //! Weak: a gateway that notices its race late does the same, and then the session goes on with the
@@ -89,6 +89,25 @@ mod tests {
         let mut history = pair(102, S / 2);
         history.after(60 * S);
         assert!(history.silent());
+    }
+
+    #[test]
+    fn the_session_s_own_worker_may_come_as_late_as_an_agent_is_built() {
+        // hermes-agent 0.19.0 on an idle machine and on a busy one: apart, and the later one's life.
+        for (apart, life) in
+            [(37 * S / 10, 13 * S / 10), (45 * S / 10, 26 * S / 10), (114 * S / 10, 35 * S / 10)]
+        {
+            let mut history = History::new();
+            history.spawn(101, 100, K).after(apart).spawn(102, 100, K).after(life);
+            history.terminated(102, 100).after(10 * S);
+            assert_eq!(pids(history.found(Kind::LostAtClose)), [101]);
+
+            // The other way round it is a restart.
+            let mut history = History::new();
+            history.spawn(101, 100, K).after(apart).spawn(102, 100, K).after(life);
+            history.terminated(101, 100).after(60 * S);
+            assert!(history.silent(), "{:?}", history.findings());
+        }
     }
 
     #[test]

@@ -26,7 +26,9 @@ use self::{
 use crate::{
     host::diag::{Diag, UnixSocket},
     host::proc::ProcFs,
-    model::{Body, Capability, Clients, Connection, Identity, Observation, Role, Source, Spawn},
+    model::{
+        Body, Capability, Clients, Connection, Identity, Observation, Process, Role, Source, Spawn,
+    },
 };
 
 /// Looks at one gateway for its spawns are this far apart, ns.
@@ -143,10 +145,8 @@ impl ClientsWatch {
         self.outbound.see(body);
         match body {
             Body::Spawn(spawn) if spawn.role == Role::Worker => {
-                if let Some(parent) =
-                    spawn.parent.as_ref().filter(|parent| !parent.gone && !parent.reaper)
-                {
-                    self.gateways.entry(parent.process.identity()).or_default();
+                if let Some(gateway) = gateway_of(spawn) {
+                    self.gateways.entry(gateway).or_default();
                 }
             }
             Body::Exit(exit) => {
@@ -159,8 +159,7 @@ impl ClientsWatch {
     /// Looks at the gateway of a worker that was spawned just now: whoever spoke to it a moment ago is
     /// whom the worker is for. Says nothing of a gateway that does not listen.
     pub fn spawned(&mut self, spawn: &Spawn, now_ns: u64) -> Option<Observation> {
-        let parent = spawn.parent.as_ref().filter(|parent| !parent.gone && !parent.reaper)?;
-        let id = parent.process.identity();
+        let id = gateway_of(spawn)?;
         if spawn.role != Role::Worker || spawn.inherited {
             return None;
         }
@@ -232,6 +231,18 @@ impl ClientsWatch {
         });
         observations
     }
+}
+
+/// Whose clients a worker's may be: its parent, or who is above that where it only launched the worker.
+/// One that adopted it is nobody's.
+fn gateway_of(spawn: &Spawn) -> Option<Identity> {
+    let parent = spawn.parent.as_ref().filter(|parent| !parent.gone && !parent.reaper)?;
+    let above: &[Process] = match &parent.forker {
+        Some(forker) => std::slice::from_ref(forker),
+        None => &spawn.ancestors,
+    };
+    let mut chain = std::iter::once(&parent.process).chain(above);
+    chain.find(|process| process.launcher.is_none()).map(Process::identity)
 }
 
 /// Whether nobody came or went.

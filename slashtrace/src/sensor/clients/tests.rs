@@ -245,3 +245,21 @@ fn a_gateway_s_own_connections_to_the_outside_are_counted() {
         }
     }
 }
+
+#[test]
+fn who_is_above_the_launchers_has_the_clients() {
+    use crate::evidence::samples;
+    let mut spawn = samples::spawn();
+    let above = spawn.ancestors[0].identity();
+    let parent = spawn.parent.as_ref().map(|parent| parent.process.identity());
+    assert_eq!(gateway_of(&spawn), parent);
+    let launcher = &mut spawn.parent.as_mut().expect("it has one").process.launcher;
+    *launcher = Some("npm exec".to_owned());
+    assert_eq!(gateway_of(&spawn), Some(above));
+    spawn.ancestors[0].launcher = Some("sh -c".to_owned());
+    assert_eq!(gateway_of(&spawn), None, "whoever asked for it is not known");
+    let parent = spawn.parent.as_mut().expect("it has one");
+    parent.forker = Some(Process { launcher: None, ..parent.process.clone() });
+    parent.forker.as_mut().expect("just set").pid = 7;
+    assert_eq!(gateway_of(&spawn).map(|id| id.pid), Some(7), "what is above it now is another's");
+}

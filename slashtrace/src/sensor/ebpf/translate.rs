@@ -378,8 +378,8 @@ impl Translator {
                 return;
             }
             let id = book.proc(stat.ppid, above.start_ns);
-            let task = Task { tgid: id.pid, start_ns: id.start_ns, ..Task::default() };
-            let process = self.describe(&task, book);
+            // Not as the kernel's: that start is rounded, and the kernel's own is still to come.
+            let process = self.describe_as(id, &[]);
             self.track_above(id);
             ancestors.push(process);
         }
@@ -400,6 +400,11 @@ impl Translator {
     /// read once, when it is first seen.
     fn describe(&mut self, task: &Task, book: &mut IdentityBook) -> Process {
         let identity = book.kernel(task.tgid, task.start_ns);
+        self.describe_as(identity, &task.comm)
+    }
+
+    /// As [`Self::describe`], of a process whose identity is known; an empty `comm` is read.
+    fn describe_as(&mut self, identity: Identity, comm: &[u8]) -> Process {
         if let Some(described) = self.described.get(&identity) {
             return described.clone();
         }
@@ -407,7 +412,7 @@ impl Translator {
         let mut process = Process {
             pid: identity.pid,
             start_ns: identity.start_ns,
-            comm: redact::escape(&task.comm),
+            comm: redact::escape(comm),
             argv0: None,
             launcher: None,
         };
