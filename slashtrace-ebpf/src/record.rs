@@ -2,7 +2,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Version of the record layouts.
-pub const WIRE_VERSION: u8 = 3;
+pub const WIRE_VERSION: u8 = 4;
 
 /// Bytes of the argument area that are searched and carried.
 pub const ARGV_MAX: usize = 1024;
@@ -27,6 +27,10 @@ pub enum RecordKind {
     Signal = 4,
     /// [`TerminalRecord`].
     Terminal = 5,
+    /// [`crate::ThreadForkRecord`].
+    ThreadFork = 6,
+    /// [`crate::ThreadActRecord`].
+    ThreadAct = 7,
 }
 
 impl RecordKind {
@@ -38,6 +42,8 @@ impl RecordKind {
             3 => Self::Exit,
             4 => Self::Signal,
             5 => Self::Terminal,
+            6 => Self::ThreadFork,
+            7 => Self::ThreadAct,
             _ => return None,
         })
     }

@@ -18,6 +18,7 @@ mod ends;
 mod family;
 mod gateway;
 mod group;
+mod join;
 mod origin;
 mod replacements;
 mod retire;
@@ -104,6 +105,8 @@ pub struct Roster {
     /// Gateways that listen and have had no client without interruption: the first look at that.
     clientless: BTreeMap<Identity, Moment>,
     terminals: Terminals,
+    /// Of gateways that serve several terminals, which sessions are on which.
+    joins: BTreeMap<Identity, join::Sessions>,
     /// Remembered workers by session, and by the index of their terminal.
     by_session: BTreeMap<Arc<str>, Vec<Identity>>,
     by_tty: BTreeMap<u32, BTreeSet<Identity>>,
@@ -135,6 +138,7 @@ impl Roster {
             ends: Ends::default(),
             clientless: BTreeMap::new(),
             terminals: Terminals::default(),
+            joins: BTreeMap::new(),
             by_session: BTreeMap::new(),
             by_tty: BTreeMap::new(),
             launched: BTreeMap::new(),

@@ -24,8 +24,7 @@ pub(super) fn judge(roster: &Roster, id: Identity) -> Judgement {
     let Some(closed) = found.terminal.closed else { return Judgement::default() };
     let rules = &roster.rules;
     let active = worker.activity.newest_rise().is_some_and(|rise| rise.from >= closed.at);
-    if active || roster.is_shown(worker.session.as_deref()) || worker.used_directly(rules).is_some()
-    {
+    if active || roster.is_shown(worker) || worker.used_directly(rules).is_some() {
         return Judgement::default();
     }
     let due = worker.quiet_at(closed.at.max(worker.birth.at), rules.terminal, rules);
@@ -45,7 +44,7 @@ pub(super) fn judge(roster: &Roster, id: Identity) -> Judgement {
     let mut verdict = Verdict::about(&[worker], text)
         .unused()
         .because([found.terminal.opened, closed.seq])
-        .because(found.session_seq);
+        .because(found.seqs.into_iter().flatten());
     verdict.terminal = Some(found.terminal.place());
     // That it was on this terminal does not rest on who forked it.
     verdict.confidence = found.join.confidence(worker).min(close);

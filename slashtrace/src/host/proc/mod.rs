@@ -33,7 +33,7 @@ use rustix::{
 pub use book::IdentityBook;
 pub use fds::WriteEnds;
 pub(crate) use held::Held;
-pub(crate) use root::{Links, Root, itself};
+pub(crate) use root::{Links, Root, itself, read_itself};
 pub use scan::{Scan, Seen};
 pub use snapshot::{Resync, inferred_exit, resync, snapshot, snapshot_of};
 pub use stat::ProcStat;

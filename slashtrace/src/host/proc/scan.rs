@@ -155,6 +155,7 @@ impl<'a> Scan<'a> {
             model: None,
             terminal,
             helper: None,
+            thread: None,
             rule: None,
         })
     }

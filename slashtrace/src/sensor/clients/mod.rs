@@ -6,7 +6,7 @@
 //! Tables are those of the gateway's own network namespace (/proc/PID/net, proc_pid_net(5)), and are
 //! read only for a gateway that holds a socket, once a round for gateways of one namespace.
 
-mod diag;
+pub(super) mod diag;
 mod sockets;
 
 use std::{
@@ -344,7 +344,7 @@ fn read(path: &Path) -> io::Result<String> {
 
 /// Inodes of the sockets that a process holds (`socket:[123]`, proc_pid_fd(5)), and how many
 /// descriptors it has.
-fn own_sockets(folder: &Path) -> io::Result<(HashSet<u64>, usize)> {
+pub(super) fn own_sockets(folder: &Path) -> io::Result<(HashSet<u64>, usize)> {
     let mut own = HashSet::new();
     let mut descriptors = 0;
     for entry in fs::read_dir(folder.join("fd"))? {

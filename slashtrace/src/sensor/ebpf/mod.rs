@@ -3,7 +3,8 @@
 //!
 //! `btf` finds kernel fields, `object` loads and attaches the programs, `optional` the hooks that a
 //! kernel may not offer, `rule` turns a profile into the kernel's filter, `ring` reads records while
-//! others judge, `wire` decodes them, `translate` makes observations of them, `loss` reconciles
+//! others judge, `wire` decodes them, `replies` is the hook for
+//! what gateways send, `translate` makes observations of them, `loss` reconciles
 //! counters, `inventory` is what /proc shows beside all that.
 
 mod btf;
@@ -12,6 +13,7 @@ mod loss;
 mod marks;
 mod object;
 mod optional;
+mod replies;
 mod ring;
 mod rule;
 mod translate;
@@ -126,6 +128,11 @@ impl EbpfSensor {
         }
     }
 
+    fn reply_capability(&self) -> Capability {
+        let (name, hook) = (replies::REPLIES.to_owned(), &self.object.reply_hook);
+        Capability { name, ok: hook.is_there(), detail: hook.describe() }
+    }
+
     async fn wait(&mut self) -> Result<Vec<Observation>> {
         loop {
             if !self.pending.is_empty() {
@@ -203,6 +210,9 @@ impl EbpfSensor {
                 let place = (instance_of(device), index);
                 self.surroundings.terminal_closed(place, boottime_ns, closer, batch);
             }
+            Translated::Act { gateway, act, boottime_ns } => {
+                self.surroundings.gateway_acted(gateway, boottime_ns, act, batch);
+            }
             Translated::Unrelated { tgid } => drop(self.object.untrack(tgid)),
             Translated::Dropped => {}
         }
@@ -225,6 +235,15 @@ impl EbpfSensor {
             } else {
                 self.object.forget_terminal(terminal);
             }
+        }
+        for (watch, gateway) in self.surroundings.gateway_changes() {
+            let done = if watch {
+                self.object.watch_gateway(gateway.id.pid, &gateway.ports)
+            } else {
+                self.object.forget_gateway(gateway.id.pid)
+            };
+            // Its workers are joined to terminals less surely, or not at all.
+            drop(done);
         }
     }
 
@@ -301,6 +320,7 @@ impl Sensor for EbpfSensor {
             capabilities: hooks
                 .chain(calls)
                 .chain([self.surroundings.clients_capability(), self.terminal_capability()])
+                .chain([self.reply_capability()])
                 .collect(),
             calls_counted: self.count_calls,
             limits: Limits {

@@ -1,21 +1,23 @@
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
-use slashtrace_ebpf::{ParentKnownBy, Role as WireRole, TerminalKey};
+use slashtrace_ebpf::{CloneInfo, ParentKnownBy, Role as WireRole, TerminalKey, ThreadAct};
 
 use super::wire::{Event, Exec as WireExec, Task, What};
 use crate::{
     host::proc::{IdentityBook, ProcFs},
     model::{
-        Body, Exec, Exit, Identity, Observation, Parent, ParentSource, Process, Role, Sender,
-        Signal, Source, Spawn, Terminal, signal_name,
+        Body, Exec, Exit, ForkingThread, Identity, Observation, Parent, ParentSource, Process,
+        Role, Sender, Signal, Source, Spawn, Terminal, ThreadClone, signal_name,
     },
     profile::{Profile, tokens_of},
     redact,
-    sensor::terminal::instance_of,
+    sensor::{join::replies::Act, terminal::instance_of},
 };
 
 /// Most bytes of a gateway's argument area that are read for its first token.
 const ARGV0_MAX: usize = 4096;
+/// Children of gateways whose forkers are remembered until they execute.
+const FORKERS_MAX: usize = 256;
 
 /// What a record of the kernel programs comes to.
 #[derive(Debug)]
@@ -40,6 +42,15 @@ pub enum Translated {
         /// Its thread group.
         tgid: u32,
     },
+    /// A gateway of a flat tree, or a thread of it that had forked a worker, did something.
+    Act {
+        /// Thread group id of the gateway.
+        gateway: u32,
+        /// What.
+        act: Act,
+        /// When, ns of the boot clock.
+        boottime_ns: u64,
+    },
     /// Nothing that can be said: a signal of a number that no kernel has.
     Dropped,
 }
@@ -55,12 +66,21 @@ pub struct Translator {
     pub known: HashMap<Identity, Role>,
     /// Gateways and ancestors as they were first described; forgotten when they end.
     described: HashMap<Identity, Process>,
+    /// Which threads forked children of gateways that have not executed yet, oldest first.
+    forkers: VecDeque<((u32, u64), ForkingThread)>,
 }
 
 impl Translator {
     /// A translator that knows nothing yet.
     pub fn new(profile: Profile, proc: ProcFs, count_calls: bool) -> Self {
-        Self { profile, proc, count_calls, known: HashMap::new(), described: HashMap::new() }
+        Self {
+            profile,
+            proc,
+            count_calls,
+            known: HashMap::new(),
+            described: HashMap::new(),
+            forkers: VecDeque::new(),
+        }
     }
 
     /// What a record says. `book` has the identities of this recording.
@@ -70,6 +90,19 @@ impl Translator {
             What::Terminal { device, index, closer } => {
                 let closer = self.closer(&closer, book);
                 return Translated::Terminal { device, index, closer, boottime_ns };
+            }
+            What::ThreadFork { child, tid, clones } => {
+                self.forked_by(child, tid, &clones);
+                return Translated::Dropped;
+            }
+            What::ThreadAct { tgid, tid, act, port } => {
+                let act = match act {
+                    ThreadAct::Woke => Act::Woke { tid },
+                    ThreadAct::Exited => Act::Exited { tid },
+                    ThreadAct::Sent => Act::Sent { port },
+                    ThreadAct::Cut => Act::Cut,
+                };
+                return Translated::Act { gateway: tgid, act, boottime_ns };
             }
             What::Exec(exec) => match self.exec(&exec, book) {
                 Some(body) => body,
@@ -117,6 +150,18 @@ impl Translator {
         Translated::Observation(Observation { boottime_ns, body })
     }
 
+    fn forked_by(&mut self, child: (u32, u64), tid: u32, clones: &[CloneInfo]) {
+        let clones = clones.iter().map(|made| ThreadClone {
+            by: made.by,
+            at_ns: made.at_ns,
+            replied_ns: (made.replied_ns != 0).then_some(made.replied_ns),
+        });
+        self.forkers.push_back((child, ForkingThread { tid, clones: clones.collect() }));
+        if self.forkers.len() > FORKERS_MAX {
+            self.forkers.pop_front();
+        }
+    }
+
     /// A process ended.
     pub fn forget(&mut self, identity: Identity) {
         self.known.remove(&identity);
@@ -156,6 +201,8 @@ impl Translator {
         let model = found.model.map(redact::value);
         let argv = redact::worker_argv(&self.profile, &tokens);
         let parent = self.parent(exec, book);
+        let forker = self.forkers.iter().position(|(it, _)| *it == (task.tgid, task.start_ns));
+        let thread = forker.and_then(|at| self.forkers.remove(at)).map(|(_, thread)| thread);
         let above = if exec.reparented { &[][..] } else { exec.chain.get(1..).unwrap_or(&[]) };
         let ancestors = above.iter().map(|task| self.describe(task, book)).collect();
         self.known.insert(identity, Role::Worker);
@@ -179,6 +226,7 @@ impl Translator {
             model,
             terminal: terminal(exec),
             helper: None,
+            thread,
             rule: None,
         })))
     }
@@ -295,6 +343,7 @@ impl Translator {
             model: None,
             terminal: child.terminal.map(place),
             helper: None,
+            thread: None,
             rule: None,
         }))
     }

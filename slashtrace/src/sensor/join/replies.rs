@@ -1,0 +1,221 @@
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::model::{Body, Identity, Observation, Reply, ReplyEnd, Role, Sent, Spawn};
+
+/// What a gateway sends this long after a thread's wake-up may be the thread's reply, ns.
+pub(in crate::sensor) const WINDOW_NS: u64 = 150_000_000;
+/// Threads that forked a worker and have not replied: the oldest is forgotten.
+const FORKED_MAX: usize = 1_024;
+/// Connections of one reply that are told apart.
+const SENT_MAX: usize = 32;
+
+/// Something that a gateway did after one of its threads had forked.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(in crate::sensor) enum Act {
+    /// A thread that had forked woke the event loop.
+    Woke { tid: u32 },
+    /// Such a thread exited.
+    Exited { tid: u32 },
+    /// It sent something on a connection to its port; this is the port of the other end.
+    Sent { port: u16 },
+    /// It sent more than the kernel program reports.
+    Cut,
+}
+
+/// Puts together what gateways sent for threads that had forked workers.
+#[derive(Debug, Default)]
+pub(in crate::sensor) struct Replies {
+    /// By gateway's pid and thread id: the worker that it forked last, and its gateway.
+    forked: BTreeMap<(u32, u32), (Identity, Identity)>,
+    order: VecDeque<(u32, u32)>,
+    open: Vec<Reply>,
+}
+
+impl Replies {
+    /// A worker was spawned by a thread.
+    pub(in crate::sensor) fn spawned(&mut self, spawn: &Spawn) {
+        let (Some(thread), Some(parent)) = (&spawn.thread, &spawn.parent) else { return };
+        if spawn.role != Role::Worker {
+            return;
+        }
+        let at = (parent.process.pid, thread.tid);
+        if self.forked.insert(at, (spawn.identity(), parent.process.identity())).is_none() {
+            self.order.push_back(at);
+        }
+        while self.forked.len() > FORKED_MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.forked.remove(&oldest);
+        }
+    }
+
+    /// Something that the gateway with this pid did, at `at` ns of the boot clock.
+    pub(in crate::sensor) fn acted(
+        &mut self,
+        gateway: u32,
+        at: u64,
+        act: Act,
+        found: &mut Vec<Observation>,
+    ) {
+        self.pass(at, found);
+        match act {
+            Act::Woke { tid } => {
+                if self.close(gateway, tid, at, ReplyEnd::Wake, found) {
+                    return;
+                }
+                let Some((worker, id)) = self.forked.remove(&(gateway, tid)) else { return };
+                self.order.retain(|known| *known != (gateway, tid));
+                self.open.push(Reply {
+                    pid: id.pid,
+                    start_ns: id.start_ns,
+                    worker,
+                    tid,
+                    from_ns: at,
+                    until_ns: at.saturating_add(WINDOW_NS),
+                    ended: ReplyEnd::Time,
+                    sent: Vec::new(),
+                    complete: true,
+                });
+            }
+            Act::Exited { tid } => {
+                self.close(gateway, tid, at, ReplyEnd::Exit, found);
+            }
+            Act::Sent { port } => {
+                for reply in self.open.iter_mut().filter(|reply| reply.pid == gateway) {
+                    if reply.sent.iter().any(|sent| sent.port == port) {
+                        continue;
+                    }
+                    if reply.sent.len() < SENT_MAX {
+                        reply.sent.push(Sent { port, at_ns: at });
+                    } else {
+                        reply.complete = false;
+                    }
+                }
+            }
+            Act::Cut => {
+                let open = self.open.iter_mut().filter(|reply| reply.pid == gateway);
+                open.for_each(|reply| reply.complete = false);
+            }
+        }
+    }
+
+    /// Time passed, up to `now` ns of the boot clock.
+    pub(in crate::sensor) fn pass(&mut self, now: u64, found: &mut Vec<Observation>) {
+        let over = self.open.extract_if(.., |reply| reply.until_ns < now);
+        found.extend(over.map(|reply| observed(now, reply)));
+    }
+
+    /// Ends the reply of a thread, if one is open.
+    fn close(
+        &mut self,
+        gateway: u32,
+        tid: u32,
+        at: u64,
+        ended: ReplyEnd,
+        found: &mut Vec<Observation>,
+    ) -> bool {
+        let its = self.open.iter().position(|reply| (reply.pid, reply.tid) == (gateway, tid));
+        let Some(its) = its else { return false };
+        let mut reply = self.open.remove(its);
+        (reply.until_ns, reply.ended) = (at, ended);
+        found.push(observed(at, reply));
+        true
+    }
+}
+
+fn observed(at: u64, reply: Reply) -> Observation {
+    Observation { boottime_ns: at, body: Body::Reply(Box::new(reply)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{ForkingThread, testing};
+
+    const MS: u64 = 1_000_000;
+    const GATEWAY: Identity = testing::id(100, 5);
+
+    fn forked(replies: &mut Replies, worker: u32, tid: u32) {
+        let mut spawn = testing::spawn(testing::id(worker, 9)).forked_by(GATEWAY);
+        spawn.thread = Some(ForkingThread { tid, clones: Vec::new() });
+        replies.spawned(&spawn);
+    }
+
+    fn acts(replies: &mut Replies, acts: &[(u64, Act)]) -> Vec<Reply> {
+        let mut found = Vec::new();
+        for (ms, act) in acts {
+            replies.acted(GATEWAY.pid, ms * MS, *act, &mut found);
+        }
+        replies.pass(10_000 * MS, &mut found);
+        let reply = |observation: Observation| match observation.body {
+            Body::Reply(reply) => *reply,
+            other => unreachable!("{other:?}"),
+        };
+        found.into_iter().map(reply).collect()
+    }
+
+    fn ports(reply: &Reply) -> Vec<u16> {
+        reply.sent.iter().map(|sent| sent.port).collect()
+    }
+
+    #[test]
+    fn what_is_sent_from_the_wake_up_to_its_end_is_its_reply() {
+        for (end, why) in [
+            (Act::Woke { tid: 7 }, ReplyEnd::Wake),
+            (Act::Exited { tid: 7 }, ReplyEnd::Exit),
+            (Act::Exited { tid: 8 }, ReplyEnd::Time),
+        ] {
+            let mut replies = Replies::default();
+            forked(&mut replies, 200, 7);
+            let found = acts(
+                &mut replies,
+                &[
+                    (10, Act::Sent { port: 1 }),
+                    (20, Act::Woke { tid: 7 }),
+                    (21, Act::Sent { port: 2 }),
+                    (22, Act::Sent { port: 3 }),
+                    (23, Act::Sent { port: 2 }),
+                    (30, end),
+                    (171, Act::Sent { port: 4 }),
+                    (180, Act::Woke { tid: 7 }),
+                    (181, Act::Sent { port: 5 }),
+                ],
+            );
+            assert_eq!(found.len(), 1, "only the first one: {found:?}");
+            assert_eq!((found[0].ended, found[0].worker.pid), (why, 200));
+            assert_eq!(ports(&found[0]), [2, 3]);
+            assert!(found[0].complete);
+        }
+    }
+
+    #[test]
+    fn several_threads_may_reply_at_a_time() {
+        let mut replies = Replies::default();
+        forked(&mut replies, 200, 7);
+        forked(&mut replies, 201, 8);
+        let found = acts(
+            &mut replies,
+            &[
+                (20, Act::Woke { tid: 7 }),
+                (21, Act::Sent { port: 1 }),
+                (22, Act::Woke { tid: 8 }),
+                (23, Act::Sent { port: 2 }),
+                (24, Act::Woke { tid: 9 }),
+                (25, Act::Exited { tid: 7 }),
+                (26, Act::Sent { port: 3 }),
+                (27, Act::Cut),
+            ],
+        );
+        let told: Vec<_> = found.iter().map(|it| (it.worker.pid, ports(it), it.complete)).collect();
+        assert_eq!(told, [(200, vec![1, 2], true), (201, vec![2, 3], false)]);
+    }
+
+    #[test]
+    fn threads_that_never_reply_are_forgotten() {
+        let mut replies = Replies::default();
+        for tid in 0..3_000 {
+            forked(&mut replies, tid, tid);
+        }
+        assert_eq!((replies.forked.len(), replies.order.len()), (FORKED_MAX, FORKED_MAX));
+    }
+}
