@@ -26,6 +26,9 @@ const TIMER_MAX: u64 = 10_000_000_000;
 const FRESH: u64 = 60_000_000_000;
 /// A file may look as if it had been written this much earlier, ns: its clock ticks (250 Hz).
 const TICK: u64 = 4_500_000;
+/// Its process cannot name a session before it was told of it. An event loop that is awake may serve
+/// the reply this long before the byte that is to wake it, ns: ten turns of Python's lock.
+const WOKE_BEFORE: u64 = 50_000_000;
 /// A terminal's process writes its file this shortly after the reply, ns.
 const WRITES_WITHIN: u64 = 400_000_000;
 /// The reply to a request comes this shortly after the timer was cloned, ns.
@@ -96,7 +99,8 @@ impl Request<'_> {
         }
         let latest = timer.at_ns.saturating_add(REPLIES_WITHIN);
         let replied = timer.replied_ns.unwrap_or(timer.at_ns).clamp(timer.at_ns, latest);
-        Some(timer.at_ns.saturating_sub(TICK)..=replied.saturating_add(WRITES_WITHIN))
+        let from = timer.at_ns.saturating_sub(TICK).max(replied.saturating_sub(WOKE_BEFORE));
+        Some(from..=replied.saturating_add(WRITES_WITHIN))
     }
 }
 

@@ -67,8 +67,17 @@ pub(super) fn users(
     proc: &ProcFs,
     places: &BTreeMap<Place, Option<u32>>,
 ) -> BTreeMap<Place, Users> {
+    users_among(proc, places, proc.pids().unwrap_or_default())
+}
+
+/// The same of these processes.
+pub(super) fn users_among(
+    proc: &ProcFs,
+    places: &BTreeMap<Place, Option<u32>>,
+    pids: impl IntoIterator<Item = u32>,
+) -> BTreeMap<Place, Users> {
     let mut found: BTreeMap<Place, Users> = BTreeMap::new();
-    for pid in proc.pids().unwrap_or_default() {
+    for pid in pids {
         let Ok(Some(stat)) = proc.stat(pid) else { continue };
         let Some(index) = stat.terminal.map(|terminal| terminal.index) else { continue };
         if stat.ended() || !places.keys().any(|place| place.1 == index) {

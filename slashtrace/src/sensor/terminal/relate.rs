@@ -12,6 +12,8 @@ use crate::{
 /// Two writes of a session file are further apart than this: a tick of the file system's clock.
 const SAME_WRITE_NS: u64 = 500_000;
 
+/// Children of one process that are looked at for the leaders of its terminals.
+const CHILDREN_MAX: usize = 1_024;
 /// A terminal without a leader has none yet, for this long after it was opened.
 const FRESH_NS: u64 = 20_000_000_000;
 
@@ -49,6 +51,7 @@ impl TerminalWatch {
             holders.len() == 1
         });
         self.walk(own, above.is_some(), &owners);
+        self.ask_children(&masters, &owners);
         let holders = masters.values().flatten().map(Process::identity).collect();
         self.flat.hold_masters(&self.proc, &mut self.ports, &holders);
         let mut callers = BTreeMap::new();
@@ -206,6 +209,30 @@ impl TerminalWatch {
         };
         let users = look::users(&self.proc, owners);
         self.walks.walked(users, began, boottime_ns());
+    }
+
+    /// Finds the leaders of terminals among the children of those who hold their masters: who opens a
+    /// terminal for a session forks its leader. That costs little, where a walk over all processes has
+    /// to wait for its turn.
+    fn ask_children(
+        &mut self,
+        masters: &BTreeMap<Place, Vec<Process>>,
+        owners: &BTreeMap<Place, Option<u32>>,
+    ) {
+        let users = &self.walks.users;
+        let led = |place: &Place| users.get(place).is_some_and(|users| users.leader.is_some());
+        let mut wanted: BTreeMap<u32, BTreeMap<Place, Option<u32>>> = BTreeMap::new();
+        for (place, holders) in masters.iter().filter(|(place, _)| !led(place)) {
+            if let (Some(holder), Some(owner)) = (holders.first(), owners.get(place)) {
+                wanted.entry(holder.pid).or_default().insert(*place, *owner);
+            }
+        }
+        for (holder, places) in wanted {
+            let children = self.proc.children(holder).unwrap_or_default();
+            let children = children.into_iter().take(CHILDREN_MAX);
+            let found = look::users_among(&self.proc, &places, children);
+            self.walks.users.extend(found.into_iter().filter(|(_, users)| users.leader.is_some()));
+        }
     }
 
     /// Terminals that were told of and are looked at again: for a spawn some of them, in a round
