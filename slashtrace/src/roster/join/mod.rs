@@ -21,18 +21,30 @@ const SETTLES_WITHIN: u64 = 60_000_000_000;
 /// Sessions of one gateway that are remembered; the oldest without a live worker is forgotten.
 const SESSIONS_MAX: usize = 1_024;
 
+/// Workers of one session that are forked this shortly after the first may race with it, ns.
+const RACES_WITHIN: u64 = 10_000_000_000;
+/// So many of them count.
+const FIRST_MAX: usize = 4;
 /// Replies of one gateway whose times are remembered.
 const REPLIES_MAX: usize = 256;
 
-/// A session of a gateway that serves several terminals.
+/// A worker of a session of a gateway that serves several terminals.
 #[derive(Debug)]
-struct Session {
-    /// Its first worker, when it was forked, and by which thread.
-    first: Identity,
-    forked: u64,
+struct Forked {
+    id: Identity,
+    at: u64,
     thread: ForkingThread,
     /// What the gateway sent for it, and the record that says so.
     reply: Option<(Reply, u64)>,
+}
+
+/// A session of such a gateway.
+#[derive(Debug)]
+struct Session {
+    /// When its first worker was forked.
+    began: u64,
+    /// The first ones: two may race.
+    first: Vec<Forked>,
     found: Option<Found<Key>>,
     /// A later reply for this session went elsewhere: the record that says so.
     elsewhere: Option<u64>,
@@ -56,6 +68,11 @@ pub(super) struct Joined<'a> {
     pub(super) reply_seq: Option<u64>,
 }
 
+/// Whether a reply may have gone to a terminal.
+fn is_to(terminal: &View<'_, Key>, reply: &Reply) -> bool {
+    reply.sent.iter().any(|sent| terminal.ports.contains_key(&sent.port))
+}
+
 impl Roster {
     /// A worker was forked by a thread of its gateway.
     pub(super) fn thread_forked(&mut self, record: &Record, spawn: &Spawn) {
@@ -63,13 +80,20 @@ impl Roster {
         let id = spawn.identity();
         let Some(key) = self.worker(id).and_then(Worker::key) else { return };
         let sessions = self.joins.entry(key.gateway).or_default();
-        if sessions.all.contains_key(&key.session) {
+        let at = record.boottime_ns;
+        let forked = Forked { id, at, thread: thread.clone(), reply: None };
+        if let Some(session) = sessions.all.get_mut(&key.session) {
+            let early = at <= session.began.saturating_add(RACES_WITHIN);
+            if early
+                && session.first.len() < FIRST_MAX
+                && session.first.iter().all(|it| it.id != id)
+            {
+                session.first.push(forked);
+            }
             return;
         }
-        let forked = record.boottime_ns;
-        sessions.order.insert((forked, Arc::clone(&key.session)));
-        let (thread, reply) = (thread.clone(), None);
-        let session = Session { first: id, forked, thread, reply, found: None, elsewhere: None };
+        sessions.order.insert((at, Arc::clone(&key.session)));
+        let session = Session { began: at, first: vec![forked], found: None, elsewhere: None };
         sessions.all.insert(Arc::clone(&key.session), session);
         self.forget_sessions(key.gateway);
         self.join_sessions(key.gateway);
@@ -85,19 +109,15 @@ impl Roster {
             sessions.replies.pop_front();
         }
         let Some(session) = sessions.all.get_mut(&key.session) else { return };
-        if session.first == reply.worker {
-            if session.reply.is_none() {
-                session.reply = Some((reply.clone(), record.seq));
+        if let Some(first) = session.first.iter_mut().find(|it| it.id == reply.worker) {
+            if first.reply.is_none() {
+                first.reply = Some((reply.clone(), record.seq));
                 self.join_sessions(gateway);
             }
         } else if let Some(found) = &session.found
             && !reply.sent.is_empty()
         {
-            // Who was asked for this worker is on another terminal, or on none.
-            let own = self.terminals.view(found.terminal);
-            let same = own.is_some_and(|own| {
-                reply.sent.iter().any(|sent| own.ports.contains_key(&sent.port))
-            });
+            let same = self.terminals.view(found.terminal).is_some_and(|own| is_to(&own, reply));
             session.elsewhere = if same { None } else { Some(record.seq) };
             self.touch_session(&key.session);
         }
@@ -107,7 +127,7 @@ impl Roster {
     pub(super) fn join_sessions(&mut self, gateway: Identity) {
         let Some(sessions) = self.joins.get(&gateway) else { return };
         let now = self.now;
-        let settled = |session: &Session| now > session.forked.saturating_add(SETTLES_WITHIN);
+        let settled = |session: &Session| now > session.began.saturating_add(SETTLES_WITHIN);
         let taken: BTreeSet<(Key, u64)> = sessions
             .all
             .values()
@@ -116,19 +136,23 @@ impl Roster {
             .filter_map(|found| Some((found.terminal, found.write.as_ref()?.at)))
             .collect();
         let open = sessions.all.iter().filter(|(_, session)| !settled(session));
-        let (names, requests): (Vec<Arc<str>>, Vec<Request<'_>>) = open
-            .map(|(name, session)| {
-                let reply = session.reply.as_ref().map(|(reply, _)| reply);
-                let request = Request { forked: session.forked, thread: &session.thread, reply };
-                (Arc::clone(name), request)
-            })
-            .unzip();
+        let (names, open): (Vec<Arc<str>>, Vec<&Session>) =
+            open.map(|(name, session)| (Arc::clone(name), session)).unzip();
         if names.is_empty() {
             return;
         }
         let terminals: Vec<View<'_, Key>> = self.terminals.views_of(gateway).collect();
         let replies: Vec<RangeInclusive<u64>> = sessions.replies.iter().cloned().collect();
-        let joined = rule::join(&requests, &terminals, &taken, &replies);
+        let mut requests = Vec::new();
+        for (at, session) in open.into_iter().enumerate() {
+            requests.extend(session.first.iter().map(|it| Request {
+                session: at,
+                forked: it.at,
+                thread: &it.thread,
+                reply: it.reply.as_ref().map(|(reply, _)| reply),
+            }));
+        }
+        let joined = rule::join(names.len(), &requests, &terminals, &taken, &replies);
         let mut changed = Vec::new();
         let Some(sessions) = self.joins.get_mut(&gateway) else { return };
         for (name, found) in names.into_iter().zip(joined) {
@@ -147,7 +171,14 @@ impl Roster {
     pub(super) fn joined(&self, worker: &Worker) -> Option<Joined<'_>> {
         let session = self.joined_session(worker)?;
         let found = session.found.as_ref().filter(|_| session.elsewhere.is_none())?;
-        Some(Joined { found, reply_seq: session.reply.as_ref().map(|(_, seq)| *seq) })
+        // Who asked for one of the first workers may be on another terminal, or on none.
+        let own = self.terminals.view(found.terminal)?;
+        let mut replies = session.first.iter().filter_map(|it| it.reply.as_ref());
+        if replies.any(|(reply, _)| !reply.sent.is_empty() && !is_to(&own, reply)) {
+            return None;
+        }
+        let reply = session.first.iter().find_map(|it| it.reply.as_ref());
+        Some(Joined { found, reply_seq: reply.map(|(_, seq)| *seq) })
     }
 
     /// Whether anything was observed that could have joined it.
@@ -167,6 +198,12 @@ impl Roster {
         });
         let workers = on.filter_map(|(name, _)| self.by_session.get(name)).flatten();
         workers.copied().collect()
+    }
+
+    /// How many sessions are remembered.
+    #[cfg(test)]
+    pub(crate) fn joined_sessions(&self) -> usize {
+        self.joins.values().map(|sessions| sessions.all.len()).sum()
     }
 
     fn touch_session(&mut self, session: &Arc<str>) {

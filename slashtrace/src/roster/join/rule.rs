@@ -78,9 +78,11 @@ impl<K> View<'_, K> {
     }
 }
 
-/// What is known of the spawn of a session's first worker.
+/// What is known of the spawn of one of a session's first workers.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Request<'a> {
+    /// Which session it is of, as the caller counts them.
+    pub(crate) session: usize,
     /// When, ns of the boot clock.
     pub(crate) forked: u64,
     pub(crate) thread: &'a ForkingThread,
@@ -180,51 +182,67 @@ fn alone(own: &RangeInclusive<u64>, replies: &[RangeInclusive<u64>]) -> bool {
     replies.iter().filter(meets).count() <= 1
 }
 
-/// Which terminal each of these sessions of one gateway is on, as far as can be told. `taken` are
-/// writes that other sessions rest on, `replies` the times of the gateway's replies to whomever.
+/// Which terminal each of these sessions of one gateway (0 to `sessions`) is on, as far as can be told.
+/// `taken` are writes that other sessions rest on, `replies` the times of the gateway's replies to
+/// whomever.
 pub(crate) fn join<K: Copy + Ord>(
+    sessions: usize,
     requests: &[Request<'_>],
     terminals: &[View<'_, K>],
     taken: &BTreeSet<(K, u64)>,
     replies: &[RangeInclusive<u64>],
 ) -> Vec<Option<Found<K>>> {
-    let mut found: Vec<Option<Found<K>>> = requests.iter().map(|_| None).collect();
+    let mut found: Vec<Vec<Found<K>>> = (0..sessions).map(|_| Vec::new()).collect();
     let mut open: Vec<(usize, By, Writes<K>)> = Vec::new();
-    for (at, request) in requests.iter().enumerate() {
+    for request in requests {
         match left(request, terminals) {
             Left::Replied(terminal) => {
                 // While it replies to two at a time, either may be the one.
                 let own = request.reply.map(|reply| reply.from_ns..=reply.until_ns);
                 if own.is_some_and(|own| alone(&own, replies)) {
-                    found[at] = Some(Found { terminal, by: By::Reply, write: None });
+                    let by = By::Reply;
+                    found[request.session].push(Found { terminal, by, write: None });
                 }
             }
             Left::Writes(by, mut writes) => {
                 writes.retain(|(key, write)| !taken.contains(&(*key, write.at)));
-                open.push((at, by, writes));
+                open.push((request.session, by, writes));
             }
             Left::Nothing => {}
         }
     }
-    // Two that are left with one and the same write are both unknown.
+    // Two sessions that are left with one and the same write are both unknown.
     loop {
-        let mut sole: BTreeMap<(K, u64), Vec<usize>> = BTreeMap::new();
-        for (at, (_, _, writes)) in open.iter().enumerate() {
+        let mut sole: BTreeMap<(K, u64), BTreeSet<usize>> = BTreeMap::new();
+        for (session, _, writes) in &open {
             if let [(key, write)] = writes.as_slice() {
-                sole.entry((*key, write.at)).or_default().push(at);
+                sole.entry((*key, write.at)).or_default().insert(*session);
             }
         }
-        let certain = sole.iter().find(|(_, by)| by.len() == 1).map(|(at, by)| (*at, by[0]));
-        let Some((claimed, at)) = certain else { break };
-        let (request, by, writes) = open.swap_remove(at);
-        for (terminal, write) in writes {
-            found[request] = Some(Found { terminal, by, write: Some(write) });
-        }
-        for (_, _, writes) in &mut open {
-            writes.retain(|(key, write)| (*key, write.at) != claimed);
-        }
+        let certain = sole.into_iter().find(|(_, by)| by.len() == 1);
+        let Some((claimed, by)) = certain else { break };
+        let is_it = |(key, write): &(K, Write)| (*key, write.at) == claimed;
+        open.retain_mut(|(session, how, writes)| {
+            if by.contains(session) && writes.len() == 1 && is_it(&writes[0]) {
+                let (terminal, write) = writes.remove(0);
+                found[*session].push(Found { terminal, by: *how, write: Some(write) });
+                return false;
+            }
+            writes.retain(|write| !is_it(write));
+            true
+        });
     }
-    found
+    found.into_iter().map(agreed).collect()
+}
+
+/// What the workers of one session come to: the surest, if none contradicts.
+fn agreed<K: Copy + Ord>(found: Vec<Found<K>>) -> Option<Found<K>> {
+    let first = found.first()?.terminal;
+    if found.iter().any(|other| other.terminal != first) {
+        return None;
+    }
+    let sure = found.iter().position(|one| one.by == By::Both);
+    found.into_iter().nth(sure.unwrap_or(0))
 }
 
 #[cfg(test)]

@@ -90,7 +90,9 @@ impl World {
         let requests: Vec<Request<'_>> = self
             .requests
             .iter()
-            .map(|(thread, reply, forked)| Request {
+            .enumerate()
+            .map(|(session, (thread, reply, forked))| Request {
+                session,
                 forked: *forked,
                 thread,
                 reply: reply.as_ref(),
@@ -101,7 +103,7 @@ impl World {
             .iter()
             .filter_map(|(_, reply, _)| reply.as_ref().map(|it| it.from_ns..=it.until_ns))
             .collect();
-        let found = join(&requests, &terminals, &self.taken, &replies);
+        let found = join(requests.len(), &requests, &terminals, &self.taken, &replies);
         found.into_iter().map(|it| it.map(|it| (it.terminal, it.by))).collect()
     }
 }
@@ -197,7 +199,7 @@ fn a_write_that_another_session_rests_on_is_taken() {
 #[test]
 fn only_a_timers_fresh_thread_has_a_write() {
     let within = |thread: &ForkingThread, forked: u64| {
-        Request { forked: forked * MS, thread, reply: None }.written_within()
+        Request { session: 0, forked: forked * MS, thread, reply: None }.written_within()
     };
     let good = built(T, Some(T + 4));
     assert_eq!(within(&good, T + 2_000), Some(T * MS - TICK..=(T + 4) * MS + WRITES_WITHIN));
@@ -226,4 +228,18 @@ fn terminals_that_were_closed_or_lost_the_connection_are_none() {
         late.terminals[0].1.insert(port(1), Connected { from: seen * MS, until: None });
         assert_eq!(late.asks(built(), replied(T + 2_500, &[port(1)])).found(), [found], "{seen}");
     }
+}
+
+#[test]
+fn the_workers_of_one_session_must_not_contradict_one_another() {
+    let found = |by: &[(u32, By)]| {
+        let all = by.iter().map(|&(terminal, by)| Found { terminal, by, write: None });
+        agreed(all.collect()).map(|it| (it.terminal, it.by))
+    };
+    assert_eq!(found(&[]), None);
+    assert_eq!(found(&[(1, By::Reply), (2, By::Both)]), None);
+    assert_eq!(found(&[(1, By::Reply), (1, By::Both)]), Some((1, By::Both)));
+    assert_eq!(found(&[(1, By::Both), (2, By::Both)]), None);
+    assert_eq!(found(&[(1, By::Reply), (2, By::Write)]), None);
+    assert_eq!(found(&[(1, By::Reply), (1, By::Write)]), Some((1, By::Reply)));
 }
