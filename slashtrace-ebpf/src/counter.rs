@@ -33,8 +33,11 @@ counters! {
     MapFull = "map-full",
     /// Argument areas that could not be read (`bpf_probe_read_user` failed).
     ArgvUnreadable = "argv-unreadable",
-    /// Execs without a match whose argument area is longer than what is searched.
+    /// Execs that may match behind what is searched of their arguments: the filters found something
+    /// there, or did not come to the end.
     ArgvNotSearched = "argv-not-searched",
+    /// Of those, the ones that were not reported one by one, because there were so many at a time.
+    LongArgvUnreported = "long-argv-unreported",
     /// Argument areas of matches that were cut off in the record.
     ArgvTruncated = "argv-truncated",
     /// Workers whose forker was no longer in the fork cache: `real_parent` was taken.

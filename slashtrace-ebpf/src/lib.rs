@@ -18,9 +18,9 @@ pub use flat::{
     ThreadForkRecord, gateway_bit,
 };
 pub use record::{
-    ARGV_MAX, CHAIN_MAX, EXEC_TAIL_MAX, ExecRecord, ExitRecord, ForkRecord, Header, NO_TERMINAL,
-    ParentKnownBy, RecordKind, SignalRecord, TaskInfo, TerminalKey, TerminalRecord, WIRE_VERSION,
-    argv_padded,
+    ARGV_MAX, CHAIN_MAX, EXEC_TAIL_MAX, ExecRecord, ExitRecord, ForkRecord, Header, LongArgvRecord,
+    NO_TERMINAL, ParentKnownBy, RecordKind, SignalRecord, TaskInfo, TerminalKey, TerminalRecord,
+    WIRE_VERSION, argv_padded,
 };
 
 /// Processes that can be tracked at once (entries of `TRACKED`).
@@ -57,8 +57,29 @@ pub const RING_BYTES: u32 = 1 << 20;
 /// Words (u64) of the argv word filter; a power of two. 512 bits fit one cache line.
 pub const WORD_FILTER_WORDS: usize = 8;
 
-/// Most tokens that the worker rules of all profiles may have together.
-pub const RULE_TOKENS_MAX: u32 = 64;
+/// Most names that the worker rules may have together: tokens, and programs.
+pub const RULE_TOKENS_MAX: u32 = 128;
+
+/// Most bytes that a rule's tokens have in argv, with their NULs.
+pub const RULE_BYTES_MAX: usize = 256;
+
+/// The place of a program in the worker rules: the last part of any token is its name, and that is a
+/// match. The bits below are those of tokens.
+pub const PROGRAM_PLACE: u64 = 1 << 63;
+
+/// Length of the end of a token by which the tail filter knows programs, bytes.
+pub const TAIL_BYTES: usize = 4;
+
+/// Argument areas up to this length, bytes, are looked through by the filters to their end, and not
+/// reported where these rule a match out.
+pub const ARGV_FILTERED_MAX: u64 = 256 << 10;
+
+/// Execs that may match behind what is searched of their arguments, and are reported in each window of 2^[`LONG_ARGV_WINDOW_BITS`] ns: where they are more, userspace searches /proc instead of
+/// looking at each.
+pub const LONG_ARGV_MAX: u64 = 256;
+
+/// Length of such a window (134 ms), as a power of two of ns.
+pub const LONG_ARGV_WINDOW_BITS: u32 = 27;
 
 /// What a tracked process is, as the kernel programs store it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -149,7 +170,8 @@ pub const fn fnv1a_step(hash: u64, byte: u8) -> u64 {
     (hash ^ byte as u64).wrapping_mul(0x0000_0100_0000_01b3)
 }
 
-/// The bits of the word filter (0–511) that stand for one aligned 8-byte word of argv. Three, so
+/// The bits of a filter (0–511) that stand for one aligned 8-byte word of argv, or for the end of a
+/// token. Three, so
 /// that a common word such as `/usr/bin` collides with a rule's words in one of 10,000 cases.
 #[inline(always)]
 pub const fn word_bits(word: u64) -> [u32; 3] {

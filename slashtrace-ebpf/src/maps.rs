@@ -6,7 +6,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use slashtrace_ebpf::{
-    ARMED_MAX, ArmedThread, CHAIN_MAX, ClonedThread, Counter, EXEC_TAIL_MAX, ExecRecord,
+    ARGV_MAX, ARMED_MAX, ArmedThread, CHAIN_MAX, ClonedThread, Counter, EXEC_TAIL_MAX, ExecRecord,
     FIELD_COUNT, FLAT_GATEWAYS_MAX, FORK_SLOTS, Field, FlatGateway, ForkSlot, MARK_SLOTS,
     RING_BYTES, RULE_TOKENS_MAX, TERMINALS_MAX, THREADS_MAX, TRACKED_MAX, TerminalKey, Tracked,
     WORD_FILTER_WORDS,
@@ -58,7 +58,16 @@ pub static ARMED: LruHashMap<u32, ArmedThread> = LruHashMap::with_max_entries(AR
 #[map]
 pub static FORKS: Array<ForkSlot> = Array::with_max_entries(FORK_SLOTS, 0);
 
-/// Worker rules: hash of a token → the set of places (bits) where it may stand.
+/// Where the exec program reads what follows in a long argument area, piece by piece.
+#[map]
+pub static ARGV_PIECE: PerCpuArray<[u64; ARGV_MAX / 8]> = PerCpuArray::with_max_entries(1, 0);
+
+/// Window, and number of reported execs in it, of [`slashtrace_ebpf::LONG_ARGV_MAX`].
+#[map]
+pub static LONG_ARGV: Array<[u64; 2]> = Array::with_max_entries(1, 0);
+
+/// Worker rules: hash of a token, or of the last part of one → the set of places (bits) where it may
+/// stand.
 #[map]
 pub static RULE_TOKENS: HashMap<u64, u64> = HashMap::with_max_entries(RULE_TOKENS_MAX, 0);
 
@@ -101,6 +110,18 @@ pub static OFFSETS: [u32; FIELD_COUNT] = [0; FIELD_COUNT];
 /// Bits of [`slashtrace_ebpf::word_bits`] for words of which each worker's argv has one.
 #[unsafe(no_mangle)]
 pub static WORD_FILTER: [u64; WORD_FILTER_WORDS] = [0; WORD_FILTER_WORDS];
+
+/// Bits of [`slashtrace_ebpf::word_bits`] for the ends of the tokens that may be a worker's program.
+#[unsafe(no_mangle)]
+pub static TAIL_FILTER: [u64; WORD_FILTER_WORDS] = [0; WORD_FILTER_WORDS];
+
+/// Whether there are rules that name tokens.
+#[unsafe(no_mangle)]
+pub static BY_TOKENS: Global<u32> = Global::new(0);
+
+/// Whether there are rules that name a program.
+#[unsafe(no_mangle)]
+pub static BY_PROGRAM: Global<u32> = Global::new(0);
 
 /// Places in the worker rules where a rule starts.
 #[unsafe(no_mangle)]

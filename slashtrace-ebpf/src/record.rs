@@ -27,10 +27,12 @@ pub enum RecordKind {
     Signal = 4,
     /// [`TerminalRecord`].
     Terminal = 5,
+    /// [`LongArgvRecord`].
+    LongArgv = 6,
     /// [`crate::ThreadForkRecord`].
-    ThreadFork = 6,
+    ThreadFork = 7,
     /// [`crate::ThreadActRecord`].
-    ThreadAct = 7,
+    ThreadAct = 8,
 }
 
 impl RecordKind {
@@ -42,8 +44,9 @@ impl RecordKind {
             3 => Self::Exit,
             4 => Self::Signal,
             5 => Self::Terminal,
-            6 => Self::ThreadFork,
-            7 => Self::ThreadAct,
+            6 => Self::LongArgv,
+            7 => Self::ThreadFork,
+            8 => Self::ThreadAct,
             _ => return None,
         })
     }
@@ -154,8 +157,10 @@ pub struct ExecRecord {
     pub argv_len: u32,
     /// Processes that follow.
     pub chain_len: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Thread group id of the worker that it descended from before this exec, 0 if of none.
+    pub worker_before: u32,
+    /// Start time of that worker, ns.
+    pub worker_before_start_ns: u64,
 }
 
 /// Most bytes that follow an [`ExecRecord`].
@@ -165,6 +170,28 @@ pub const EXEC_TAIL_MAX: usize = ARGV_MAX + CHAIN_MAX * size_of::<TaskInfo>();
 #[inline(always)]
 pub const fn argv_padded(argv_len: usize) -> usize {
     (argv_len + 7) & !7
+}
+
+/// An exec without a match whose argument area is longer than what is searched: userspace looks at
+/// the rest. Nothing is tracked for it.
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(not(target_arch = "bpf"), derive(FromBytes, Immutable, IntoBytes, KnownLayout))]
+#[repr(C)]
+pub struct LongArgvRecord {
+    /// Header.
+    pub header: Header,
+    /// Start time of the process, ns.
+    pub start_ns: u64,
+    /// Start time of the thread group that forked it, ns.
+    pub forker_start_ns: u64,
+    /// Its thread group id.
+    pub tgid: u32,
+    /// The thread group that forked it.
+    pub forker: u32,
+    /// A [`ParentKnownBy`].
+    pub parent_known_by: u32,
+    /// Whether it is the last that is reported in this window: others may follow unreported.
+    pub is_last: u32,
 }
 
 /// A worker or a descendant of one forked.

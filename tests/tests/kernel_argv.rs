@@ -10,7 +10,8 @@ fn an_argv_of_a_mebibyte_is_matched_and_its_true_length_told() {
         return;
     }
     let recording = Recording::start();
-    let mut worker = recording.worker("long", Vec::new());
+    // So long that it is looked at by those who watch for others, too.
+    let mut worker = recording.worker("long", vec![Step::Sleep(300)]);
     for _ in 0..16 {
         worker = worker.arg(vec![b'x'; (64 << 10) - 1]);
     }
@@ -100,7 +101,7 @@ fn what_nearly_is_a_worker_is_none() {
         vec!["python3", &token],
         // One argument.
         vec!["python3", &format!("-m {token}")],
-        vec!["python3", &format!("-m{token}")],
+        vec!["python3", &format!("-m{token}x")],
         vec!["python3", &format!("-m={token}")],
         vec!["sh", "-c", &format!("python3 -m {token} --session-key k")],
         // argv[0] never counts.
@@ -148,20 +149,6 @@ fn tokens_behind_a_long_path_still_match() {
         assert!(!spawn.argv_truncated);
     }
     assert_eq!(recorded.workers().len(), 8);
-}
-
-#[test]
-fn tokens_behind_what_is_searched_are_counted() {
-    if !host::may_load_kernel_programs() {
-        return;
-    }
-    let recording = Recording::start();
-    let far =
-        Program::new("python3", Vec::new()).arg("y".repeat(2_000)).arg("-m").arg(recording.token());
-    far.run();
-    let recorded = recording.stop();
-    assert!(recorded.workers().is_empty(), "{recorded}");
-    assert!(recorded.counter("argv-not-searched") >= 1);
 }
 
 #[test]

@@ -9,13 +9,14 @@ use aya_ebpf::{
 use aya_log_ebpf::info;
 use slashtrace_ebpf::{
     ARGV_MAX, CHAIN_MAX, Counter, EXEC_TAIL_MAX, ExecRecord, FORK_SLOTS, FORKED_AS_SIBLING, Field,
-    ParentKnownBy, RecordKind, Role, TaskInfo, Tracked, argv_padded,
+    LONG_ARGV_MAX, LONG_ARGV_WINDOW_BITS, LongArgvRecord, ParentKnownBy, RecordKind, Role,
+    TaskInfo, Tracked, argv_padded,
 };
 
 use crate::{
-    emit::{count, header, submit_bytes, submit_exit},
+    emit::{count, header, submit, submit_bytes, submit_exit},
     filter,
-    maps::{ARGV_MIN, Begun, EXEC_SCRATCH, ExecScratch, FORKS, LOG},
+    maps::{ARGV_MIN, Begun, EXEC_SCRATCH, ExecScratch, FORKS, LOG, LONG_ARGV},
     task::{self, Address, Kernel},
     tracked::{is_marked, known, track, track_above, untrack},
 };
@@ -48,8 +49,10 @@ pub fn handle(ctx: &BtfTracePointContext) {
     }
     let matched = filter::may_match(scratch) && filter::matches(scratch);
     if !matched {
-        if argv_bytes > ARGV_MAX as u64 {
+        if argv_bytes > ARGV_MAX as u64 && filter::may_match_behind(scratch, arg_start, argv_bytes)
+        {
             count(Counter::ArgvNotSearched);
+            report_long_argv(task.address(), tgid);
         }
         if !marked {
             return;
@@ -60,7 +63,8 @@ pub fn handle(ctx: &BtfTracePointContext) {
     let task = task.address();
     let start_ns: u64 = task.read(Field::TaskStartBoottime);
     // SAFETY: a map value that the verifier knows the size of.
-    let role_before = known(tgid, start_ns).map_or(0, |known| unsafe { (*known).role });
+    let before = known(tgid, start_ns).map(|known| unsafe { &*known });
+    let role_before = before.map_or(0, |known| known.role);
     if !matched && role_before == 0 {
         return;
     }
@@ -68,6 +72,8 @@ pub fn handle(ctx: &BtfTracePointContext) {
     let record = &mut scratch.record;
     record.matched = u8::from(matched);
     record.role_before = role_before;
+    record.worker_before = before.map_or(0, |known| known.worker);
+    record.worker_before_start_ns = before.map_or(0, |known| known.worker_start_ns);
     record.parent_known_by = 0;
     record.reparented = 0;
     record.forker_gone = 0;
@@ -75,7 +81,6 @@ pub fn handle(ctx: &BtfTracePointContext) {
     record.forker_start_ns = 0;
     record.forker = 0;
     record.chain_len = 0;
-    record.reserved = 0;
     task::describe(task, &mut record.task);
     if matched {
         count(Counter::Matched);
@@ -89,15 +94,60 @@ pub fn handle(ctx: &BtfTracePointContext) {
         let forker = scratch.record.forker;
         info!(ctx, "exec: {} matched {}, forked by {}", tgid, u32::from(matched), forker);
     }
-    submit(scratch);
+    submit_exec(scratch);
     if matched {
         end_what_ended(scratch);
     }
 }
 
+/// Reports an exec whose arguments are longer than what is searched, so that userspace looks at the
+/// rest of them; so many at a time, and no more. Two CPUs may count the same number: then a few more
+/// are reported.
+#[inline(always)]
+fn report_long_argv(task: Address, tgid: u32) {
+    let header = header(RecordKind::LongArgv, size_of::<LongArgvRecord>());
+    let Some(window) = LONG_ARGV.get_ptr_mut(0) else { return };
+    // SAFETY: a map value that the verifier knows the size of.
+    let [began, reported] = unsafe { &mut *window };
+    let now = header.boottime_ns >> LONG_ARGV_WINDOW_BITS;
+    if *began != now {
+        *began = now;
+        *reported = 0;
+    }
+    if *reported >= LONG_ARGV_MAX {
+        count(Counter::LongArgvUnreported);
+        return;
+    }
+    *reported += 1;
+    let is_last = u32::from(*reported == LONG_ARGV_MAX);
+    let start_ns: u64 = task.read(Field::TaskStartBoottime);
+    let mut record = LongArgvRecord {
+        header,
+        start_ns,
+        forker_start_ns: 0,
+        tgid,
+        forker: 0,
+        parent_known_by: ParentKnownBy::RealParent as u32,
+        is_last,
+    };
+    match FORKS.get(tgid & (FORK_SLOTS - 1)) {
+        Some(slot) if slot.child == tgid && slot.child_start_ns == start_ns => {
+            record.forker = slot.parent & !FORKED_AS_SIBLING;
+            record.forker_start_ns = slot.parent_start_ns;
+            record.parent_known_by = ParentKnownBy::Fork as u32;
+        }
+        _ => {
+            let parent = task.follow(Field::TaskRealParent).follow(Field::TaskGroupLeader);
+            record.forker = parent.read(Field::TaskTgid);
+            record.forker_start_ns = parent.read(Field::TaskStartBoottime);
+        }
+    }
+    submit(record);
+}
+
 /// Submits the record with as much of its tail as there is.
 #[inline(always)]
-fn submit(scratch: &mut ExecScratch) {
+fn submit_exec(scratch: &mut ExecScratch) {
     let chain = scratch.record.chain_len as usize * size_of::<TaskInfo>();
     let tail = (argv_padded(filter::length(scratch)) + chain).min(EXEC_TAIL_MAX);
     let size = size_of::<ExecRecord>() + tail;

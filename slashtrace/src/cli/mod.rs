@@ -5,6 +5,7 @@ pub mod doctor;
 mod exit_codes;
 mod fail_on;
 mod gate;
+pub mod profile;
 pub mod ps;
 mod reap;
 mod reaping;
@@ -56,6 +57,7 @@ Examples:
   slashtrace report report                        what it comes to; --format html, markdown, …
   slashtrace report --diff before after           what a fix changed
   slashtrace replay report                        judge a recording again (no root)
+  sudo slashtrace profile check mine.toml         what is wrong with a profile, and whom it matches
   sudo slashtrace doctor                          can this machine do it, and what to do if not
 
 Exit codes: 0 fine · 1 findings at or above --fail-on · 2 usage or environment error ·
@@ -153,6 +155,8 @@ enum Command {
     Replay(replay::Args),
     /// What a recording comes to: verdict, sessions, findings, and which code path is at fault
     Report(report::Args),
+    /// Check a profile: what a worker is to slashtrace, for another program than hermes
+    Profile(profile::Args),
     /// Check what this machine allows, and say what to do where it does not
     Doctor {
         /// Print JSON for scripts
@@ -196,6 +200,7 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
         Command::Reap(args) => reap::run(args, &profile, color).map(Into::into),
         Command::Replay(args) => replay::run(args, color).map(Into::into),
         Command::Report(args) => report::run(args, color).map(Into::into),
+        Command::Profile(args) => profile::run(args, color),
         Command::Doctor { json } => doctor::run(&profile, *json, &mut color.stdout(*json)),
         Command::Schema => {
             io::stdout().lock().write_all(evidence::schema::json()?.as_bytes())?;
@@ -205,16 +210,20 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
 }
 
 fn load_profile(common: &Common) -> Result<Profile> {
-    let Some(path) = &common.profile else {
-        return Ok(Profile::hermes());
-    };
+    match &common.profile {
+        Some(path) => profile_in(path),
+        None => Ok(Profile::hermes()),
+    }
+}
+
+fn profile_in(path: &Path) -> Result<Profile> {
     let text = read_profile(path)
         .with_context(|| format!("cannot read the profile {}", path.display()))?;
     Profile::parse(&text)
         .with_context(|| format!("the profile {} is not valid", path.display()))
         .next_step(
-            "correct that line; the built-in profile, slashtrace/src/profile/hermes.toml in the \
-             source, is an example",
+            "correct that line; `slashtrace profile check --help` says what a profile can have, and \
+             docs/PROFILES.md has examples",
         )
 }
 

@@ -62,6 +62,12 @@ impl<'a> Pipeline<'a> {
         }
     }
 
+    /// The same without waiting; nothing where there is nothing to do, or no reaper.
+    pub fn step(&mut self, now_ns: u64) -> Vec<Observation> {
+        let roster = &self.roster;
+        self.reaper.as_mut().map_or_else(Vec::new, |reaper| reaper.step(now_ns, roster))
+    }
+
     /// Workers that got SIGTERM and are waited for.
     pub fn under_way(&self) -> usize {
         self.reaper.as_ref().map_or(0, Reaper::under_way)
@@ -102,12 +108,14 @@ impl<'a> Pipeline<'a> {
         Ok(findings)
     }
 
-    /// When the engine wants to be told that time has passed, ns of the boot clock.
+    /// When the engine wants to be told that time has passed, or the roster has much to forget, ns of
+    /// the boot clock.
     pub fn next_deadline(&self) -> Option<u64> {
-        self.engine.next_deadline()
+        let both = [self.engine.next_deadline(), self.roster.next_retirement()];
+        both.into_iter().flatten().min()
     }
 
-    /// Tells the engine the time if it wants to know.
+    /// Records the time if anybody wants to know it.
     pub fn tick(&mut self, now_ns: u64, time: Timestamp) -> Result<()> {
         if self.next_deadline().is_some_and(|deadline| deadline <= now_ns) {
             let body = Body::Tick(Tick::default());

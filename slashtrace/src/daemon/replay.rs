@@ -275,10 +275,13 @@ mod tests {
     #[test]
     fn a_profile_that_is_not_valid_is_refused() {
         let mut start = samples::start();
-        start.profile.worker.tokens.clear();
+        start.profile.workers[0].tokens.clear();
         let start = samples::record(1, 1, Body::Start(Box::new(start)));
         let text = line(&start).unwrap() + "\n";
         let error = replay(Reader::new(text.as_bytes()), Vec::new()).unwrap_err().to_string();
-        assert!(error.starts_with("line 1: the profile in it is not valid: `tokens`"), "{error}");
+        assert!(
+            error.starts_with("line 1: the profile in it is not valid: neither `tokens`"),
+            "{error}"
+        );
     }
 }

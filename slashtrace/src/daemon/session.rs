@@ -169,6 +169,35 @@ fn observe(pipeline: &mut Pipeline<'_>, observations: Vec<Observation>) -> Resul
     pipeline.flush()
 }
 
+/// The same, and does at once what a finding of this batch calls for, where nothing that is left of
+/// the batch bears on it (signals bear on nothing): between the close of a terminal and SIGTERM
+/// there are only the checks, and one write. Every record is written before the step that it
+/// announces.
+fn observe_and_act(pipeline: &mut Pipeline<'_>, observations: Vec<Observation>) -> Result<()> {
+    let mut left = observations.into_iter();
+    while let Some(observation) = left.next() {
+        let time = wall_time(observation.boottime_ns);
+        let found = pipeline.observe(observation, time)?;
+        let is_signal = |left: &Observation| matches!(left.body, Body::Signal(_));
+        if !found.is_empty() && left.as_slice().iter().all(is_signal) {
+            act_at_once(pipeline)?;
+        }
+    }
+    pipeline.flush()
+}
+
+/// Announces what the reaper is about to do, writes that, and has it done. What it waits for comes
+/// from [`Pipeline::act`].
+fn act_at_once(pipeline: &mut Pipeline<'_>) -> Result<()> {
+    let announced = pipeline.step(boottime_ns());
+    if announced.is_empty() {
+        return Ok(());
+    }
+    observe(pipeline, announced)?;
+    let done = pipeline.step(boottime_ns());
+    observe(pipeline, done)
+}
+
 /// Tells the engine that time has passed until `now`, ns of the boot clock.
 fn tick(pipeline: &mut Pipeline<'_>, now: u64) -> Result<()> {
     pipeline.tick(now, wall_time(now))?;
@@ -302,7 +331,7 @@ impl<'a> Course<'a> {
                 }
                 batch = next(sensor, mem::take(&mut observed)) => {
                     let batch = batch.map_err(Failure::Sensor)?;
-                    observe(pipeline, batch).map_err(Failure::Sink)?;
+                    observe_and_act(pipeline, batch).map_err(Failure::Sink)?;
                     observed = true;
                 }
                 () = at(due) => {

@@ -1,14 +1,14 @@
 //! When each subject is to be judged again although no record is about it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use crate::roster::Subject;
+use crate::roster::{Index, Subject, give_back};
 
 /// A queue with at most one moment for each subject.
 #[derive(Debug, Default)]
 pub(super) struct Deadlines {
     queue: BTreeSet<(u64, Subject)>,
-    by_subject: BTreeMap<Subject, u64>,
+    by_subject: Index<Subject, u64>,
 }
 
 impl Deadlines {
@@ -37,6 +37,7 @@ impl Deadlines {
         while self.queue.first().is_some_and(|&(at, _)| at <= now) {
             if let Some((_, subject)) = self.queue.pop_first() {
                 self.by_subject.remove(&subject);
+                give_back(&mut self.by_subject);
                 due.insert(subject);
             }
         }

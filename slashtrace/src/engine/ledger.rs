@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::detect::{Holds, Verdict};
 use crate::{
     model::{Confidence, Finding, FindingState, Forecast, Identity, Kind},
-    roster::Subject,
+    roster::{Index, Subject},
 };
 
 /// A finding may grow the evidence only so fast: one that names n workers changes its workers at
@@ -53,7 +53,8 @@ struct Open {
 /// What is open.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
-    open: BTreeMap<Subject, BTreeMap<Kind, Open>>,
+    /// Boxed: a node has room for eleven, and most subjects have one.
+    open: Index<Subject, BTreeMap<Kind, Box<Open>>>,
 }
 
 /// What came of a verdict.
@@ -72,6 +73,11 @@ impl Ledger {
         Some(Said { renewal: open.renewal, runs_out: runs_out(open.finding.forecast) })
     }
 
+    /// Whether anything that was said about a subject is open.
+    pub(super) fn is_open(&self, subject: &Subject) -> bool {
+        self.open.contains_key(subject)
+    }
+
     /// Compares a verdict with what was said last. `seq` is the record that brought it.
     pub(super) fn settle(
         &mut self,
@@ -86,7 +92,7 @@ impl Ledger {
             (None, Holds::Yes(verdict)) => {
                 let (finding, renewal) = found(subject, kind, *verdict, FindingState::Opened);
                 let said = Open { finding: finding.clone(), renewal, at: now };
-                self.open.entry(subject.clone()).or_default().insert(kind, said);
+                self.open.entry(subject.clone()).or_default().insert(kind, Box::new(said));
                 Settled { finding: Some(finding), deadline: None }
             }
             (Some(_), Holds::No) => {
@@ -105,7 +111,7 @@ impl Ledger {
                     return Settled { finding: None, deadline: Some(due) };
                 }
                 let (finding, renewal) = found(subject, kind, *verdict, FindingState::Updated);
-                *last = Open { finding: finding.clone(), renewal, at: now };
+                **last = Open { finding: finding.clone(), renewal, at: now };
                 Settled { finding: Some(finding), deadline: None }
             }
         }

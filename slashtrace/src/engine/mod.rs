@@ -59,6 +59,10 @@ impl Engine {
         self.deadlines.due(now, &mut self.due);
         let mut findings = Vec::new();
         while let Some(subject) = self.due.pop_first() {
+            if self.is_over(&subject, roster) {
+                self.deadlines.set(subject, None);
+                continue;
+            }
             let deadline = self.judge(&subject, roster, (now, record.seq), &mut findings);
             self.deadlines.set(subject, deadline.filter(|&at| at < u64::MAX));
         }
@@ -70,6 +74,19 @@ impl Engine {
     /// finding. Whoever drives the engine gives it a `tick` record then, and need not before.
     pub fn next_deadline(&self) -> Option<u64> {
         self.deadlines.first()
+    }
+
+    /// Whether a subject is forgotten and nothing that was said of it is open: no rule holds of it.
+    fn is_over(&self, subject: &Subject, roster: &Roster) -> bool {
+        match subject {
+            Subject::Worker(id) => roster.worker(*id).is_none() && !self.ledger.is_open(subject),
+            Subject::Group(key) => {
+                roster.group(key).is_none()
+                    && self.surpluses.of_group(key) == 0
+                    && !self.ledger.is_open(subject)
+            }
+            Subject::Gateway(_) | Subject::Reaper => false,
+        }
     }
 
     /// Judges one subject; returns when time alone may change that judgement.

@@ -1,11 +1,11 @@
 //! How many workers each gateway has too many, and how that develops.
 
-use std::collections::{BTreeMap, btree_map::Entry};
+use std::collections::hash_map::Entry;
 
 use super::growth::{Growth, LAG};
 use crate::{
     model::Identity,
-    roster::{GroupKey, Roster},
+    roster::{GroupKey, Index, Roster},
 };
 
 /// The surplus of a gateway: its live workers past the overlap grace, less one for each session
@@ -22,8 +22,8 @@ pub(super) struct Surplus {
 /// The surplus of every gateway and group that has one.
 #[derive(Debug, Default)]
 pub(super) struct Surpluses {
-    gateways: BTreeMap<Identity, Surplus>,
-    groups: BTreeMap<GroupKey, u64>,
+    gateways: Index<Identity, Surplus>,
+    groups: Index<GroupKey, u64>,
     changed: bool,
 }
 
@@ -32,7 +32,7 @@ impl Surpluses {
         self.gateways.get(&gateway)
     }
 
-    /// The gateways that have a surplus.
+    /// The gateways that have a surplus, in no order.
     pub(super) fn gateways(&self) -> impl Iterator<Item = Identity> + '_ {
         self.gateways.iter().filter(|(_, surplus)| surplus.workers > 0).map(|(&id, _)| id)
     }

@@ -3,17 +3,23 @@
 //! May touch: `model`'s plain data and text it is handed; never a file, a clock or /proc.
 
 mod check;
+mod launcher;
 mod matching;
 mod parse;
+mod program;
 mod project;
+mod rule;
+mod session;
 mod span;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use matching::{WorkerMatch, tokens_of};
-pub use parse::{BUILTIN_HERMES, ParseError};
+pub use matching::{KeyPlace, WorkerMatch, tokens_of};
+pub use parse::{BUILTIN_HERMES, Excerpt, ParseError};
 pub use project::{Hypothesis, KnownIssue, Project, Sign};
+pub use rule::{Channel, OnePer, WorkerRule};
+pub use session::{SessionRule, SessionSource};
 pub use span::Span;
 
 /// One program whose workers are watched.
@@ -25,8 +31,11 @@ pub struct Profile {
     /// One line for people.
     #[serde(default)]
     pub description: String,
-    /// What a worker is.
-    pub worker: WorkerRule,
+    /// What a worker is: the first rule that matches holds. A table `[worker]`, or several
+    /// `[[worker]]`.
+    #[serde(rename = "worker", with = "session::one_or_many")]
+    #[schemars(schema_with = "rule::rules_schema")]
+    pub workers: Vec<WorkerRule>,
     /// How long a state may last before it is a finding.
     #[serde(default)]
     pub graces: Graces,
@@ -46,68 +55,16 @@ pub struct Profile {
 
 impl Profile {
     /// The rule that a worker matched, by the name that its `spawn` record has; without a name, the
-    /// only one.
-    pub fn rule(&self, _name: Option<&str>) -> &WorkerRule {
-        &self.worker
-    }
-}
-
-/// The worker rule: exact argv tokens, never a substring, never `argv[0]`.
-#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct WorkerRule {
-    /// Tokens that stand one behind the other somewhere in `argv[1..]`.
-    pub tokens: Vec<String>,
-    /// Flag whose value is the session key: `--session-key` (also as `--session-key=VALUE`).
-    pub session_flag: String,
-    /// Flag whose value is the model.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub model_flag: Option<String>,
-    /// How a worker is spoken to. Without it nothing is excluded: see [`Self::channel`].
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub channel: Option<Channel>,
-    /// What there is one worker per; see [`Self::one_per`].
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub one_per: Option<OnePer>,
-}
-
-impl WorkerRule {
-    /// How its workers are spoken to, if the profile says so. `None` means that each way has to be
-    /// excluded before a worker may be called unused.
-    pub fn channel(&self) -> Option<Channel> {
-        self.channel
+    /// only one, or the first.
+    pub fn rule(&self, name: Option<&str>) -> &WorkerRule {
+        let named = name.and_then(|name| self.workers.iter().find(|rule| rule.name() == name));
+        named.unwrap_or(&self.workers[0])
     }
 
-    /// What there is supposed to be one worker per. Two of a session (or of a gateway) are
-    /// duplicates; of workers that are `none`, any number is fine.
-    pub fn one_per(&self) -> OnePer {
-        self.one_per.unwrap_or(OnePer::Session)
+    /// The name of a rule as a `spawn` record has it: none where there is one rule.
+    pub fn name_of(&self, rule: &WorkerRule) -> Option<String> {
+        (self.workers.len() > 1).then(|| rule.name().to_owned())
     }
-}
-
-/// How a worker is spoken to: what has to be closed before nobody can use it.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Channel {
-    /// Calls come in on its stdin; whoever can write to that can use it.
-    Stdin,
-    /// Calls come in on a socket that it listens on or is connected to; its stdin proves nothing.
-    Socket,
-    /// It got its task at its start (in argv, or on a stdin that was closed), and is in use while it
-    /// works.
-    Task,
-}
-
-/// What there is supposed to be one worker per.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum OnePer {
-    /// One for each session of a gateway.
-    Session,
-    /// One for each gateway.
-    Gateway,
-    /// Any number: none is ever a duplicate.
-    None,
 }
 
 /// How a terminal's process (the session leader on a PTY) names the session that it shows: a JSON

@@ -16,9 +16,10 @@ use crate::{
     },
     model::{Identity, Kind, Terminal},
     profile::Profile,
-    redact,
 };
 
+/// An exec that came before this was reported long since.
+const TITLED: Duration = Duration::from_millis(500);
 /// How far up the parents of a process are followed.
 const DEPTH_MAX: usize = 64;
 /// Longer than it takes from the end of a terminal's node to the end of its processes' hold on it.
@@ -121,7 +122,7 @@ impl Checks {
     fn itself(&self, decision: &Decision) -> Result<(ProcStat, Cmdline, u32), No> {
         let pid = decision.worker.pid;
         let stat = self.identity(decision.worker)?;
-        let cmdline = self.argv(pid, decision)?;
+        let cmdline = self.argv(&stat, decision)?;
         let uid = self.owner(pid, decision)?;
         Ok((stat, cmdline, uid))
     }
@@ -190,7 +191,8 @@ impl Checks {
         if stat.ended() { Err(No::Gone) } else { Ok(stat) }
     }
 
-    fn argv(&self, pid: u32, decision: &Decision) -> Result<Cmdline, No> {
+    fn argv(&self, stat: &ProcStat, decision: &Decision) -> Result<Cmdline, No> {
+        let pid = stat.pid;
         let cmdline = self.cmdline(pid)?.ok_or(No::Gone)?;
         // A kernel thread has none, nor has a process that is about to end.
         if cmdline.bytes.is_empty() {
@@ -198,9 +200,15 @@ impl Checks {
         }
         let tokens = cmdline.tokens();
         let Some(found) = self.profile.match_worker(&tokens) else {
+            // One that was seen to become a worker, and has executed nothing since, wrote a title
+            // over its arguments.
+            let held = self.prepared.files(pid).filter(|_| decision.seen_exec);
+            if held.is_some_and(|held| held.executed_nothing(stat, TITLED)) {
+                return Ok(cmdline);
+            }
             return Err(No::because("its arguments are no worker's by now"));
         };
-        let session = found.session.map(redact::escape);
+        let session = self.proc.session_key(decision.worker, &found);
         let unseen = decision.session.is_none() && decision.argv_truncated;
         if session != decision.session && !unseen {
             return Err(No::because("its arguments name another session by now"));

@@ -22,6 +22,11 @@ pub struct Decision {
     pub confidence: Confidence,
     /// The terminal that it says was closed.
     pub terminal: Option<Terminal>,
+    /// Whether the kernel saw it execute what made it a worker: an argv that is another by now, in a
+    /// program that is the same, is a title that it wrote over the old one.
+    pub seen_exec: bool,
+    /// What was seen of each way to use it, for a person.
+    pub ways: String,
     /// Sequence number of the record that last said it.
     pub seq: u64,
     /// Live processes below the worker. They are watched, never signalled.

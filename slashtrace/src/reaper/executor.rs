@@ -127,7 +127,8 @@ impl Executor {
                 Begun::Ready(Ready { decision, pidfd, checked: now })
             }
             Ok(_) => {
-                let detail = format!("worker {} would get SIGTERM now", decision.worker);
+                let detail =
+                    format!("worker {} would get SIGTERM now ({})", decision.worker, decision.ways);
                 let descendants = decision.descendants.clone();
                 let action = decision.action(Step::WouldEnd, Phase::After, detail);
                 Begun::Said(Box::new(Action { descendants, ..action }))
@@ -158,8 +159,8 @@ impl Ready {
     pub fn before(&self) -> Action {
         let decision = &self.decision;
         let detail = format!(
-            "SIGTERM to worker {}: {} is {}, and every check was passed",
-            decision.worker, decision.kind, decision.confidence
+            "SIGTERM to worker {}: {} is {}, and every check was passed ({})",
+            decision.worker, decision.kind, decision.confidence, decision.ways
         );
         let action = decision.action(Step::Terminate, Phase::Before, detail);
         Action { descendants: decision.descendants.clone(), ..action }

@@ -7,7 +7,7 @@ use super::{Decision, Policy};
 use crate::{
     model::{
         Action, Body, Confidence, Finding, FindingState, FindingWorker, Identity, Kind, Mode,
-        Outcome, Phase, Record, Step, Terminal,
+        Outcome, Phase, Record, Source, Step, Terminal,
     },
     roster::{Roster, Worker},
 };
@@ -272,6 +272,8 @@ impl Judge {
             kind: open.kind,
             confidence: open.confidence,
             terminal: open.terminal,
+            seen_exec: worker.birth.source == Source::Kernel && !worker.birth.inherited,
+            ways: worker.ways(&roster.rules, now_ns),
             seq: open.seq,
             descendants: roster.family(id).into_iter().flatten().copied().collect(),
             gateway_of: roster.forked_by(id),

@@ -154,6 +154,8 @@ impl Subject {
             kind: Kind::TerminalOrphan,
             confidence: Confidence::Strong,
             terminal: None,
+            seen_exec: false,
+            ways: "its stdin: nobody".to_owned(),
             seq: 5,
             descendants: Vec::new(),
             gateway_of: Vec::new(),

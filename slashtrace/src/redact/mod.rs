@@ -10,7 +10,9 @@ use std::fmt::Write as _;
 
 pub use stage::Redaction;
 
-use crate::profile::Profile;
+use slashtrace_ebpf::fnv1a;
+
+use crate::profile::{Profile, SessionSource, WorkerMatch};
 
 /// What stands for a value that is not shown.
 pub const MASK: &str = "***";
@@ -149,30 +151,49 @@ pub fn value(token: &[u8]) -> String {
     cut(&format!("{scheme}://{host}{path}{query}"))
 }
 
-/// argv of a worker: its interpreter, the rule's tokens, flag names, and the values of the session
-/// and model flags are shown; every other value is masked. An argv of many or long tokens is cut,
-/// and says by how much.
+/// The folder in which a worker runs, where that is its session's key: the home folder masked, and
+/// then with a mark that is another one for another person's.
+pub fn folder_key(path: &[u8]) -> String {
+    let text = escape(path);
+    let masked = mask_home(&text);
+    if masked == text {
+        return text;
+    }
+    format!("{masked}#{:04x}", fnv1a(path) & 0xffff)
+}
+
+/// argv of a worker: its interpreter, what the rule names of it (tokens, program), flag names, the
+/// session's key and the value of the model flag are shown; every other value is masked. An argv of
+/// many or long tokens is cut, and says by how much.
 pub fn worker_argv(profile: &Profile, argv: &[&[u8]]) -> Vec<String> {
-    let Some((first, arguments)) = argv.split_first() else {
+    let Some((first, _)) = argv.split_first() else {
         return Vec::new();
     };
-    let rule = &profile.worker.tokens;
-    let rule_at = arguments.windows(rule.len().max(1)).position(|window| {
-        window.iter().zip(rule).all(|(token, wanted)| *token == wanted.as_bytes())
-    });
+    let found = profile.match_worker(argv);
+    let named = found.as_ref().map_or(0..0, |found| found.named.clone());
+    // Behind a title is what it was written over.
+    let argv = if found.is_some() && named.is_empty() { &argv[..1] } else { argv };
+    let key = found.as_ref().and_then(WorkerMatch::key_in_argv).map(|(_, at)| at);
+    let flags = found.as_ref().map(shown_flags).unwrap_or_default();
     let mut shown = vec![argv0(first)];
     let mut value_follows = false;
-    for (at, token) in arguments.iter().enumerate().take(TOKENS_MAX - 1) {
-        let behind_rule = rule_at.is_some_and(|rule_at| at >= rule_at + rule.len());
-        let in_rule = !behind_rule && rule_at.is_some_and(|rule_at| at >= rule_at);
-        shown.push(if in_rule {
-            cut(&escape(token))
+    for (at, token) in argv.iter().enumerate().take(TOKENS_MAX).skip(1) {
+        let flags: Vec<&str> =
+            flags.iter().filter(|(_, from)| at >= *from).map(|(flag, _)| *flag).collect();
+        shown.push(if named.contains(&at) {
+            rule_token(token)
         } else if value_follows {
             value(token)
+        } else if let Some(flag) = flags.iter().find_map(|flag| shown_flag(flag, token)) {
+            flag
+        } else if key == Some(at) {
+            value(token)
         } else {
-            argument(profile, token, behind_rule)
+            argument(token)
         });
-        value_follows = behind_rule && !value_follows && names_value(profile, token);
+        let in_rule = named.contains(&at) && at + 1 != named.end;
+        value_follows =
+            !in_rule && !value_follows && flags.iter().any(|it| *token == it.as_bytes());
     }
     if argv.len() > TOKENS_MAX {
         shown.push(format!("[{} more tokens]", argv.len() - TOKENS_MAX));
@@ -180,30 +201,35 @@ pub fn worker_argv(profile: &Profile, argv: &[&[u8]]) -> Vec<String> {
     shown
 }
 
-/// Whether `token` is a flag whose value the profile asks for, so that the next token is shown.
-fn names_value(profile: &Profile, token: &[u8]) -> bool {
-    shown_flags(profile).any(|flag| token == flag.as_bytes())
+/// A token that a rule names: as it is, but for the folders of a program.
+fn rule_token(token: &[u8]) -> String {
+    let text = escape(token);
+    cut(&if text.contains('/') { folders(&text) } else { text })
 }
 
-fn shown_flags(profile: &Profile) -> impl Iterator<Item = &str> {
-    let worker = &profile.worker;
-    std::iter::once(worker.session_flag.as_str()).chain(worker.model_flag.as_deref())
+/// Flags whose values the profile asks for, and the first token in which each may stand.
+fn shown_flags<'a>(found: &WorkerMatch<'a>) -> Vec<(&'a str, usize)> {
+    let rule = found.rule;
+    let anywhere =
+        rule.session.iter().flat_map(|session| &session.0).filter_map(|source| match source {
+            SessionSource::Flag(flag) => Some((flag.as_str(), 1)),
+            _ => None,
+        });
+    let behind = [&rule.session_flag, &rule.model_flag].into_iter().flatten();
+    anywhere.chain(behind.map(|flag| (flag.as_str(), found.behind))).collect()
+}
+
+/// A flag whose value may be shown, with that value if it is in the same token.
+fn shown_flag(flag: &str, token: &[u8]) -> Option<String> {
+    let rest = token.strip_prefix(flag.as_bytes())?;
+    if rest.is_empty() {
+        return Some(flag.to_owned());
+    }
+    rest.strip_prefix(b"=").map(|inline| format!("{flag}={}", value(inline)))
 }
 
 /// One argument that is neither the rule's nor a shown flag's value.
-fn argument(profile: &Profile, token: &[u8], behind_rule: bool) -> String {
-    if behind_rule {
-        for flag in shown_flags(profile) {
-            let inline =
-                token.strip_prefix(flag.as_bytes()).and_then(|rest| rest.strip_prefix(b"="));
-            if let Some(inline) = inline {
-                return format!("{flag}={}", value(inline));
-            }
-            if token == flag.as_bytes() {
-                return flag.to_owned();
-            }
-        }
-    }
+fn argument(token: &[u8]) -> String {
     let Ok(text) = std::str::from_utf8(token) else {
         return MASK.to_owned();
     };

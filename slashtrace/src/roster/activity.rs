@@ -42,13 +42,15 @@ struct Reading {
     changed_at: u64,
     /// The record that gave this value first.
     seq: u64,
+    /// Of calls that were counted, rather than of the process's read system calls.
+    counted: bool,
 }
 
 /// What the samples of one worker say about its calls.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Activity {
-    reads: Option<Reading>,
-    syscr: Option<Reading>,
+    /// Once calls are counted, system calls tell nothing more.
+    reading: Option<Reading>,
     bursts: u64,
     /// First time that it was seen waiting for its stdin.
     waiting: Option<u64>,
@@ -67,39 +69,40 @@ impl Activity {
         since: Option<u64>,
         rules: &Rules,
     ) -> bool {
-        if self.reads.is_none() {
+        let reading = |value, at| Reading { value, at, changed_at: at, seq, counted: true };
+        let last = self.counter();
+        let first = last.is_none();
+        if first {
             self.rises.clear();
         }
-        let known =
-            self.reads.or(since.map(|born| Reading { value: 0, at: born, changed_at: born, seq }));
-        let Some(before) = known else {
-            self.reads = Some(Reading { value, at, changed_at: at, seq });
+        let Some(before) = last.or(since.map(|born| reading(0, born))) else {
+            self.reading = Some(reading(value, at));
             return true;
         };
-        let first = self.reads.is_none();
         let at = at.max(before.at);
         if value > before.value {
             self.rose(before.at, at, seq, rules);
-            self.reads = Some(Reading { value, at, changed_at: at, seq });
+            self.reading = Some(reading(value, at));
             true
         } else {
-            self.reads = Some(Reading { at, ..before });
+            self.reading = Some(Reading { at, ..before });
             first
         }
     }
 
     /// Takes the read system calls of the whole process so far.
     pub(crate) fn sampled(&mut self, value: u64, (at, seq): (u64, u64), rules: &Rules) -> bool {
-        if self.reads.is_some() {
+        if self.counter().is_some() {
             return false;
         }
-        let Some(before) = self.syscr else {
-            self.syscr = Some(Reading { value, at, changed_at: at, seq });
+        let reading = |at| Reading { value, at, changed_at: at, seq, counted: false };
+        let Some(before) = self.reading else {
+            self.reading = Some(reading(at));
             return true;
         };
         let at = at.max(before.at);
         if value <= before.value {
-            self.syscr = Some(Reading { at, ..before });
+            self.reading = Some(Reading { at, ..before });
             return false;
         }
         let apart = at.saturating_sub(before.changed_at) >= rules.settle();
@@ -112,7 +115,7 @@ impl Activity {
         if self.bursts > 0 {
             self.rose(before.at, at, seq, rules);
         }
-        self.syscr = Some(Reading { value, at, changed_at: at, seq });
+        self.reading = Some(reading(at));
         true
     }
 
@@ -120,7 +123,7 @@ impl Activity {
     pub(crate) fn waits(&mut self, at: u64) {
         if self.waiting.is_none() {
             self.waiting = Some(at);
-            if self.reads.is_none() {
+            if self.counter().is_none() {
                 self.bursts = 0;
                 self.rises.clear();
             }
@@ -144,10 +147,10 @@ impl Activity {
     /// Calls served by `now`; none while that is unknown: never sampled, or still starting up.
     /// `whole_life` is false for a worker that was there before the count began.
     pub(crate) fn served(&self, now: u64, whole_life: bool, rules: &Rules) -> Option<Served> {
-        if let Some(reads) = self.reads {
+        if let Some(reads) = self.counter() {
             return Some(Served { calls: reads.value, exact: whole_life });
         }
-        let syscr = self.syscr?;
+        let syscr = self.reading?;
         let started = self.bursts > 0 || self.waiting.is_some();
         let settled = started || now >= syscr.changed_at.saturating_add(rules.settle());
         settled.then_some(Served { calls: self.bursts, exact: false })
@@ -155,8 +158,8 @@ impl Activity {
 
     /// When start-up is over if nothing changes until then.
     pub(crate) fn settles_at(&self, rules: &Rules) -> Option<u64> {
-        match (self.reads, self.syscr) {
-            (None, Some(syscr)) if self.bursts == 0 && self.waiting.is_none() => {
+        match self.reading {
+            Some(syscr) if !syscr.counted && self.bursts == 0 && self.waiting.is_none() => {
                 Some(syscr.changed_at.saturating_add(rules.settle()))
             }
             _ => None,
@@ -181,12 +184,16 @@ impl Activity {
 
     /// The exact number of calls, where they are counted.
     pub(crate) fn reads(&self) -> Option<u64> {
-        self.reads.map(|reads| reads.value)
+        self.counter().map(|reads| reads.value)
     }
 
     /// The record that gave the counter in use its value.
     pub(crate) fn seq(&self) -> Option<u64> {
-        self.reads.or(self.syscr).map(|reading| reading.seq)
+        self.reading.map(|reading| reading.seq)
+    }
+
+    fn counter(&self) -> Option<Reading> {
+        self.reading.filter(|reading| reading.counted)
     }
 }
 

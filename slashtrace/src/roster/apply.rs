@@ -130,6 +130,7 @@ impl Roster {
                 .as_ref()
                 .filter(|parent| parent.gone && parent.process.identity() == process.identity());
             self.ensure_gateway(&process, gone.map(|_| moment(record, spawn.source)));
+            self.share(&mut worker);
             if let Some(gateway) = self.gateways.get_mut(&process.identity())
                 && gateway.forker.is_none()
             {
@@ -188,11 +189,11 @@ impl Roster {
         let children: Vec<Identity> = below
             .live
             .iter()
+            .copied()
             .chain(below.ended.iter().map(|(_, id)| id))
             .filter(|&child| {
-                self.workers.get(child).is_some_and(|child| attribution::launched(parent, child))
+                self.worker(child).is_some_and(|child| attribution::launched(parent, child))
             })
-            .copied()
             .collect();
         for &child in &children {
             self.dismiss(child, false);

@@ -7,7 +7,7 @@ use super::worker::{Link, Worker};
 use crate::model::{Confidence, Identity, ParentSource, Process, Source, Spawn};
 
 /// A group: where one persistent worker is supposed to hold.
-#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub(crate) struct GroupKey {
     pub(crate) gateway: Identity,
     pub(crate) session: Arc<str>,

@@ -153,7 +153,7 @@ impl Roster {
         for (id, client) in judged {
             if let Some(worker) = self.workers.get_mut(&id) {
                 worker.client_judged = true;
-                worker.client = client;
+                worker.client = client.map(Box::new);
             }
         }
     }
@@ -162,7 +162,7 @@ impl Roster {
 impl Worker {
     /// Whether it was asked something since its own client is gone: by somebody else, then.
     pub(crate) fn used_by_another(&self) -> bool {
-        let gone = self.client.as_ref().and_then(Client::gone);
+        let gone = self.client.as_ref().and_then(|client| client.gone());
         let rise = self.activity.newest_rise();
         gone.is_some_and(|gone| rise.is_some_and(|rise| rise.from >= gone.at))
     }

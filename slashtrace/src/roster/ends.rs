@@ -1,8 +1,11 @@
 //! Ends of processes that the roster has no entry for, or none any more: records may come late.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
-use super::worker::Moment;
+use super::{
+    index::{Index, give_back},
+    worker::Moment,
+};
 use crate::model::Identity;
 
 /// How long an end is remembered, ns.
@@ -13,7 +16,7 @@ const ENDS_MAX: usize = 16_384;
 /// The newest ends.
 #[derive(Debug, Default)]
 pub(super) struct Ends {
-    by_id: BTreeMap<Identity, Moment>,
+    by_id: Index<Identity, Moment>,
     order: VecDeque<(u64, Identity)>,
 }
 
@@ -36,10 +39,20 @@ impl Ends {
             }
             self.order.pop_front();
             self.by_id.remove(&oldest);
+            give_back(&mut self.by_id);
+            if self.order.capacity() > 64 && self.order.len() < self.order.capacity() / 8 {
+                self.order.shrink_to(self.order.len() * 2);
+            }
         }
-        if self.order.is_empty() && self.order.capacity() > 64 {
-            self.order = VecDeque::new();
-        }
+    }
+
+    /// When the oldest is forgotten, ns of the boot clock.
+    pub(super) fn next_retirement(&self) -> Option<u64> {
+        self.order.front().map(|&(since, _)| since.saturating_add(REMEMBERED))
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.order.len()
     }
 
     #[cfg(test)]

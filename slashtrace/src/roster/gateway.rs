@@ -8,7 +8,8 @@ use std::{
 
 use super::{
     Roster,
-    worker::{Link, Moment},
+    timeline::Timeline,
+    worker::{Link, Moment, Worker},
 };
 use crate::model::{Identity, Process};
 
@@ -17,13 +18,15 @@ use crate::model::{Identity, Process};
 pub(crate) struct Gateway {
     /// As the first spawn that named it described it.
     pub(crate) process: Arc<Process>,
+    /// The processes above its newest worker, and that one's model: most have the same.
+    newest: (Arc<[Identity]>, Option<Arc<str>>),
     pub(crate) exit: Option<Moment>,
     /// Its live workers, launchers left out.
     pub(crate) live: BTreeSet<Identity>,
     /// Those that ended and are remembered, by when.
-    pub(crate) ended: BTreeSet<(u64, Identity)>,
+    pub(crate) ended: Timeline,
     /// All of these, by birth.
-    pub(super) births: BTreeSet<(u64, Identity)>,
+    pub(super) births: Timeline,
     /// Who forked it, in case that it only passed through.
     pub(super) forker: Option<Link>,
     /// Connections that it opened itself, when it was last looked at.
@@ -35,9 +38,21 @@ pub(crate) struct Gateway {
 impl Gateway {
     /// Workers that were born within a span of time, ns of the boot clock.
     pub(super) fn born_within(&self, span: Range<u64>) -> impl Iterator<Item = Identity> + '_ {
-        let none = Identity { pid: 0, start_ns: 0 };
-        let span = (span.start, none)..(span.end.max(span.start), none);
-        self.births.range(span).map(|&(_, id)| id)
+        self.births.within(span).map(|(_, id)| id)
+    }
+
+    pub(super) fn put(&mut self, id: Identity, end: Option<u64>) {
+        match end {
+            None => drop(self.live.insert(id)),
+            Some(end) => self.ended.insert(end, id),
+        }
+    }
+
+    pub(super) fn take(&mut self, id: Identity, end: Option<u64>) {
+        match end {
+            None => drop(self.live.remove(&id)),
+            Some(end) => self.ended.remove(end, id),
+        }
     }
 }
 
@@ -49,10 +64,11 @@ impl Roster {
         let exit = self.ends.get(id).or(gone);
         let gateway = self.gateways.entry(id).or_insert_with(|| Gateway {
             process: Arc::clone(process),
+            newest: (Arc::default(), None),
             exit: None,
             live: BTreeSet::new(),
-            ended: BTreeSet::new(),
-            births: BTreeSet::new(),
+            ended: Timeline::default(),
+            births: Timeline::default(),
             forker: None,
             outbound: 0,
             departed: BTreeSet::new(),
@@ -66,6 +82,24 @@ impl Roster {
         match self.gateways.get(&process.identity()) {
             Some(known) if known.process == process => Arc::clone(&known.process),
             _ => process,
+        }
+    }
+
+    /// Has a worker share with its gateway's newest what is the same.
+    pub(super) fn share(&mut self, worker: &mut Worker) {
+        let Some(gateway) = worker.gateway_id().and_then(|id| self.gateways.get_mut(&id)) else {
+            return;
+        };
+        let (above, model) = &mut gateway.newest;
+        if *above == worker.above {
+            worker.above = Arc::clone(above);
+        } else {
+            *above = Arc::clone(&worker.above);
+        }
+        if *model == worker.model {
+            worker.model.clone_from(model);
+        } else {
+            model.clone_from(&worker.model);
         }
     }
 
@@ -98,10 +132,9 @@ impl Roster {
     /// the overlap grace, less one for each session that had any.
     pub(crate) fn surplus_at(&self, gateway: Identity, at: u64) -> u64 {
         let Some(gateway) = self.gateways.get(&gateway) else { return 0 };
-        let after = (at.saturating_add(1), Identity { pid: 0, start_ns: 0 });
-        let ended = gateway.ended.range(after..).map(|(_, id)| id);
+        let ended = gateway.ended.within(at.saturating_add(1)..).map(|(_, id)| id);
         let mut sessions: BTreeMap<&str, u64> = BTreeMap::new();
-        for worker in gateway.live.iter().chain(ended).filter_map(|id| self.workers.get(id)) {
+        for worker in gateway.live.iter().copied().chain(ended).filter_map(|id| self.worker(id)) {
             if let Some(session) = worker.session.as_deref()
                 && worker.matures_at(&self.rules) <= at
             {

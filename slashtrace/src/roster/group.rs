@@ -1,14 +1,12 @@
 //! A group: the workers of one session under one gateway, where one persistent worker is supposed
 //! to be.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use super::{
-    GroupKey, Moment, Roster,
+    GroupKey, Index, Moment, Roster, Subject,
     replacements::{Replacements, Spawned},
+    timeline::Timeline,
     worker::{Worker, witness},
 };
 use crate::model::Identity;
@@ -19,9 +17,9 @@ pub(crate) struct Group {
     /// Live ones, by birth.
     pub(crate) live: Vec<(u64, Identity)>,
     /// Those that have ended, by when.
-    pub(super) ended: BTreeSet<(u64, Identity)>,
+    pub(super) ended: Timeline,
     /// Those that were seen to serve, by the beginning of their newest rise.
-    risen: BTreeSet<(u64, Identity)>,
+    risen: Timeline,
     /// Who replaced whom.
     pub(crate) replacements: Replacements,
 }
@@ -35,16 +33,20 @@ impl Group {
         match end {
             None => {
                 let place = self.live.partition_point(|it| *it < (birth, id));
+                if self.live.is_empty() {
+                    // Most groups have one worker.
+                    self.live.reserve_exact(1);
+                }
                 self.live.insert(place, (birth, id));
             }
-            Some(end) => drop(self.ended.insert((end, id))),
+            Some(end) => self.ended.insert(end, id),
         }
     }
 
     fn take(&mut self, id: Identity, end: Option<u64>) {
         match end {
             None => self.live.retain(|&(_, live)| live != id),
-            Some(end) => drop(self.ended.remove(&(end, id))),
+            Some(end) => self.ended.remove(end, id),
         }
     }
 
@@ -53,7 +55,7 @@ impl Group {
         &self,
         since: u64,
     ) -> impl DoubleEndedIterator<Item = (u64, Identity)> + '_ {
-        self.risen.range((since, Identity { pid: 0, start_ns: 0 })..).rev().copied()
+        self.risen.within(since..).rev()
     }
 }
 
@@ -84,11 +86,8 @@ impl Roster {
             self.ensure_gateway(&link.process, None);
             let at = link.process.identity();
             if let Some(gateway) = self.gateways.get_mut(&at) {
-                gateway.births.insert((birth, id));
-                match end {
-                    None => gateway.live.insert(id),
-                    Some(end) => gateway.ended.insert((end, id)),
-                };
+                gateway.births.insert(birth, id);
+                gateway.put(id, end);
             }
             self.refresh_left_behind(at);
         }
@@ -96,7 +95,7 @@ impl Roster {
             let group = self.groups.entry(key.clone()).or_default();
             group.put(birth, id, end);
             if let Some(rise) = rise {
-                group.risen.insert((rise, id));
+                group.risen.insert(rise, id);
             }
             if !inherited {
                 self.with_replacements(&key, |replacements, replaces| {
@@ -105,7 +104,7 @@ impl Roster {
             }
         }
         if let Some(session) = session {
-            self.by_session.entry(session).or_default().push(id);
+            self.by_session.entry(session).or_insert_with(|| Vec::with_capacity(1)).push(id);
         }
         if let Some(terminal) = terminal {
             self.by_tty.entry(terminal.index).or_default().insert(id);
@@ -119,7 +118,15 @@ impl Roster {
     /// Takes a worker out of its group and from its gateway. `counted`: it stays in the totals,
     /// because it is only forgotten.
     pub(super) fn dismiss(&mut self, id: Identity, counted: bool) {
-        self.touch_around(id);
+        if counted {
+            // It has ended, so its gateway is what it was.
+            self.touch(Subject::Worker(id));
+            if let Some(key) = self.workers.get(&id).and_then(|worker| worker.key()) {
+                self.touch(Subject::Group(key));
+            }
+        } else {
+            self.touch_around(id);
+        }
         let Some(worker) = self.workers.get_mut(&id).filter(|it| it.listed.somewhere) else {
             return;
         };
@@ -137,7 +144,7 @@ impl Roster {
         {
             group.take(id, end);
             if let Some(rise) = rise {
-                group.risen.remove(&(rise, id));
+                group.risen.remove(rise, id);
             }
             if group.is_empty() {
                 self.groups.remove(&key);
@@ -150,11 +157,11 @@ impl Roster {
         if let Some(at) = at
             && let Some(gateway) = self.gateways.get_mut(&at)
         {
-            gateway.births.remove(&(birth, id));
+            gateway.births.remove(birth, id);
             gateway.live.remove(&id);
             gateway.departed.remove(&id);
             if let Some(end) = end {
-                gateway.ended.remove(&(end, id));
+                gateway.ended.remove(end, id);
             }
             if gateway.live.is_empty() && gateway.ended.is_empty() {
                 self.retiring.idle(at);
@@ -199,14 +206,8 @@ impl Roster {
         if let Some(at) = at
             && let Some(gateway) = self.gateways.get_mut(&at)
         {
-            match before {
-                None => gateway.live.remove(&id),
-                Some(before) => gateway.ended.remove(&(before, id)),
-            };
-            match end {
-                None => gateway.live.insert(id),
-                Some(end) => gateway.ended.insert((end, id)),
-            };
+            gateway.take(id, before);
+            gateway.put(id, end);
             if end.is_some() {
                 gateway.departed.remove(&id);
             }
@@ -237,10 +238,10 @@ impl Roster {
         }
         let Some(group) = worker.key().and_then(|key| self.groups.get_mut(&key)) else { return };
         if let Some(before) = before {
-            group.risen.remove(&(before, id));
+            group.risen.remove(before, id);
         }
         if let Some(rise) = rise {
-            group.risen.insert((rise, id));
+            group.risen.insert(rise, id);
         }
     }
 
@@ -284,7 +285,7 @@ impl Roster {
         }
         for (other, witness) in found {
             if let Some(worker) = self.workers.get_mut(&other) {
-                worker.witness = Some(witness);
+                worker.witness = Some(Box::new(witness));
             }
         }
     }
@@ -299,7 +300,7 @@ impl Worker {
 }
 
 /// A session has few workers that are remembered, so that a list is smaller than a set.
-fn unlist(index: &mut BTreeMap<Arc<str>, Vec<Identity>>, key: &Arc<str>, id: Identity) {
+fn unlist(index: &mut Index<Arc<str>, Vec<Identity>>, key: &Arc<str>, id: Identity) {
     if let Some(ids) = index.get_mut(key) {
         if let Some(at) = ids.iter().position(|it| *it == id) {
             ids.swap_remove(at);

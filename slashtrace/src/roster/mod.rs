@@ -18,6 +18,7 @@ mod ends;
 mod family;
 mod gateway;
 mod group;
+mod index;
 mod join;
 mod origin;
 mod replacements;
@@ -26,13 +27,11 @@ mod rules;
 mod terminal;
 #[cfg(test)]
 mod tests;
+mod timeline;
 mod usage;
 mod worker;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use jiff::Timestamp;
 
@@ -43,6 +42,7 @@ pub(crate) use self::{
     family::Descendant,
     gateway::Gateway,
     group::Group,
+    index::{Index, give_back},
     rules::Rules,
     usage::{Reach, span},
     worker::{Moment, Witness, Worker, witness},
@@ -54,7 +54,7 @@ use crate::{
 };
 
 /// What may have to be judged anew after a record.
-#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub(crate) enum Subject {
     /// Judged first: a gateway's surplus is the sum of its groups'.
     Group(GroupKey),
@@ -93,27 +93,27 @@ pub struct Roster {
     pub(crate) rules: Rules,
     /// Latest moment seen, ns of the boot clock; records may be slightly out of order.
     pub(crate) now: u64,
-    pub(crate) workers: BTreeMap<Identity, Box<Worker>>,
-    descendants: BTreeMap<Identity, Descendant>,
+    pub(crate) workers: Index<Identity, Box<Worker>>,
+    descendants: Index<Identity, Descendant>,
     /// Live descendants by worker.
-    families: BTreeMap<Identity, BTreeSet<Identity>>,
+    families: Index<Identity, BTreeSet<Identity>>,
     /// Live descendants by the process that forked them.
-    children: BTreeMap<Identity, BTreeSet<Identity>>,
-    groups: BTreeMap<GroupKey, Group>,
-    pub(crate) gateways: BTreeMap<Identity, Gateway>,
+    children: Index<Identity, BTreeSet<Identity>>,
+    groups: Index<GroupKey, Box<Group>>,
+    pub(crate) gateways: Index<Identity, Gateway>,
     ends: Ends,
     /// Gateways that listen and have had no client without interruption: the first look at that.
-    clientless: BTreeMap<Identity, Moment>,
+    clientless: Index<Identity, Moment>,
     terminals: Terminals,
     /// Of gateways that serve several terminals, which sessions are on which.
-    joins: BTreeMap<Identity, join::Sessions>,
+    joins: Index<Identity, join::Sessions>,
     /// Remembered workers by session, and by the index of their terminal.
-    by_session: BTreeMap<Arc<str>, Vec<Identity>>,
-    by_tty: BTreeMap<u32, BTreeSet<Identity>>,
+    by_session: Index<Arc<str>, Vec<Identity>>,
+    by_tty: Index<u32, BTreeSet<Identity>>,
     /// Workers by what launched them.
-    launched: BTreeMap<Identity, BTreeSet<Identity>>,
+    launched: Index<Identity, BTreeSet<Identity>>,
     /// Live workers of gateways that have exited, and how many there are in all.
-    left_behind: (BTreeMap<Identity, usize>, usize),
+    left_behind: (Index<Identity, usize>, usize),
     /// The machine's memory and the record that gave it.
     memory: Option<(Memory, u64)>,
     /// That the reaper's circuit breaker opened: the record that says so, and what it says.
@@ -129,20 +129,20 @@ impl Roster {
         Self {
             rules: Rules::new(profile),
             now: 0,
-            workers: BTreeMap::new(),
-            descendants: BTreeMap::new(),
-            families: BTreeMap::new(),
-            children: BTreeMap::new(),
-            groups: BTreeMap::new(),
-            gateways: BTreeMap::new(),
+            workers: Index::default(),
+            descendants: Index::default(),
+            families: Index::default(),
+            children: Index::default(),
+            groups: Index::default(),
+            gateways: Index::default(),
             ends: Ends::default(),
-            clientless: BTreeMap::new(),
+            clientless: Index::default(),
             terminals: Terminals::default(),
-            joins: BTreeMap::new(),
-            by_session: BTreeMap::new(),
-            by_tty: BTreeMap::new(),
-            launched: BTreeMap::new(),
-            left_behind: (BTreeMap::new(), 0),
+            joins: Index::default(),
+            by_session: Index::default(),
+            by_tty: Index::default(),
+            launched: Index::default(),
+            left_behind: (Index::default(), 0),
             memory: None,
             reaper_stopped: None,
             totals: Totals::default(),
@@ -212,7 +212,7 @@ impl Roster {
     }
 
     pub(crate) fn group(&self, key: &GroupKey) -> Option<&Group> {
-        self.groups.get(key)
+        self.groups.get(key).map(|group| &**group)
     }
 
     pub(crate) fn gateway(&self, id: Identity) -> Option<&Gateway> {

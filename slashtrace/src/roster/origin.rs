@@ -84,12 +84,12 @@ impl Roster {
             return;
         }
         let Some(gateway) = self.gateways.get(&exit.identity()) else { return };
-        let first = gateway.births.first().map(|(birth, _)| *birth);
+        let first = gateway.births.first().map(|(birth, _)| birth);
         if first.is_none_or(|first| at.saturating_sub(first) > MOMENTS) {
             return;
         }
         let forker = gateway.forker.clone();
-        let passed: Vec<Identity> = gateway.births.iter().map(|(_, id)| *id).collect();
+        let passed: Vec<Identity> = gateway.births.iter().map(|(_, id)| id).collect();
         for id in passed {
             self.hand_over(id, forker.clone());
         }
@@ -193,7 +193,10 @@ impl Roster {
 
     /// Parts are listed nowhere: there are few workers that spread themselves.
     fn parts_of(&self, id: Identity) -> Vec<Identity> {
-        self.workers.values().filter(|it| it.part_of == Some(id)).map(|it| it.id).collect()
+        let parts = self.workers.values().filter(|it| it.part_of == Some(id));
+        let mut parts: Vec<Identity> = parts.map(|it| it.id).collect();
+        parts.sort_unstable();
+        parts
     }
 
     /// A worker ended: what it leaves alone of its session, if the two were born at once and its

@@ -34,6 +34,9 @@ impl Replacements {
     /// A worker was spawned. `replaces(a, b)` says whether `b` replaced `a`.
     pub(super) fn insert(&mut self, one: Spawned, replaces: impl Fn(Identity, Identity) -> bool) {
         let place = self.spawns.partition_point(|it| *it < one);
+        if self.spawns.capacity() == 0 {
+            self.spawns.reserve_exact(1);
+        }
         if place == self.spawns.len() {
             let linked = self.spawns.back().is_some_and(|last| replaces(last.id, one.id));
             self.spawns.push_back(one);

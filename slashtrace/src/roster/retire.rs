@@ -1,9 +1,9 @@
 //! What is forgotten, and when: what has ended leaves when no window needs it, and only its totals
 //! stay.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 
-use super::Roster;
+use super::{Roster, give_back, timeline::Timeline};
 use crate::model::Identity;
 
 /// The least time that an ended worker is kept for samples of its zombie, ns.
@@ -12,12 +12,17 @@ const REMEMBERED: u64 = 60_000_000_000;
 const ENDED_PER_GROUP: usize = 256;
 /// Ended workers that are kept at most: in a storm the windows are cut short.
 pub(super) const ENDED_MAX: usize = 8_192;
+/// Time alone makes the roster forget if at least this many are remembered; fewer wait for the next
+/// record, for their memory is not worth one.
+const WORTH_A_TICK: usize = 512;
+/// What is due within this time is forgotten at once, ns.
+const TOGETHER: u64 = 10_000_000_000;
 
 /// Who is forgotten next.
 #[derive(Debug, Default)]
 pub(super) struct Retiring {
     /// Ended workers, by until when they are kept.
-    workers: BTreeSet<(u64, Identity)>,
+    workers: Timeline,
     /// Gateways that the last worker was taken from.
     idle: VecDeque<Identity>,
 }
@@ -36,12 +41,13 @@ impl Retiring {
 impl Roster {
     /// Forgets what has ended long enough ago, and gateways without workers.
     pub(super) fn retire(&mut self) {
-        while let Some(&(until, id)) = self.retiring.workers.first() {
+        while let Some((until, id)) = self.retiring.workers.first() {
             if until >= self.now && self.retiring.workers.len() <= ENDED_MAX {
                 break;
             }
             self.retiring.workers.pop_first();
             self.forget(id);
+            self.give_back();
         }
         while let Some(id) = self.retiring.idle.pop_front() {
             let empty = |at: &super::Gateway| at.live.is_empty() && at.ended.is_empty();
@@ -62,11 +68,11 @@ impl Roster {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         let before = std::mem::replace(&mut worker.kept_until, until);
         let key = worker.key().filter(|_| worker.counts());
-        self.retiring.workers.remove(&(before, id));
-        self.retiring.workers.insert((until, id));
+        self.retiring.workers.remove(before, id);
+        self.retiring.workers.insert(until, id);
         let group = key.and_then(|key| self.groups.get(&key));
         if let Some(group) = group.filter(|group| group.ended.len() > ENDED_PER_GROUP)
-            && let Some(&(_, oldest)) = group.ended.first()
+            && let Some((_, oldest)) = group.ended.first()
         {
             self.forget(oldest);
         }
@@ -80,7 +86,7 @@ impl Roster {
         if until < self.now {
             self.forget(id);
         } else {
-            self.retiring.workers.insert((until, id));
+            self.retiring.workers.insert(until, id);
         }
     }
 
@@ -98,7 +104,31 @@ impl Roster {
         self.dismiss(id, true);
         self.forget_launchers(id);
         self.workers.remove(&id);
-        self.retiring.workers.remove(&(until, id));
+        self.retiring.workers.remove(until, id);
+    }
+
+    /// When time alone makes the roster forget, ns of the boot clock: whoever drives it gives it a
+    /// `tick` record then, so that a replay forgets at the same record. Never for the sake of few.
+    pub(crate) fn next_retirement(&self) -> Option<u64> {
+        let workers = self.retiring.workers.first().map(|(until, _)| until.saturating_add(1));
+        let workers = workers.filter(|_| self.retiring.workers.len() >= WORTH_A_TICK);
+        let ends = self.ends.next_retirement().filter(|_| self.ends.len() >= WORTH_A_TICK);
+        let first = workers.into_iter().chain(ends).min();
+        first.map(|at| at.saturating_add(TOGETHER))
+    }
+
+    /// Gives back the room that a storm has left.
+    fn give_back(&mut self) {
+        give_back(&mut self.workers);
+        give_back(&mut self.descendants);
+        give_back(&mut self.families);
+        give_back(&mut self.children);
+        give_back(&mut self.groups);
+        give_back(&mut self.gateways);
+        give_back(&mut self.clientless);
+        give_back(&mut self.by_session);
+        give_back(&mut self.by_tty);
+        give_back(&mut self.left_behind.0);
     }
 
     /// How many entries of each sort there are.

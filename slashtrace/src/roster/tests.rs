@@ -102,3 +102,44 @@ fn whoever_was_passed_over_in_a_storm_is_forgotten_later() {
     assert_eq!(roster.totals(), super::Totals { spawned: 10_001, inherited: 0, live: 0 });
     assert!(roster.sizes().iter().all(|&size| size == 0), "{:?}", roster.sizes());
 }
+
+#[test]
+fn after_a_storm_time_alone_makes_it_forget() {
+    let mut roster = Roster::new(&Profile::hermes());
+    let mut seq = 0;
+    let mut feed = |roster: &mut Roster, at: u64, body| {
+        seq += 1;
+        roster.observe(&testing::record(
+            seq,
+            testing::time_since("2026-11-22T12:00:00Z", at),
+            at,
+            body,
+        ));
+    };
+    let mut storm = |roster: &mut Roster, from: u32, lives: u32| {
+        for n in from..from + lives {
+            let mut spawn = testing::spawn(id(n)).forked_by(id(100));
+            spawn.session = Some(format!("S{n}"));
+            feed(roster, S, Body::Spawn(Box::new(spawn)));
+            feed(roster, S, Body::Exit(testing::exit(id(n))));
+        }
+    };
+    storm(&mut roster, 1_000, 300);
+    assert_eq!(roster.next_retirement(), None, "few are not worth a record");
+    storm(&mut roster, 2_000, 5_000);
+    let mut ticks = Vec::new();
+    while let Some(at) = roster.next_retirement() {
+        let tick = Body::Tick(crate::model::Tick::default());
+        roster.observe(&testing::record(
+            20_000,
+            testing::time_since("2026-11-22T12:00:00Z", at),
+            at,
+            tick,
+        ));
+        ticks.push(at / S);
+    }
+    // Ends are remembered for a minute, and workers for the ten minutes of the churn window.
+    assert_eq!(ticks, [71, 611]);
+    assert!(roster.sizes().iter().all(|&size| size == 0), "{:?}", roster.sizes());
+    assert!(roster.workers.capacity() < 200, "{}", roster.workers.capacity());
+}

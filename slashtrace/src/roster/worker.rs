@@ -77,7 +77,7 @@ pub(crate) struct Worker {
     /// Real user id at its spawn.
     pub(crate) uid: u32,
     /// Its parent and the processes above it, as its spawn named them, nearest first.
-    pub(crate) above: Box<[Identity]>,
+    pub(crate) above: Arc<[Identity]>,
     /// Whether its argv was cut when it was read.
     pub(crate) argv_truncated: bool,
     /// Who above it opens terminals for sessions.
@@ -116,9 +116,9 @@ pub(crate) struct Worker {
     pub(super) channel: Option<Channel>,
     /// What there is one worker per.
     pub(super) one_per: OnePer,
-    pub(crate) witness: Option<Witness>,
+    pub(crate) witness: Option<Box<Witness>>,
     /// The client that it is for.
-    pub(crate) client: Option<Client>,
+    pub(crate) client: Option<Box<Client>>,
     /// A look at its gateway's connections has said who that is, or that it cannot be known.
     pub(crate) client_judged: bool,
     /// Once it has ended: until when it is kept.

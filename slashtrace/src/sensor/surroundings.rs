@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     host::proc::{IdentityBook, ProcFs},
-    model::{Body, Capability, Identity, Observation, Process, Role},
+    model::{Body, Capability, Identity, Observation, Process, Role, USE_CAPABILITY},
     profile::Profile,
 };
 
@@ -41,13 +41,18 @@ pub(super) struct Surroundings {
 impl Surroundings {
     /// Tracks nothing yet. Without a tokio runtime it has no inotify.
     pub(super) fn start(proc: &ProcFs, profile: &Profile) -> Self {
+        let mut sampler = Sampler::new(proc.clone());
+        // What hermes' workers are asked comes in by their stdin.
+        if profile.name != "hermes" {
+            sampler = sampler.with_sockets();
+        }
         Self {
             book: IdentityBook::new(proc.tick_ns()),
             terminals: TerminalWatch::start(proc.clone(), profile.terminal.clone()),
             programs: ProgramWatch::new(proc.clone(), profile),
             clients: ClientsWatch::new(proc.clone()),
             replies: Replies::default(),
-            sampler: Sampler::new(proc.clone()),
+            sampler,
             ended: VecDeque::new(),
         }
     }
@@ -55,6 +60,16 @@ impl Surroundings {
     /// How gateways' clients are seen here.
     pub(super) fn clients_capability(&self) -> Capability {
         self.clients.capability()
+    }
+
+    /// That every way in which workers are used is looked at.
+    pub(super) fn use_capability() -> Capability {
+        Capability {
+            name: USE_CAPABILITY.to_owned(),
+            ok: true,
+            detail: "stdin, output, sockets and work of each worker and what descends from it"
+                .to_owned(),
+        }
     }
 
     /// How terminals are seen here.
@@ -80,6 +95,9 @@ impl Surroundings {
                 };
                 let above = above.map(|parent| parent.process.identity()).or(spawn.worker);
                 self.sampler.track(spawn.identity(), spawn.role, above);
+                if spawn.role == Role::Worker && !spawn.inherited {
+                    self.sampler.spawned(spawn.identity(), observation.boottime_ns);
+                }
             }
             Body::Exit(exit) => {
                 self.sampler.exited(exit.identity());
@@ -96,19 +114,22 @@ impl Surroundings {
     }
 
     /// Reads of a batch what can wait: the programs and clients of gateways.
-    pub(super) fn complete(&mut self, batch: Vec<Observation>, now_ns: u64) -> Vec<Observation> {
-        let mut completed = Vec::with_capacity(batch.len());
+    pub(super) fn complete(
+        &mut self,
+        batch: impl IntoIterator<Item = Observation>,
+        now_ns: u64,
+        into: &mut impl Extend<Observation>,
+    ) {
         for observation in batch {
             self.clients.see(&observation.body);
             let mut clients = None;
             if let Body::Spawn(spawn) = &observation.body {
-                completed.extend(self.programs.spawned(spawn, observation.boottime_ns));
+                into.extend(self.programs.spawned(spawn, observation.boottime_ns));
                 clients = self.clients.spawned(spawn, now_ns);
             }
-            completed.push(observation);
-            completed.extend(clients);
+            into.extend([observation]);
+            into.extend(clients);
         }
-        completed
     }
 
     /// One round of samples. `reads` gives the counted reads of a worker's stdin.
@@ -116,6 +137,16 @@ impl Surroundings {
         // A worker that vanished is told of by a record that is on its way, by the next reading of
         // /proc, or by the resync after a loss.
         into.extend(self.sampler.sample(now_ns, &mut self.book, reads).observations);
+    }
+
+    /// When [`Self::first_look`] is to be called, ns of the boot clock.
+    pub(super) fn first_look_due_ns(&self) -> Option<u64> {
+        self.sampler.first_look_due_ns()
+    }
+
+    /// Looks at the channels of workers that were spawned a moment ago, if that is due.
+    pub(super) fn first_look(&mut self, now_ns: u64, into: &mut Vec<Observation>) {
+        into.extend(self.sampler.first_look(now_ns, &mut self.book));
     }
 
     /// Looks again at clients and terminals.
@@ -231,7 +262,8 @@ mod tests {
         }
         // What may be gone is read for all before anything else is.
         assert_eq!(names(&batch), ["spawn", "spawn"]);
-        let completed = surroundings.complete(batch, 2);
+        let mut completed = Vec::new();
+        surroundings.complete(batch, 2, &mut completed);
         assert_eq!(names(&completed), ["program", "spawn", "spawn"]);
     }
 

@@ -42,11 +42,14 @@ fn a_bad_profile_is_refused_with_its_line() {
         folder.write("bad.toml", "name = \"p\"\n[worker]\ntokens = []\nsession_flag = \"-s\"\n");
     refused(
         &run(&["--profile", &bad, "ps"]),
-        &["bad.toml", "line 3: `tokens` is empty", "next step:"],
+        &["bad.toml", "line 3, column 10: neither `tokens` nor `program`", "^^", "next step:"],
     );
     let bad =
         folder.write("empty.toml", "name = \"p\"\n[worker]\ntokens=[\"\"]\nsession_flag=\"-s\"");
-    refused(&run(&["ps", "--profile", &bad]), &["line 3: a token is empty"]);
+    refused(
+        &run(&["ps", "--profile", &bad]),
+        &["line 3, column 9: a token is empty", "3 | tokens=[\"\"]"],
+    );
     let bad = folder.write("binary.toml", b"name = \"p\"\n\xff\xfe");
     refused(&run(&["ps", "--profile", &bad]), &["line 2: not UTF-8"]);
     refused(&run(&["ps", "--profile", "/dev/zero"]), &["longer than"]);
@@ -54,6 +57,49 @@ fn a_bad_profile_is_refused_with_its_line() {
         &run(&["ps", "--profile", "/nonexistent.toml"]),
         &["/nonexistent.toml", "No such file"],
     );
+}
+
+#[test]
+fn a_profile_is_checked() {
+    let folder = Folder::new();
+    let good = folder.write(
+        "good.toml",
+        "name = \"p\"\n[worker]\nprogram = \"slashtrace-cli-test\"\nsession = { env = \"S\" }\n",
+    );
+    let mut worker = std::process::Command::new("sh")
+        .args(["-c", "exec -a slashtrace-cli-test sleep 60"])
+        .env("S", "key-1")
+        .spawn()
+        .unwrap();
+    let cmdline = format!("/proc/{}/cmdline", worker.id());
+    while !std::fs::read(&cmdline).unwrap().starts_with(b"slashtrace-cli-test\0") {
+        std::thread::yield_now();
+    }
+    let output = run(&["profile", "check", &good]);
+    let json = run(&["profile", "check", "--json", &good]);
+    worker.kill().unwrap();
+    worker.wait().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    for what in ["is valid", "`slashtrace-cli-test`", "$S", "1 of this machine", "key-1"] {
+        assert!(stdout(&output).contains(what), "{what}: {}", stdout(&output));
+    }
+    let json: serde_json::Value = serde_json::from_str(&stdout(&json)).unwrap();
+    assert_eq!(json["valid"], true);
+    assert_eq!(json["rules"][0]["processes"][0]["session"], "key-1", "{json}");
+
+    let bad =
+        folder.write("bad.toml", "name = \"p\"\n[worker]\nprogram = \"a/b\"\nsession = \"none\"\n");
+    let wanted =
+        ["line 3, column 11", "3 | program = \"a/b\"", "  |           ^^^^^", "next step:"];
+    refused(&run(&["profile", "check", &bad]), &wanted);
+    let json = run(&["profile", "check", "--json", &bad]);
+    assert_eq!(json.status.code(), Some(2));
+    let json: serde_json::Value = serde_json::from_str(&stdout(&json)).unwrap();
+    assert_eq!(
+        (&json["valid"], &json["line"], &json["column"]),
+        (&false.into(), &3.into(), &11.into())
+    );
+    assert!(stdout(&run(&["profile", "check", "--help"])).contains("[[worker]]"));
 }
 
 #[test]

@@ -6,10 +6,16 @@ use super::*;
 use crate::{
     daemon::replay::replay,
     evidence::{Reader, line, samples},
-    model::{Exit, FindingState, Kind, Limits, Record, Role, Source, Tick},
+    model::{
+        Exit, FindingState, Kind, Limits, Mode, Record, Role, Signal, Source, Terminal,
+        TerminalEvent, TerminalState, Tick, testing,
+    },
     roster::Roster,
     sensor::{Last, Next},
 };
+
+/// No process has this pid (`PID_MAX_LIMIT`, include/linux/threads.h).
+const NOBODY: u32 = 1 << 22;
 
 /// A sensor that tells what it was told to, then waits for ever, or fails.
 struct Script {
@@ -313,4 +319,54 @@ fn who_ended_is_not_found_to_live_because_the_news_of_it_waits() {
     script.last = vec![Observation { boottime_ns, body: Body::Exit(ended) }];
     run(script, &for_ms(1500), &mut kept).0.unwrap();
     assert_eq!(types(&kept), ["start", "spawn", "spawn", "exit", "stop"]);
+}
+
+/// What the reaper does comes right after the finding that calls for it, unless something is left of
+/// the batch that may withdraw it.
+#[test]
+fn what_a_finding_calls_for_waits_for_nothing_but_what_bears_on_it() {
+    const S: u64 = 1_000_000_000;
+    let began = boottime_ns();
+    let mut worker = spawn(NOBODY, 90);
+    let Body::Spawn(spawn) = &mut worker.body else { unreachable!("a spawn is one") };
+    spawn.source = Source::Kernel;
+    spawn.terminal = Some(Terminal { instance: Some(7), index: 3 });
+    let mut opened = testing::terminal(3, began - 100 * S);
+    opened.master = spawn.parent.as_ref().map(|parent| parent.process.clone());
+    let closed = TerminalEvent { state: TerminalState::Closed, ..opened.clone() };
+    let signal = Signal {
+        pid: NOBODY,
+        start_ns: spawn.start_ns,
+        role: Role::Worker,
+        signal: 1,
+        name: "SIGHUP".to_owned(),
+        si_code: 128,
+        delivered: true,
+        sender: None,
+    };
+    let at = |secs_ago: u64, body: Body| Observation { boottime_ns: began - secs_ago * S, body };
+    let terminal = |secs_ago, event: TerminalEvent| at(secs_ago, Body::Terminal(Box::new(event)));
+    let before = vec![terminal(100, opened), worker];
+    for (left, expected) in [
+        (Body::Signal(signal), ["terminal", "finding", "action", "signal"]),
+        (Body::Tick(Tick::default()), ["terminal", "finding", "tick", "action"]),
+    ] {
+        // The grace is over: the recording has begun since.
+        let batch = vec![terminal(60, closed.clone()), at(0, left)];
+        let policy = Policy { mode: Mode::Enforce, min_age: Duration::ZERO, ..Policy::default() };
+        let plan = Plan { policy: Some(policy), ..for_ms(50) };
+        let mut kept = Kept::default();
+        let (ended, _) = run(Script::new([before.clone(), batch]), &plan, &mut kept);
+        assert_eq!(ended.unwrap().tally.kinds().collect::<Vec<_>>(), [Kind::TerminalOrphan]);
+        let types = types(&kept);
+        assert_eq!(types[..3], ["start", "terminal", "spawn"]);
+        assert_eq!(types[3..7], expected);
+        assert!(kept.records.iter().zip(1..).all(|(record, seq)| record.seq == seq));
+        let finding = kept.records.iter().find(|it| matches!(it.body, Body::Finding(_))).unwrap();
+        let because = kept.records.iter().find_map(|it| match &it.body {
+            Body::Action(action) => Some(action.because.clone()),
+            _ => None,
+        });
+        assert_eq!(because.unwrap(), [finding.seq]);
+    }
 }

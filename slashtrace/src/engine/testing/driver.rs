@@ -25,9 +25,14 @@ pub(in crate::engine) struct Driver {
 
 impl Driver {
     pub(in crate::engine) fn new() -> Self {
+        Self::of(&Profile::hermes())
+    }
+
+    /// One for the workers of another profile.
+    pub(in crate::engine) fn of(profile: &Profile) -> Self {
         Self {
             engine: Engine::new(),
-            roster: Roster::new(&Profile::hermes()),
+            roster: Roster::new(profile),
             records: Vec::new(),
             said: Vec::new(),
             open: BTreeMap::new(),

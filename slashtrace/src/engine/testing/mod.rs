@@ -10,6 +10,7 @@ mod joins;
 mod oracle;
 mod properties;
 pub(crate) mod scenario;
+mod uses;
 mod world;
 
 pub(crate) use properties::recordings;

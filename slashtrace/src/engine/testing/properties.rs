@@ -103,6 +103,37 @@ proptest! {
         prop_assert_eq!(&restless.said, &live.said);
     }
 
+    /// A tick makes the roster forget whose time is over, as the next record would: whether it is
+    /// given one when nothing else happens opens and closes no finding.
+    #[test]
+    fn forgetting_earlier_opens_and_closes_nothing(steps in vec(step(), 0..120), seconds in 1_u64..90) {
+        let happened = World::play(&steps, false);
+        let mut sparse = drive(&happened);
+        let end = happened.last().map_or(0, |last| last.0) + 3_600 * S;
+        sparse.pass(end, 10_000);
+
+        let mut often = Driver::new();
+        let mut now = 0;
+        let mut until = |driver: &mut Driver, at: u64| {
+            while now < at {
+                now = at.min(now + seconds * S);
+                driver.pass(now, 10_000);
+                driver.feed(now, Body::Tick(Tick::default()));
+            }
+        };
+        for (at, _, body) in &happened {
+            until(&mut often, *at);
+            often.feed(*at, body.clone());
+        }
+        until(&mut often, end);
+        // What is open may be said again as its window moves on; what opens and closes is the same.
+        let said = |driver: &Driver| -> Vec<(String, FindingState, Confidence)> {
+            let lasting = driver.said.iter().filter(|it| it.state != FindingState::Updated);
+            lasting.map(|it| (it.id.clone(), it.state, it.confidence)).collect()
+        };
+        prop_assert_eq!(said(&often), said(&sparse));
+    }
+
     #[test]
     fn while_a_client_is_connected_abandoned_is_weak(steps in vec(step(), 0..120)) {
         let mut driver = drive(&World::play(&steps, false));

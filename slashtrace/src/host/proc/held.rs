@@ -1,4 +1,9 @@
-use std::{io, os::fd::OwnedFd, sync::Arc};
+use std::{
+    io,
+    os::fd::OwnedFd,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use rustix::{
     fs::{Mode, OFlags, openat},
@@ -20,6 +25,9 @@ pub(crate) struct Held {
     pidfd: Arc<OwnedFd>,
     /// That never changes.
     namespace_init: bool,
+    /// Where its arguments were when these files were opened, and when that was: another program
+    /// has them elsewhere.
+    arguments: (u64, Instant),
     stat: OwnedFd,
     status: OwnedFd,
     cmdline: OwnedFd,
@@ -55,13 +63,23 @@ impl Held {
             pid,
             pidfd,
             namespace_init: false,
+            arguments: (0, Instant::now()),
             stat: open("stat")?,
             status: open("status")?,
             cmdline: open("cmdline")?,
             children: open(&format!("task/{pid}/children")).ok(),
         };
         held.namespace_init = held.read_ids()?.ok_or(Errno::SRCH)?.namespace_init;
+        let proc_stat = held.stat(proc)?.ok_or(Errno::SRCH)?;
+        held.arguments.0 = proc_stat.arg_start;
         Ok(held)
+    }
+
+    /// Whether it has executed nothing since its files were opened, at least `ago` before. Every
+    /// exec is given an address space of its own, with its arguments at a random place.
+    pub(crate) fn executed_nothing(&self, stat: &ProcStat, ago: Duration) -> bool {
+        let (arg_start, opened) = self.arguments;
+        arg_start != 0 && stat.arg_start == arg_start && opened.elapsed() >= ago
     }
 
     /// Its pidfd.

@@ -1,21 +1,24 @@
 //! Reads /proc: what the kernel programs cannot tell, and what was there before them.
-//! `stat` is one process, `clock` whether it ran, `held` its files held open, `book` gives it its
-//! identity, `fds` finds who holds a pipe, `root` opens what a process sees, `path` names files in
+//! `stat` is one process, `clock` whether it ran, `syscall` what it waits for, `held` its files held open, `book` gives it its
+//! identity, `fds` says what a descriptor is and `ends` who holds its other end, `key` reads a session's key, `root` opens what a process sees, `path` names files in
 //! /proc without the heap, `scan` and `snapshot` turn processes into observations.
 //! May touch: /proc (read only, and never a file behind an fd link), and files below a process's
 //! root where its callers name them, `model`, `profile`, `redact`.
 
 mod book;
 mod clock;
+mod ends;
 #[cfg(test)]
 pub(crate) mod fake;
 mod fds;
 mod held;
+mod key;
 mod path;
 mod root;
 mod scan;
 mod snapshot;
 mod stat;
+mod syscall;
 
 use std::{
     fs::{self, File},
@@ -31,7 +34,8 @@ use rustix::{
 };
 
 pub use book::IdentityBook;
-pub use fds::WriteEnds;
+pub use ends::{Holder, Target, WriteEnds};
+pub use fds::FdEnd;
 pub(crate) use held::Held;
 pub(crate) use root::{Links, Root, itself, read_itself};
 pub use scan::{Scan, Seen};
@@ -50,7 +54,7 @@ pub const ARGV_SEARCHED_BYTES: usize = 128 * 1024;
 pub const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
 
 /// More than an argument area can hold (execve(2): three quarters of `_STK_LIM`, 6 MiB).
-const ARGV_BYTES_MAX: usize = 8 * 1024 * 1024;
+pub(crate) const ARGV_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// A mounted proc file system.
 #[derive(Clone, Debug)]

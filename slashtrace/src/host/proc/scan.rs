@@ -88,8 +88,9 @@ impl<'a> Scan<'a> {
         let mut spawn = self.spawn(seen, source, inherited)?;
         let tokens = seen.cmdline.tokens();
         if let Some(found) = self.profile.match_worker(&tokens) {
-            spawn.session = found.session.map(redact::escape);
+            spawn.session = self.proc.session_key(spawn.identity(), &found);
             spawn.model = found.model.map(redact::value);
+            spawn.rule = self.profile.name_of(found.rule);
         }
         spawn.argv = redact::worker_argv(self.profile, &tokens);
         spawn.argv_truncated = seen.cmdline.truncated;

@@ -22,7 +22,10 @@ use netlink_packet_sock_diag::{
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
 
-use super::sockets::{Connection, Found};
+use super::{
+    census::{Tcp, Unix},
+    sockets::{Connection, Found},
+};
 
 /// The kernel makes no datagram of a dump larger than this (`netlink_dump`,
 /// net/netlink/af_netlink.c).
@@ -30,6 +33,8 @@ const DATAGRAM_MAX: usize = 32 * 1024;
 /// The peer has closed its end, or says that it sends nothing more: `RCV_SHUTDOWN`
 /// (include/net/sock.h).
 const PEER_SHUT: u8 = 1;
+/// The peer reads nothing more: `SEND_SHUTDOWN` (include/net/sock.h).
+const PEER_DEAF: u8 = 2;
 /// `NLM_F_DUMP_INTR` (include/uapi/linux/netlink.h): the table changed while it was read.
 const INTERRUPTED: u16 = 0x10;
 /// Any cookie (`INET_DIAG_NOCOOKIE`, include/uapi/linux/inet_diag.h).
@@ -45,12 +50,14 @@ pub(super) struct Listener {
 
 /// A Unix socket that listens or is connected, somewhere in the network namespace.
 #[derive(Debug)]
-pub(super) struct UnixSocket {
-    inode: u64,
+pub(in crate::sensor) struct UnixSocket {
+    pub(in crate::sensor) inode: u64,
     listens: bool,
+    is_datagram: bool,
     name: Option<UnixDiagName>,
     peer: Option<u64>,
-    shut: bool,
+    /// `sk_shutdown`: `RCV_SHUTDOWN` and `SEND_SHUTDOWN`; both once its peer is closed.
+    shutdown: u8,
 }
 
 /// By inode of a connection's socket: that of the socket at its other end, if it is on this
@@ -168,6 +175,28 @@ impl Diag {
         Ok(found)
     }
 
+    /// Every TCP socket that listens or is connected.
+    pub(super) fn tcp_sockets(&mut self) -> io::Result<Vec<Tcp>> {
+        let mut found = Vec::new();
+        for family in [AF_INET, AF_INET6] {
+            let states = StateFlags::ESTABLISHED | StateFlags::LISTEN;
+            let request = inet(family, states, ExtensionFlags::empty(), any(family));
+            self.dump(request, |message| {
+                if let SockDiagMessage::InetResponse(socket) = message {
+                    let id = &socket.header.socket_id;
+                    let local = (id.source_address.to_canonical(), id.source_port);
+                    let remote = (id.destination_address.to_canonical(), id.destination_port);
+                    found.push(Tcp {
+                        inode: socket.header.inode.into(),
+                        listens: socket.header.state == TCP_LISTEN,
+                        addresses: (local, remote),
+                    });
+                }
+            })?;
+        }
+        Ok(found)
+    }
+
     /// The inode at the other end of a connection, if that is here.
     fn other_end(&mut self, id: &SocketId) -> io::Result<Option<u64>> {
         let (source, destination) =
@@ -200,7 +229,7 @@ impl Diag {
     }
 
     /// Every Unix socket that listens or is connected, by inode: the kernel filters by nothing else.
-    pub(super) fn unix_sockets(&mut self) -> io::Result<Vec<UnixSocket>> {
+    pub(in crate::sensor) fn unix_sockets(&mut self) -> io::Result<Vec<UnixSocket>> {
         let request = UnixRequest {
             state_flags: UnixStateFlags::ESTABLISHED | UnixStateFlags::LISTEN,
             inode: 0,
@@ -215,6 +244,27 @@ impl Diag {
         })?;
         found.sort_unstable_by_key(|socket| socket.inode);
         Ok(found)
+    }
+
+    /// One Unix socket; `None` if there is none of that inode in our network namespace. The kernel
+    /// goes through all of them for it (`unix_lookup_by_ino`, net/unix/diag.c), but copies one.
+    pub(in crate::sensor) fn unix_socket(&mut self, inode: u64) -> io::Result<Option<UnixSocket>> {
+        let request = UnixRequest {
+            state_flags: UnixStateFlags::all(),
+            inode: u32::try_from(inode).map_err(io::Error::other)?,
+            show_flags: ShowFlags::NAME | ShowFlags::PEER,
+            cookie: ANY,
+        };
+        let mut found = None;
+        let asked = self.ask(SockDiagMessage::UnixRequest(request), NLM_F_REQUEST, |message| {
+            if let SockDiagMessage::UnixResponse(socket) = message {
+                found = Some(UnixSocket::of(*socket));
+            }
+        });
+        match asked {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            other => other.map(|()| found),
+        }
     }
 
     fn dump(
@@ -303,7 +353,7 @@ pub(super) fn unix(sockets: &[UnixSocket], own: &HashSet<u64>) -> Found {
     let names: Vec<_> = named(true).map(|socket| &socket.name).collect();
     let clients = named(false).filter(|socket| {
         names.contains(&&socket.name)
-            && !socket.shut
+            && !socket.peer_shut()
             && !socket.peer.is_some_and(|peer| own.contains(&peer))
     });
     Found {
@@ -313,19 +363,47 @@ pub(super) fn unix(sockets: &[UnixSocket], own: &HashSet<u64>) -> Found {
 }
 
 impl UnixSocket {
+    /// Inode of the socket at its other end; 0 if that is closed (`sock_orphan`,
+    /// include/net/sock.h), `None` if it has none.
+    pub(in crate::sensor) fn peer(&self) -> Option<u64> {
+        self.peer
+    }
+
+    /// Whether nothing more can come from its peer.
+    pub(in crate::sensor) fn peer_shut(&self) -> bool {
+        self.shutdown & PEER_SHUT != 0
+    }
+
+    /// Whether its peer, or nobody, reads what is written to it.
+    pub(in crate::sensor) fn peer_deaf(&self) -> bool {
+        self.shutdown & PEER_DEAF != 0
+    }
+
+    /// As one of a census; a datagram socket, which has no connections, is none.
+    pub(super) fn census(&self) -> Option<Unix> {
+        (!self.is_datagram).then(|| Unix {
+            inode: self.inode,
+            listens: self.listens,
+            is_named: self.name.is_some(),
+            peer: self.peer,
+            is_shut: self.peer == Some(0) || self.peer_shut(),
+        })
+    }
+
     fn of(response: UnixResponse) -> Self {
         let mut socket = Self {
             inode: response.header.inode.into(),
             listens: response.header.state == TCP_LISTEN,
+            is_datagram: i32::from(response.header.kind) == libc::SOCK_DGRAM,
             name: None,
             peer: None,
-            shut: false,
+            shutdown: 0,
         };
         for attribute in response.nlas {
             match attribute {
                 UnixNla::Name(name) => socket.name = Some(name),
                 UnixNla::Peer(inode) => socket.peer = Some(inode.into()),
-                UnixNla::Shutdown(how) => socket.shut = how & PEER_SHUT != 0,
+                UnixNla::Shutdown(how) => socket.shutdown = how,
                 _ => {}
             }
         }

@@ -1,12 +1,15 @@
 //! Which clients are connected to each tracked gateway. `diag` asks the kernel for sockets of our own
-//! network namespace; `sockets` reads the tables of others, and ours where the kernel does not tell.
+//! network namespace; `sockets` reads the tables of others, and ours where the kernel does not tell;
+//! `census` is all of one namespace, `outbound` what gateways opened themselves.
 //! May touch: /proc of gateways through `proc`, sock_diag(7), `model`. Never the clock: it is told
 //! the time.
 //!
 //! Tables are those of the gateway's own network namespace (/proc/PID/net, proc_pid_net(5)), and are
 //! read only for a gateway that holds a socket, once a round for gateways of one namespace.
 
+pub(super) mod census;
 pub(super) mod diag;
+mod outbound;
 mod sockets;
 
 use std::{
@@ -17,6 +20,7 @@ use std::{
 
 use self::{
     diag::{Diag, Ends, Listener, UnixSocket},
+    outbound::{Outbound, OutboundWatch},
     sockets::Found,
 };
 use crate::{
@@ -59,6 +63,7 @@ struct Gateway {
     /// When each of its connections was first seen.
     since: BTreeMap<u64, u64>,
     ends: Ends,
+    outbound: Outbound,
     /// A spawn was not looked at.
     owed: bool,
     /// When it was looked at for a spawn, ns of the boot clock.
@@ -95,6 +100,7 @@ pub struct ClientsWatch {
     /// Or why there is none.
     eyes: Result<Eyes, String>,
     gateways: BTreeMap<Identity, Gateway>,
+    outbound: OutboundWatch,
     /// Until when the looks for spawns so far are too many, ns of the boot clock.
     busy_until_ns: u64,
 }
@@ -105,7 +111,8 @@ impl ClientsWatch {
         let namespace = fs::read_link(proc.root().join("self/ns/net"));
         let eyes = Diag::open().and_then(|diag| Ok(Eyes { diag, namespace: namespace? }));
         let eyes = eyes.map_err(|error| error.to_string());
-        Self { proc, eyes, gateways: BTreeMap::new(), busy_until_ns: 0 }
+        let outbound = OutboundWatch::new(proc.root());
+        Self { proc, eyes, gateways: BTreeMap::new(), outbound, busy_until_ns: 0 }
     }
 
     /// How connections can be seen here, if they can.
@@ -132,6 +139,7 @@ impl ClientsWatch {
     /// Learns from what was observed which gateways there are. One that only adopted a worker is
     /// none.
     pub fn see(&mut self, body: &Body) {
+        self.outbound.see(body);
         match body {
             Body::Spawn(spawn) if spawn.role == Role::Worker => {
                 if let Some(parent) =
@@ -178,7 +186,8 @@ impl ClientsWatch {
     pub fn round(&mut self, now_ns: u64) -> Vec<Observation> {
         let mut shared = Shared::default();
         let mut observations = Vec::new();
-        let (proc, eyes) = (&self.proc, &mut self.eyes);
+        let (proc, eyes, outbound) = (&self.proc, &mut self.eyes, &mut self.outbound);
+        outbound.begin_round();
         self.gateways.retain(|&identity, gateway| {
             let cpu_ns = proc.cpu_ns(identity.pid).ok().flatten();
             gateway.unchanged = cpu_ns.is_some() && cpu_ns == gateway.cpu_ns;
@@ -191,7 +200,8 @@ impl ClientsWatch {
             }
             // Who does not run begins to listen to nobody.
             let deaf = gateway.said.as_ref().is_some_and(|it| it.listening == 0 && it.complete);
-            if gateway.unchanged && deaf && !gateway.owed {
+            let outbound_due = gateway.outbound.is_due(!gateway.unchanged, now_ns);
+            if gateway.unchanged && deaf && !gateway.owed && !outbound_due {
                 return true;
             }
             if gateway.rest > 0 {
@@ -202,7 +212,11 @@ impl ClientsWatch {
             }
             let eyes = eyes.as_mut().ok();
             let looked_through = !gateway.unchanged;
-            let clients = look(proc.root(), identity, eyes, gateway, &mut shared, now_ns);
+            let mut clients = look(proc.root(), identity, eyes, gateway, &mut shared, now_ns);
+            if outbound_due && let Some((own, _)) = &gateway.own {
+                outbound.look(proc, identity, own, &mut gateway.outbound, now_ns);
+                clients.outbound = gateway.outbound.count;
+            }
             if looked_through {
                 let descriptors = gateway.own.as_ref().map_or(0, |(_, descriptors)| *descriptors);
                 gateway.rest = descriptors / DESCRIPTORS_A_ROUND;
@@ -225,6 +239,7 @@ fn same(a: &Clients, b: &Clients) -> bool {
         clients.connections.iter().map(|connection| connection.id).collect()
     };
     (a.listening, a.connected, a.complete) == (b.listening, b.connected, b.complete)
+        && (a.outbound == 0) == (b.outbound == 0)
         && ids(a) == ids(b)
 }
 
@@ -245,7 +260,7 @@ fn look(
         listening: 0,
         connected: 0,
         connections: Vec::new(),
-        outbound: 0,
+        outbound: gateway.outbound.count,
         complete: false,
         source: Source::Proc,
     };

@@ -1,5 +1,7 @@
 use std::{collections::HashSet, net::IpAddr, net::Ipv4Addr, net::Ipv6Addr};
 
+use super::census::{Tcp, Unix};
+
 /// `TCP_ESTABLISHED` (include/net/tcp_states.h).
 const ESTABLISHED: &str = "01";
 /// `TCP_LISTEN` (include/net/tcp_states.h).
@@ -8,8 +10,10 @@ const LISTEN: &str = "0A";
 const ACCEPTS: u32 = 1 << 16;
 /// `SS_CONNECTED` (include/uapi/linux/net.h).
 const CONNECTED: &str = "03";
+/// `SOCK_DGRAM` (include/linux/net.h).
+const DATAGRAM: &str = "0002";
 
-type Address = (IpAddr, u16);
+pub(super) type Address = (IpAddr, u16);
 
 /// What is found of one process's sockets.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -48,24 +52,13 @@ pub(super) fn tcp(texts: &[String], own: &HashSet<u64>) -> Found {
     let mut ports = HashSet::new();
     let mut established = Vec::new();
     let mut count = Found::default();
-    for line in texts.iter().flat_map(|text| text.lines().skip(1)) {
-        let mut fields = line.split_ascii_whitespace();
-        let (Some(local), Some(remote), Some(state)) =
-            (fields.nth(1), fields.next(), fields.next())
-        else {
-            continue;
-        };
-        if state != ESTABLISHED && state != LISTEN {
-            continue;
-        }
-        let inode = fields.nth(5).and_then(|inode| inode.parse::<u64>().ok());
-        let Some(inode) = inode.filter(|inode| own.contains(inode)) else { continue };
-        let (Some(local), Some(remote)) = (address(local), address(remote)) else { continue };
-        if state == LISTEN {
+    for socket in tcp_lines(texts).filter(|socket| own.contains(&socket.inode)) {
+        let (local, remote) = socket.addresses;
+        if socket.listens {
             count.listening += 1;
             ports.insert(local.1);
         } else {
-            established.push((local, remote, inode));
+            established.push((local, remote, socket.inode));
         }
     }
     let ends: HashSet<(Address, Address)> =
@@ -77,29 +70,48 @@ pub(super) fn tcp(texts: &[String], own: &HashSet<u64>) -> Found {
     count
 }
 
+/// TCP sockets that listen or are established.
+pub(super) fn tcp_lines(texts: &[String]) -> impl Iterator<Item = Tcp> {
+    texts.iter().flat_map(|text| text.lines().skip(1)).filter_map(|line| {
+        let mut fields = line.split_ascii_whitespace();
+        let (local, remote, state) = (fields.nth(1)?, fields.next()?, fields.next()?);
+        if state != ESTABLISHED && state != LISTEN {
+            return None;
+        }
+        let inode = fields.nth(5)?.parse().ok()?;
+        let addresses = (address(local)?, address(remote)?);
+        Some(Tcp { inode, listens: state == LISTEN, addresses })
+    })
+}
+
 /// Counts Unix sockets in the text of /proc/PID/net/unix: an accepted one has the name of the
 /// listener. The kernel does not show there that the peer closed its end, so such a connection
 /// counts until the process closes it.
 pub(super) fn unix(text: &str, own: &HashSet<u64>) -> Found {
-    let mut names = HashSet::new();
-    let mut connected = Vec::new();
-    let mut count = Found::default();
-    for line in text.lines().skip(1) {
-        let mut fields = line.split_ascii_whitespace();
-        let (Some(flags), Some(state)) = (fields.nth(3), fields.nth(1)) else { continue };
-        let inode = fields.next().and_then(|inode| inode.parse::<u64>().ok());
-        let Some(name) = fields.next() else { continue };
-        let Some(inode) = inode.filter(|inode| own.contains(inode)) else { continue };
-        if u32::from_str_radix(flags, 16).is_ok_and(|flags| flags & ACCEPTS != 0) {
-            count.listening += 1;
-            names.insert(name);
-        } else if state == CONNECTED {
-            connected.push((name, inode));
-        }
+    let mine: Vec<_> = unix_lines(text)
+        .filter(|(_, socket)| socket.is_named && own.contains(&socket.inode))
+        .collect();
+    let named = |listens: bool| mine.iter().filter(move |(_, socket)| socket.listens == listens);
+    let names: HashSet<_> = named(true).map(|(name, _)| name).collect();
+    let clients = named(false).filter(|(name, _)| names.contains(name));
+    Found {
+        listening: named(true).count() as u32,
+        connections: clients.map(|(_, socket)| Connection::of(socket.inode)).collect(),
     }
-    let clients = connected.iter().filter(|(name, _)| names.contains(name));
-    count.connections = clients.map(|&(_, inode)| Connection::of(inode)).collect();
-    count
+}
+
+/// Unix sockets that listen or are connected, but no datagram sockets, each with its name.
+pub(super) fn unix_lines(text: &str) -> impl Iterator<Item = (Option<&str>, Unix)> {
+    text.lines().skip(1).filter_map(|line| {
+        let mut fields = line.split_ascii_whitespace();
+        let (flags, sort, state) = (fields.nth(3)?, fields.next()?, fields.next()?);
+        let inode = fields.next()?.parse().ok()?;
+        let name = fields.next();
+        let listens = u32::from_str_radix(flags, 16).is_ok_and(|flags| flags & ACCEPTS != 0);
+        let is_named = name.is_some();
+        let socket = Unix { inode, listens, is_named, peer: None, is_shut: false };
+        (sort != DATAGRAM && (listens || state == CONNECTED)).then_some((name, socket))
+    })
 }
 
 /// `0100007F:1F90`: words of the address as the machine stores them, in hexadecimal. An IPv4

@@ -2,7 +2,7 @@ use std::{
     io::Write as _,
     net::{TcpListener, TcpStream},
     os::{
-        fd::AsFd,
+        fd::{AsFd, OwnedFd},
         unix::net::{UnixListener, UnixStream},
     },
     thread,
@@ -173,4 +173,75 @@ fn a_gateway_that_has_not_run_is_not_looked_through() {
     fake.ran(10, 3);
     watch.round(1);
     assert!(watch.gateways.is_empty(), "it is another process");
+}
+
+/// Connects to a TCP port or a Unix socket, and waits for a line.
+const CLIENT: &str = "
+import socket, sys
+to = sys.argv[1]
+if to.isdigit(): one = socket.create_connection(('127.0.0.1', int(to)))
+else: one = socket.socket(socket.AF_UNIX); one.connect(to)
+print(flush=True)
+sys.stdin.readline()
+one.close()
+print(flush=True)
+sys.stdin.readline()
+";
+
+/// What is said of a gateway's outbound connections, from one 10 s to the next.
+fn outbound(watch: &mut ClientsWatch, round: u64) -> Option<u32> {
+    let said = watch.round(round * 11_000_000_000);
+    let count = |observation: &Observation| match &observation.body {
+        Body::Clients(clients) => Some(clients.outbound),
+        _ => None,
+    };
+    said.iter().find_map(count)
+}
+
+#[test]
+fn a_gateway_s_own_connections_to_the_outside_are_counted() {
+    use std::{
+        io::{BufRead as _, BufReader},
+        process::{Command, Stdio},
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("outside");
+    let (unix, tcp) =
+        (UnixListener::bind(&path).expect("a name"), TcpListener::bind("127.0.0.1:0"));
+    let tcp = tcp.expect("a port");
+    let port = tcp.local_addr().expect("bound").port().to_string();
+    let proc = ProcFs::default();
+    for to in [path.to_str().expect("ASCII"), &port] {
+        for to_worker in [false, true] {
+            let mut command = Command::new("python3");
+            command.args(["-c", CLIENT, to]).stdin(Stdio::piped()).stdout(Stdio::piped());
+            let mut gateway = command.spawn().expect("python3 is installed");
+            let mut to_gateway = gateway.stdin.take().expect("piped");
+            let mut lines = BufReader::new(gateway.stdout.take().expect("piped"));
+            lines.read_line(&mut String::new()).expect("it says so");
+            let accepted = if to == port {
+                OwnedFd::from(tcp.accept().expect("it connected").0)
+            } else {
+                OwnedFd::from(unix.accept().expect("it connected").0)
+            };
+
+            let start_ns = |pid| proc.stat(pid).expect("readable").expect("there").start_ns;
+            let mut watch = ClientsWatch::new(proc.clone());
+            let mut spawn = spawn_of(gateway.id());
+            spawn.parent.as_mut().expect("a gateway").process.start_ns = start_ns(gateway.id());
+            // Its worker: this process, which has the other end, or pid 1.
+            spawn.pid = if to_worker { std::process::id() } else { 1 };
+            spawn.start_ns = start_ns(spawn.pid);
+            watch.see(&Body::Spawn(Box::new(spawn)));
+            let expected = u32::from(!to_worker);
+            assert_eq!(outbound(&mut watch, 1), Some(expected), "{to} {to_worker}");
+            assert_eq!(outbound(&mut watch, 2), None);
+            to_gateway.write_all(b"\n").expect("it waits");
+            lines.read_line(&mut String::new()).expect("it says so");
+            let closed = (3..20).find_map(|round| outbound(&mut watch, round));
+            assert_eq!(closed, (!to_worker).then_some(0));
+            drop((to_gateway, accepted));
+            gateway.wait().expect("a child");
+        }
+    }
 }

@@ -1,13 +1,16 @@
 //! What /proc shows beside what the kernel programs told: what was there before them, what is there
-//! after a loss, workers behind arguments that the programs do not search.
+//! after a loss.
 
 use anyhow::{Context as _, Result};
 use slashtrace_ebpf::Tracked;
 
 use super::{EbpfSensor, translate::wire_role};
 use crate::{
-    host::{clock::boottime_ns, proc},
-    model::{Body, Exit, Gap, GapReason, Identity, Observation, ParentSource, Role, Source, Spawn},
+    host::{
+        clock::boottime_ns,
+        proc::{self, inferred_exit},
+    },
+    model::{Body, Exit, Identity, Observation, Role, Source, Spawn},
 };
 
 impl EbpfSensor {
@@ -38,32 +41,20 @@ impl EbpfSensor {
         Ok(())
     }
 
-    /// Looks for workers whose tokens stand behind more arguments than the programs search.
-    pub(super) fn search_long_argv(&mut self) -> Result<()> {
-        let found = proc::snapshot(&self.proc, &self.profile, &mut self.surroundings.book)
-            .context("cannot read /proc")?;
-        let new: Vec<Spawn> = found
-            .into_iter()
-            .filter(|spawn| !self.translator.known.contains_key(&spawn.identity()))
-            .collect();
-        let workers = new.iter().filter(|spawn| spawn.role == Role::Worker).count() as u64;
-        if workers > 0 {
-            let reason = GapReason::ArgvNotSearched;
-            self.pending.push_back(Observation {
-                boottime_ns: boottime_ns(),
-                body: Body::Gap(Gap { reason, lost: workers, resynced: true }),
-            });
-        }
-        for spawn in new {
-            self.adopt(spawn)?;
-        }
-        Ok(())
+    /// Has the kernel track a process that /proc shows, and what is above it.
+    pub(super) fn adopt(&mut self, spawn: Spawn) -> Result<()> {
+        let mut batch = Vec::new();
+        let adopted = self.adopt_into(spawn, &mut batch);
+        self.keep(batch);
+        adopted
     }
 
-    /// Has the kernel track a process that /proc shows, and what is above it.
-    fn adopt(&mut self, spawn: Spawn) -> Result<()> {
+    /// As [`Self::adopt`], between what records came to.
+    pub(super) fn adopt_into(&mut self, spawn: Spawn, batch: &mut Vec<Observation>) -> Result<()> {
         let identity = spawn.identity();
-        if self.translator.known.contains_key(&identity) {
+        let known = self.translator.known.get(&identity);
+        // A known descendant may have become a worker.
+        if known.is_some_and(|role| *role == spawn.role || spawn.role != Role::Worker) {
             return Ok(());
         }
         let worker = spawn.worker.unwrap_or(identity);
@@ -72,7 +63,6 @@ impl EbpfSensor {
             && let Some(parent) = &spawn.parent
             && !parent.reaper
         {
-            debug_assert_eq!(parent.how, ParentSource::Proc);
             self.track(parent.process.identity(), Role::Gateway, Identity { pid: 0, start_ns: 0 })?;
             for above in &spawn.ancestors {
                 self.track(above.identity(), Role::Ancestor, Identity { pid: 0, start_ns: 0 })?;
@@ -88,22 +78,21 @@ impl EbpfSensor {
             above.push((parent.process.identity(), Role::Gateway));
             above.extend(spawn.ancestors.iter().map(|p| (p.identity(), Role::Ancestor)));
         }
-        self.keep(Observation { boottime_ns: now, body: Body::Spawn(Box::new(spawn)) });
+        let spawned = Observation { boottime_ns: now, body: Body::Spawn(Box::new(spawn)) };
+        self.surroundings.observe(spawned, batch);
         // Any of them may have ended before the kernel knew that it is to tell.
         for (identity, role) in [(identity, role)].into_iter().chain(above) {
             if self.is_alive(identity) || !self.translator.known.contains_key(&identity) {
                 continue;
             }
-            self.object.untrack_process(identity);
-            self.exited(Exit {
-                pid: identity.pid,
-                start_ns: identity.start_ns,
-                role,
-                code: None,
-                signal: None,
-                reads: None,
-                source: Source::Proc,
-            });
+            if !self.object.untrack_process(identity) {
+                // It passed the exit program after all, whose record knows how it ended.
+                continue;
+            }
+            self.translator.forget(identity);
+            let exit = inferred_exit(identity, role, Source::Proc);
+            let exited = Observation { boottime_ns: boottime_ns(), body: Body::Exit(exit) };
+            self.surroundings.observe(exited, batch);
         }
         Ok(())
     }
@@ -138,17 +127,16 @@ impl EbpfSensor {
         }
     }
 
-    fn is_alive(&self, identity: Identity) -> bool {
+    pub(super) fn is_alive(&self, identity: Identity) -> bool {
         matches!(self.proc.stat(identity.pid), Ok(Some(stat))
             if self.proc.is_same(identity, &stat) && !stat.ended())
     }
 
     fn track(&mut self, identity: Identity, role: Role, worker: Identity) -> Result<()> {
-        let known = self.translator.known.entry(identity).or_insert(role);
-        if *known != role && role != Role::Worker {
+        let before = self.translator.known.get(&identity).copied();
+        if !self.translator.learn(identity, role) {
             return Ok(());
         }
-        *known = role;
         let tracked = Tracked {
             start_ns: identity.start_ns,
             worker_start_ns: worker.start_ns,
@@ -156,11 +144,18 @@ impl EbpfSensor {
             worker: worker.pid,
             role: wire_role(role) as u32,
         };
+        if before.is_some_and(|before| before != role) {
+            self.object.correct(identity.pid, Some(tracked));
+            return Ok(());
+        }
         self.object.track(identity.pid, tracked)
     }
 
     fn exited(&mut self, exit: Exit) {
         self.translator.forget(exit.identity());
-        self.keep(Observation { boottime_ns: boottime_ns(), body: Body::Exit(exit) });
+        let mut batch = Vec::new();
+        let exited = Observation { boottime_ns: boottime_ns(), body: Body::Exit(exit) };
+        self.surroundings.observe(exited, &mut batch);
+        self.keep(batch);
     }
 }

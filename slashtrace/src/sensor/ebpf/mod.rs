@@ -4,13 +4,16 @@
 //! `btf` finds kernel fields, `object` loads and attaches the programs, `optional` the hooks that a
 //! kernel may not offer, `rule` turns a profile into the kernel's filter, `ring` reads records while
 //! others judge, `wire` decodes them, `replies` is the hook for
-//! what gateways send, `translate` makes observations of them, `loss` reconciles
-//! counters, `inventory` is what /proc shows beside all that.
+//! what gateways send, `translate` makes observations of them, `mistaken` knows who is
+//! tracked and should not be, `loss` reconciles counters, `inventory` is what /proc shows beside all
+//! that, `long_argv` what it shows of arguments that the kernel programs do not search.
 
 mod btf;
 mod inventory;
+mod long_argv;
 mod loss;
 mod marks;
+mod mistaken;
 mod object;
 mod optional;
 mod replies;
@@ -27,6 +30,7 @@ use slashtrace_ebpf::{ARGV_MAX, RING_BYTES, TRACKED_MAX};
 use tokio::time::{Instant, sleep_until};
 
 use self::{
+    long_argv::LongArgvWatch,
     loss::{Counts, Ledger},
     object::Object,
     optional::TerminalHook,
@@ -44,14 +48,13 @@ use crate::{
         clock::boottime_ns,
         proc::{self, ProcFs},
     },
-    model::{Body, Capability, Identity, Limits, Observation, SensorKind},
+    model::{Body, Capability, Gap, GapReason, Identity, Limits, Observation, SensorKind},
     next_step::NextStep as _,
     profile::Profile,
 };
 
-/// How often /proc is searched for workers whose tokens stand behind more arguments than the
-/// kernel programs search, if there were such arguments at all.
-const LONG_ARGV_SEARCH: Duration = Duration::from_mins(1);
+/// How often the kernel programs are rid of those who ended without their noticing.
+const SWEEP: Duration = Duration::from_mins(1);
 /// Records, or observations, that are handled in one go: some milliseconds of work, after which
 /// signals, deadlines and the reaper get their turn.
 const BATCH: usize = 512;
@@ -73,6 +76,8 @@ pub struct EbpfSensor {
     /// When the next round of samples is due.
     due: Instant,
     count_calls: bool,
+    /// Empty between batches: memory that is used again.
+    batch: Vec<Observation>,
     /// Observations that nobody has taken yet.
     pending: VecDeque<Observation>,
     /// When the last record happened that was taken from memory, ns of the boot clock.
@@ -80,7 +85,8 @@ pub struct EbpfSensor {
     /// Records that are to be translated before what inotify had is applied; none if nothing is
     /// held.
     terminals_after: Option<usize>,
-    long_argv_searched_ns: u64,
+    swept_ns: u64,
+    long: LongArgvWatch,
 }
 
 impl EbpfSensor {
@@ -110,10 +116,12 @@ impl EbpfSensor {
             interval: options.sample_interval,
             due: Instant::now(),
             count_calls: options.count_calls,
+            batch: Vec::new(),
             pending: VecDeque::new(),
             translated_ns: 0,
             terminals_after: None,
-            long_argv_searched_ns: boottime_ns(),
+            swept_ns: boottime_ns(),
+            long: LongArgvWatch::default(),
         };
         sensor.look_at_what_is_there()?;
         Ok(sensor)
@@ -137,7 +145,12 @@ impl EbpfSensor {
         loop {
             if !self.pending.is_empty() {
                 let count = self.pending.len().min(BATCH);
-                return Ok(self.pending.drain(..count).collect());
+                let batch = self.pending.drain(..count).collect();
+                // After a loss all that was on its way is here at once.
+                if self.pending.is_empty() && self.pending.capacity() > 4 * BATCH {
+                    self.pending = VecDeque::new();
+                }
+                return Ok(batch);
             }
             // Asked for here: while records come without end nothing below is waited for.
             if Instant::now() >= self.due {
@@ -145,15 +158,39 @@ impl EbpfSensor {
                 self.due = Instant::now() + self.interval;
                 continue;
             }
+            let first_look = self.first_look();
+            if !self.pending.is_empty() {
+                continue;
+            }
+            if self.long.is_due() {
+                self.translate_all();
+                self.search_long_argv()?;
+                continue;
+            }
             if self.ring.queued() == 0 {
+                let due = self.long.due().map_or(self.due, |long| long.min(self.due));
                 tokio::select! {
                     ready = self.ring.readable() => ready.context("cannot wait for the ring buffer")?,
                     () = self.surroundings.readable() => {}
-                    () = sleep_until(self.due) => continue,
+                    () = sleep_until(first_look.map_or(due, |at| at.min(due))) => continue,
                 }
             }
             self.translate(BATCH);
         }
+    }
+
+    /// Looks at workers that were spawned a moment ago, if that is due; when that is to be done
+    /// next.
+    fn first_look(&mut self) -> Option<Instant> {
+        let due_ns = self.surroundings.first_look_due_ns()?;
+        let now_ns = boottime_ns();
+        if now_ns >= due_ns {
+            let mut found = Vec::new();
+            self.surroundings.first_look(now_ns, &mut found);
+            self.pending.extend(found);
+        }
+        let due_ns = self.surroundings.first_look_due_ns()?;
+        Some(Instant::now() + Duration::from_nanos(due_ns.saturating_sub(now_ns)))
     }
 
     /// Translates at most `max` records, and applies what inotify had before them.
@@ -166,9 +203,14 @@ impl EbpfSensor {
             self.terminals_after = Some(self.ring.queued());
         }
         let records = self.ring.take(max);
-        let left = self.terminals_after.unwrap_or(0).saturating_sub(records.len());
+        let before = self.terminals_after.unwrap_or(0);
+        let left = before.saturating_sub(records.len());
         self.terminals_after = Some(left);
-        let mut batch = Vec::new();
+        let mut batch = mem::take(&mut self.batch);
+        // Signals bear on no terminal, and whoever acts on its end does not wait for them.
+        if left == 0 && records.iter().take(before).all(wire::is_signal) {
+            self.surroundings.apply_terminals(&mut batch);
+        }
         for record in records {
             self.translate_record(&record, &mut batch);
         }
@@ -176,7 +218,8 @@ impl EbpfSensor {
             self.terminals_after = None;
             self.surroundings.apply_terminals(&mut batch);
         }
-        self.pending.extend(self.surroundings.complete(batch, boottime_ns()));
+        self.surroundings.complete(batch.drain(..), boottime_ns(), &mut self.pending);
+        self.batch = batch;
         self.hand_over_terminals();
     }
 
@@ -213,16 +256,17 @@ impl EbpfSensor {
             Translated::Act { gateway, act, boottime_ns } => {
                 self.surroundings.gateway_acted(gateway, boottime_ns, act, batch);
             }
-            Translated::Unrelated { tgid } => drop(self.object.untrack(tgid)),
+            Translated::LongArgv(long) => self.long_argv(long, batch),
             Translated::Dropped => {}
+        }
+        for (tgid, tracked) in self.translator.corrections.drain(..) {
+            self.object.correct(tgid, tracked);
         }
     }
 
-    /// Keeps one observation that no record made.
-    fn keep(&mut self, observation: Observation) {
-        let mut batch = Vec::new();
-        self.surroundings.observe(observation, &mut batch);
-        self.pending.extend(self.surroundings.complete(batch, boottime_ns()));
+    /// Keeps observations that no record made.
+    fn keep(&mut self, batch: Vec<Observation>) {
+        self.surroundings.complete(batch, boottime_ns(), &mut self.pending);
         self.hand_over_terminals();
     }
 
@@ -295,14 +339,9 @@ impl EbpfSensor {
             );
             self.resync()?;
         }
-        if now.saturating_sub(self.long_argv_searched_ns) >= LONG_ARGV_SEARCH.as_nanos() as u64 {
-            self.long_argv_searched_ns = now;
+        if now.saturating_sub(self.swept_ns) >= SWEEP.as_nanos() as u64 {
+            self.swept_ns = now;
             self.sweep();
-            if self.ledger.take_not_searched() > 0 {
-                counted = 0;
-                self.translate_all();
-                self.search_long_argv()?;
-            }
         }
         Ok(counted)
     }
@@ -321,6 +360,7 @@ impl Sensor for EbpfSensor {
                 .chain(calls)
                 .chain([self.surroundings.clients_capability(), self.terminal_capability()])
                 .chain([self.reply_capability()])
+                .chain([Surroundings::use_capability()])
                 .collect(),
             calls_counted: self.count_calls,
             limits: Limits {
@@ -349,6 +389,17 @@ impl Sensor for EbpfSensor {
         // In a storm more comes all the time: the recording ends with what was counted now.
         let counted = self.reconcile()?;
         self.translate_counted(counted);
+        if self.long.is_pending() {
+            self.search_long_argv()?;
+        }
+        let unreported = self.ledger.long_argv_unreported();
+        let missed = self.long.missed(unreported);
+        if missed > 0 {
+            let reason = GapReason::ArgvNotSearched;
+            let gap = Gap { reason, lost: missed, resynced: false };
+            let boottime_ns = boottime_ns();
+            self.pending.push_back(Observation { boottime_ns, body: Body::Gap(gap) });
+        }
         let mut found = Vec::new();
         self.surroundings.read_terminals();
         self.surroundings.apply_terminals(&mut found);
@@ -356,7 +407,7 @@ impl Sensor for EbpfSensor {
         Ok(Last {
             observations: mem::take(&mut self.pending).into(),
             counters: self.ledger.by_name(),
-            complete: self.ledger.complete(),
+            complete: self.ledger.complete() && self.long.complete(unreported),
         })
     }
 }

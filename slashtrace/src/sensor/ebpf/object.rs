@@ -177,6 +177,19 @@ impl Object {
         Err(error).context("the map of tracked processes is full")
     }
 
+    /// Has the kernel know of a process what it should have known: as what to track it, or nothing.
+    pub fn correct(&mut self, pid: u32, tracked: Option<Tracked>) {
+        const BPF_EXIST: u64 = 2;
+        let Some(tracked) = tracked else {
+            self.untrack(pid);
+            return;
+        };
+        if self.tracked.insert(pid, TrackedValue(tracked), BPF_EXIST).is_err() {
+            // It was forgotten meanwhile. A full map is counted by whoever else wants to add to it.
+            drop(self.track(pid, tracked));
+        }
+    }
+
     /// What the kernel knows of a tracked process.
     pub fn tracked(&self, pid: u32) -> Option<Tracked> {
         self.tracked.get(&pid, 0).ok().map(|TrackedValue(tracked)| tracked)
@@ -308,10 +321,14 @@ fn recursion_misses(program: BorrowedFd<'_>) -> Option<u64> {
 fn create(rule: &Rule, log: bool, layout: &Layout) -> Result<Ebpf> {
     let log_flag = u32::from(log);
     let syscall_read = libc::SYS_read as u64;
+    let (by_tokens, by_program) = (u32::from(rule.by_tokens), u32::from(rule.by_program));
     let mut ebpf = EbpfLoader::new()
         .override_global("OFFSETS", &layout.offsets, true)
         .override_global("PIDTYPE_SID", &layout.pidtype_sid, true)
         .override_global("WORD_FILTER", &rule.word_filter, true)
+        .override_global("TAIL_FILTER", &rule.tail_filter, true)
+        .override_global("BY_TOKENS", &by_tokens, true)
+        .override_global("BY_PROGRAM", &by_program, true)
         .override_global("RULE_STARTS", &rule.starts, true)
         .override_global("RULE_ENDS", &rule.ends, true)
         .override_global("ARGV_MIN", &rule.argv_min, true)

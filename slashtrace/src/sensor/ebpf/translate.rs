@@ -1,8 +1,13 @@
 use std::collections::{HashMap, VecDeque};
 
-use slashtrace_ebpf::{CloneInfo, ParentKnownBy, Role as WireRole, TerminalKey, ThreadAct};
+use slashtrace_ebpf::{
+    CloneInfo, ParentKnownBy, Role as WireRole, TerminalKey, ThreadAct, Tracked,
+};
 
-use super::wire::{Event, Exec as WireExec, Task, What};
+use super::{
+    mistaken::Mistaken,
+    wire::{Event, Exec as WireExec, LongArgv, Task, What},
+};
 use crate::{
     host::proc::{IdentityBook, ProcFs},
     model::{
@@ -18,6 +23,9 @@ use crate::{
 const ARGV0_MAX: usize = 4096;
 /// Children of gateways whose forkers are remembered until they execute.
 const FORKERS_MAX: usize = 256;
+
+/// Of so many tracked processes no room is given back.
+const KNOWN_FEW: usize = 1_024;
 
 /// What a record of the kernel programs comes to.
 #[derive(Debug)]
@@ -36,12 +44,6 @@ pub enum Translated {
         /// When, ns of the boot clock.
         boottime_ns: u64,
     },
-    /// An exec that the kernel's filter took for a worker's by a collision of hashes: the process
-    /// is not to be tracked.
-    Unrelated {
-        /// Its thread group.
-        tgid: u32,
-    },
     /// A gateway of a flat tree, or a thread of it that had forked a worker, did something.
     Act {
         /// Thread group id of the gateway.
@@ -51,7 +53,10 @@ pub enum Translated {
         /// When, ns of the boot clock.
         boottime_ns: u64,
     },
-    /// Nothing that can be said: a signal of a number that no kernel has.
+    /// An exec whose arguments are longer than what the kernel searches.
+    LongArgv(LongArgv),
+    /// Nothing that can be said: a signal of a number that no kernel has, or the end of a process
+    /// that is nothing to us.
     Dropped,
 }
 
@@ -68,6 +73,11 @@ pub struct Translator {
     described: HashMap<Identity, Process>,
     /// Which threads forked children of gateways that have not executed yet, oldest first.
     forkers: VecDeque<((u32, u64), ForkingThread)>,
+    /// Who is tracked by mistake.
+    mistaken: Mistaken,
+    /// What the kernel is to know otherwise: a thread group, and as what it is to be tracked, if at
+    /// all.
+    pub corrections: Vec<(u32, Option<Tracked>)>,
 }
 
 impl Translator {
@@ -80,6 +90,8 @@ impl Translator {
             known: HashMap::new(),
             described: HashMap::new(),
             forkers: VecDeque::new(),
+            mistaken: Mistaken::default(),
+            corrections: Vec::new(),
         }
     }
 
@@ -104,15 +116,20 @@ impl Translator {
                 };
                 return Translated::Act { gateway: tgid, act, boottime_ns };
             }
+            What::LongArgv(long) => return Translated::LongArgv(long),
             What::Exec(exec) => match self.exec(&exec, book) {
                 Some(body) => body,
-                None => return Translated::Unrelated { tgid: exec.task.tgid },
+                None => return Translated::Dropped,
             },
-            What::Fork { child, parent, worker } => self.fork(&child, parent, worker, book),
+            What::Fork { child, parent, worker } => match self.fork(&child, parent, worker, book) {
+                Some(body) => body,
+                None => return Translated::Dropped,
+            },
             What::Exit { tgid, start_ns, role, status, reads } => {
                 let identity = book.kernel(tgid, start_ns);
+                let role = self.mistaken.role(identity, model_role(role));
                 self.forget(identity);
-                let role = model_role(role);
+                let Some(role) = role else { return Translated::Dropped };
                 let (code, signal) = wait_status(status);
                 Body::Exit(Exit {
                     pid: identity.pid,
@@ -126,11 +143,14 @@ impl Translator {
             }
             What::Signal { tgid, start_ns, role, signal, si_code, result, sender } => {
                 let identity = book.kernel(tgid, start_ns);
-                let Ok(number) = u8::try_from(signal) else { return Translated::Dropped };
+                let role = self.mistaken.role(identity, model_role(role));
+                let (Some(role), Ok(number)) = (role, u8::try_from(signal)) else {
+                    return Translated::Dropped;
+                };
                 Body::Signal(Signal {
                     pid: identity.pid,
                     start_ns: identity.start_ns,
-                    role: model_role(role),
+                    role,
                     signal: number,
                     name: signal_name(number).into_owned(),
                     si_code,
@@ -166,8 +186,25 @@ impl Translator {
     pub fn forget(&mut self, identity: Identity) {
         self.known.remove(&identity);
         self.described.remove(&identity);
+        // After a storm there is room for more than will come again soon.
+        if self.known.capacity() > KNOWN_FEW && self.known.len() < self.known.capacity() / 8 {
+            self.known.shrink_to(2 * self.known.len());
+        }
+        self.mistaken.forget(identity);
     }
 
+    /// A process is known otherwise than from a record.
+    pub fn learn(&mut self, identity: Identity, role: Role) -> bool {
+        self.mistaken.forget(identity);
+        let known = self.known.entry(identity).or_insert(role);
+        if *known != role && role != Role::Worker {
+            return false;
+        }
+        *known = role;
+        true
+    }
+
+    /// What an exec comes to; `None` if it is nothing to us.
     fn exec(&mut self, exec: &WireExec, book: &mut IdentityBook) -> Option<Body> {
         let task = &exec.task;
         let identity = book.kernel(task.tgid, task.start_ns);
@@ -178,9 +215,14 @@ impl Translator {
             tokens.pop();
         }
         let found = self.profile.match_worker(&tokens);
-        let role_before = exec.role_before.map(model_role);
-        if found.is_none() || role_before == Some(Role::Worker) {
-            let role = role_before?;
+        let role = exec.role_before.map(model_role);
+        let role = role.and_then(|role| self.mistaken.role(identity, role));
+        if found.is_none() || role == Some(Role::Worker) {
+            let is_worker = found.is_some();
+            if exec.matched && role != Some(Role::Worker) {
+                self.mistake(exec, identity, role, book);
+            }
+            let role = role?;
             if let Some(described) = self.described.get_mut(&identity) {
                 described.comm = redact::escape(&task.comm);
                 described.argv0 = tokens.first().map(|token| redact::argv0(token));
@@ -189,7 +231,7 @@ impl Translator {
                 pid: identity.pid,
                 start_ns: identity.start_ns,
                 role,
-                is_worker: found.is_some(),
+                is_worker,
                 comm: redact::escape(&task.comm),
                 argv0: tokens.first().map(|token| redact::argv0(token)),
                 helper: self.profile.match_helper(&tokens).map(str::to_owned),
@@ -197,15 +239,27 @@ impl Translator {
             }));
         }
         let found = found?;
-        let session = found.session.map(redact::escape);
+        let session = self.proc.session_key(identity, &found);
         let model = found.model.map(redact::value);
+        let rule = self.profile.name_of(found.rule);
         let argv = redact::worker_argv(&self.profile, &tokens);
         let parent = self.parent(exec, book);
         let forker = self.forkers.iter().position(|(it, _)| *it == (task.tgid, task.start_ns));
         let thread = forker.and_then(|at| self.forkers.remove(at)).map(|(_, thread)| thread);
         let above = if exec.reparented { &[][..] } else { exec.chain.get(1..).unwrap_or(&[]) };
-        let ancestors = above.iter().map(|task| self.describe(task, book)).collect();
+        let ancestors: Vec<Process> = above.iter().map(|task| self.describe(task, book)).collect();
         self.known.insert(identity, Role::Worker);
+        if self.mistaken.forget(identity) {
+            self.corrections.push((identity.pid, Some(tracked(identity, Role::Worker, identity))));
+        }
+        let gateway = parent.as_ref().filter(|it| !it.gone).map(|it| it.process.identity());
+        let above = gateway.map(|id| (id, Role::Gateway)).into_iter();
+        let above = above.chain(ancestors.iter().map(|it| (it.identity(), Role::Ancestor)));
+        for (id, role) in above {
+            if self.mistaken.above_worker(id) && self.is_alive(id) {
+                self.corrections.push((id.pid, Some(tracked(id, role, NOBODY))));
+            }
+        }
         Some(Body::Spawn(Box::new(Spawn {
             role: Role::Worker,
             pid: identity.pid,
@@ -227,8 +281,33 @@ impl Translator {
             terminal: terminal(exec),
             helper: None,
             thread,
-            rule: None,
+            rule,
         })))
+    }
+
+    /// The kernel took an exec for a worker's, and no rule matches it. `role` is what the process is
+    /// to us all the same.
+    fn mistake(
+        &mut self,
+        exec: &WireExec,
+        id: Identity,
+        role: Option<Role>,
+        book: &mut IdentityBook,
+    ) {
+        let outer = exec.worker_before.map(|(pid, ns)| self.tracked_identity(pid, ns, book));
+        let before = match self.mistaken.before(id) {
+            Some(before) => before,
+            None => role.map(|role| (role, outer.filter(|_| role == Role::Descendant))),
+        };
+        self.mistaken.worker(id, before);
+        let known = before.map(|(role, outer)| tracked(id, role, outer.unwrap_or(NOBODY)));
+        self.corrections.push((id.pid, known));
+        for task in exec.forker.iter().chain(&exec.chain) {
+            let above = book.kernel(task.tgid, task.start_ns);
+            if !self.known.contains_key(&above) && !self.described.contains_key(&above) {
+                self.mistaken.above(above);
+            }
+        }
     }
 
     fn parent(&mut self, exec: &WireExec, book: &mut IdentityBook) -> Option<Parent> {
@@ -304,12 +383,20 @@ impl Translator {
         parent: (u32, u64),
         worker: (u32, u64),
         book: &mut IdentityBook,
-    ) -> Body {
+    ) -> Option<Body> {
         let identity = book.kernel(child.tgid, child.start_ns);
         let above = book.kernel(parent.0, parent.1);
-        let worker = self.tracked_identity(worker.0, worker.1, book);
+        let said = self.tracked_identity(worker.0, worker.1, book);
+        let Some(worker) = self.mistaken.forked(identity, said) else {
+            self.corrections.push((identity.pid, None));
+            return None;
+        };
+        if worker != said {
+            let known = tracked(identity, Role::Descendant, worker);
+            self.corrections.push((identity.pid, Some(known)));
+        }
         self.known.insert(identity, Role::Descendant);
-        Body::Spawn(Box::new(Spawn {
+        Some(Body::Spawn(Box::new(Spawn {
             role: Role::Descendant,
             pid: identity.pid,
             start_ns: identity.start_ns,
@@ -345,7 +432,7 @@ impl Translator {
             helper: None,
             thread: None,
             rule: None,
-        }))
+        })))
     }
 
     /// Identity behind a start time that the kernel programs may have been given by us, rounded.
@@ -355,6 +442,20 @@ impl Translator {
         } else {
             book.kernel(pid, start_ns)
         }
+    }
+}
+
+/// No worker.
+const NOBODY: Identity = Identity { pid: 0, start_ns: 0 };
+
+/// A process as the kernel is to track it.
+fn tracked(id: Identity, role: Role, worker: Identity) -> Tracked {
+    Tracked {
+        start_ns: id.start_ns,
+        worker_start_ns: worker.start_ns,
+        reads: 0,
+        worker: worker.pid,
+        role: wire_role(role) as u32,
     }
 }
 

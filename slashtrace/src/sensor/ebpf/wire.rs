@@ -1,8 +1,8 @@
 use bytes::Bytes;
 use slashtrace_ebpf::{
-    ARGV_MAX, CHAIN_MAX, CloneInfo, ExecRecord, ExitRecord, ForkRecord, Header, NO_TERMINAL,
-    ParentKnownBy, RecordKind, Role, SignalRecord, TaskInfo, TerminalKey, TerminalRecord,
-    ThreadAct, ThreadActRecord, ThreadForkRecord, WIRE_VERSION, argv_padded,
+    ARGV_MAX, CHAIN_MAX, CloneInfo, ExecRecord, ExitRecord, ForkRecord, Header, LongArgvRecord,
+    NO_TERMINAL, ParentKnownBy, RecordKind, Role, SignalRecord, TaskInfo, TerminalKey,
+    TerminalRecord, ThreadAct, ThreadActRecord, ThreadForkRecord, WIRE_VERSION, argv_padded,
 };
 use zerocopy::FromBytes;
 
@@ -80,12 +80,27 @@ pub enum What {
         act: ThreadAct,
         port: u16,
     },
+    LongArgv(LongArgv),
+}
+
+/// An exec whose arguments were not searched to their end.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct LongArgv {
+    pub tgid: u32,
+    pub start_ns: u64,
+    /// Who forked it: thread group and start time.
+    pub forker: (u32, u64),
+    pub parent_known_by: ParentKnownBy,
+    /// Whether others may have followed unreported.
+    pub is_last: bool,
 }
 
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Exec {
     pub task: Task,
     pub role_before: Option<Role>,
+    /// The worker that it descended from before: thread group and start time.
+    pub worker_before: Option<(u32, u64)>,
     pub matched: bool,
     pub parent_known_by: Option<ParentKnownBy>,
     pub reparented: bool,
@@ -97,6 +112,12 @@ pub struct Exec {
     pub forker: Option<Task>,
     /// `real_parent` first.
     pub chain: Vec<Task>,
+}
+
+/// Whether a record tells of a signal, from its header alone.
+pub fn is_signal(record: &Bytes) -> bool {
+    Header::read_from_prefix(record)
+        .is_ok_and(|(header, _)| header.kind == RecordKind::Signal as u8)
 }
 
 /// Decodes one record.
@@ -154,6 +175,19 @@ pub fn decode(record: &Bytes) -> Result<Event, DecodeError> {
             let port = u16::try_from(port).map_err(|_| DecodeError::Unknown)?;
             What::ThreadAct { tgid, tid, act, port }
         }
+        RecordKind::LongArgv => {
+            let this: LongArgvRecord = whole(record)?;
+            let known_by = u8::try_from(this.parent_known_by).ok();
+            What::LongArgv(LongArgv {
+                tgid: this.tgid,
+                start_ns: this.start_ns,
+                forker: (this.forker, this.forker_start_ns),
+                parent_known_by: known_by
+                    .and_then(ParentKnownBy::from_u8)
+                    .ok_or(DecodeError::Unknown)?,
+                is_last: this.is_last != 0,
+            })
+        }
     };
     Ok(Event { boottime_ns: header.boottime_ns, what })
 }
@@ -184,6 +218,8 @@ fn exec(record: &Bytes) -> Result<Exec, DecodeError> {
             0 => None,
             number => Some(role(number)?),
         },
+        worker_before: (this.worker_before != 0)
+            .then_some((this.worker_before, this.worker_before_start_ns)),
         matched: this.matched != 0,
         parent_known_by: match this.parent_known_by {
             0 => None,
@@ -263,7 +299,8 @@ mod tests {
             forker: 40,
             argv_len: argv.len() as u32,
             chain_len: chain.len() as u32,
-            reserved: 0,
+            worker_before: 0,
+            worker_before_start_ns: 0,
         };
         let mut bytes = fixed.as_bytes().to_vec();
         bytes.extend(argv);
@@ -307,6 +344,15 @@ mod tests {
             closer: info(6),
             terminal: TerminalKey { device: 1, index: 2 },
         };
+        let long = LongArgvRecord {
+            header: header(RecordKind::LongArgv, size_of::<LongArgvRecord>()),
+            start_ns: 1,
+            forker_start_ns: 2,
+            tgid: 3,
+            forker: 4,
+            parent_known_by: ParentKnownBy::Fork as u32,
+            is_last: 1,
+        };
         let made = |by| CloneInfo { at_ns: 1, replied_ns: 2, by, reserved: 0 };
         let forked = ThreadForkRecord {
             header: header(RecordKind::ThreadFork, size_of::<ThreadForkRecord>()),
@@ -330,6 +376,7 @@ mod tests {
             exit.as_bytes().to_vec(),
             signal.as_bytes().to_vec(),
             terminal.as_bytes().to_vec(),
+            long.as_bytes().to_vec(),
             forked.as_bytes().to_vec(),
             act.as_bytes().to_vec(),
         ]
@@ -338,15 +385,24 @@ mod tests {
     #[test]
     fn a_fork_by_a_thread_carries_where_that_came_from() {
         let What::ThreadFork { child, tid, clones } =
-            decode(&records()[5].clone().into()).unwrap().what
+            decode(&records()[6].clone().into()).unwrap().what
         else {
             panic!("a fork by a thread");
         };
         assert_eq!((child, tid), ((50, 50_000), 41));
         assert_eq!(clones.iter().map(|made| made.by).collect::<Vec<_>>(), [42, 43]);
-        let mut more = records()[5].clone();
+        let mut more = records()[6].clone();
         more[core::mem::offset_of!(ThreadForkRecord, clones_len)] = CLONES_MAX as u8 + 1;
         assert_eq!(decode(&more.into()), Err(DecodeError::Size));
+    }
+
+    #[test]
+    fn a_signal_is_told_by_its_header() {
+        for record in records().into_iter().map(Bytes::from) {
+            let what = decode(&record).unwrap().what;
+            assert_eq!(is_signal(&record), matches!(what, What::Signal { .. }), "{what:?}");
+        }
+        assert!(!is_signal(&Bytes::from_static(b"short")));
     }
 
     #[test]
@@ -409,7 +465,7 @@ mod tests {
         /// Damaged where it hurts: a valid record with some bytes replaced.
         #[test]
         fn a_damaged_record_is_an_error_or_within_its_bounds(
-            kind in 0..7_usize,
+            kind in 0..8_usize,
             damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
         ) {
             let mut record = records().swap_remove(kind);

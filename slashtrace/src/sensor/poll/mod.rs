@@ -54,6 +54,7 @@ impl PollSensor {
         let mut capabilities = capabilities::of(&proc, interval, options.count_calls);
         capabilities.push(surroundings.clients_capability());
         capabilities.push(surroundings.terminal_capability());
+        capabilities.push(Surroundings::use_capability());
         let description = Description {
             kind: SensorKind::Poll,
             capabilities,
@@ -117,7 +118,8 @@ impl PollSensor {
         for observation in self.table.round(&mut self.surroundings.book, now_ns)? {
             self.surroundings.observe(observation, &mut batch);
         }
-        self.pending.extend(self.surroundings.complete(batch, now_ns));
+        self.surroundings.complete(batch, now_ns, &mut self.pending);
+        self.surroundings.first_look(now_ns, &mut self.pending);
         if now_ns >= self.sample_due_ns {
             self.surroundings.sample(now_ns, &|_| None, &mut self.pending);
             self.sample_due_ns = now_ns + self.sample_interval_ns;

@@ -1,7 +1,7 @@
 use super::moved;
 use crate::{
     host::proc::{ProcFs, ProcStat},
-    model::{Identity, Sample, StdinPeer},
+    model::{Identity, OutputPeer, Sample, Sockets, StdinPeer},
 };
 
 /// A worker in which nothing changes is still written that often, so that evidence shows it alive.
@@ -69,6 +69,10 @@ struct Written {
     syscr: Option<u64>,
     reads: Option<u64>,
     stdin: Option<StdinPeer>,
+    output: Option<OutputPeer>,
+    sockets: Option<Sockets>,
+    cpu_ms: Option<u64>,
+    syscr_below: Option<u64>,
     at_ns: u64,
 }
 
@@ -95,6 +99,11 @@ impl Live {
         };
     }
 
+    /// CPU time that it has used so far, if that is known.
+    pub(super) fn cpu_ns(&self) -> Option<u64> {
+        self.cpu_ns
+    }
+
     /// It was looked at whole.
     pub(super) fn looked(&mut self, now_ns: u64) {
         self.look_due_ns = now_ns + if self.ran { LOOK_BUSY_NS } else { LOOK_QUIET_NS };
@@ -116,13 +125,21 @@ impl Live {
         self.written?.syscr
     }
 
-    /// What was last written of its stdin.
-    pub(super) fn last_stdin(&self) -> Option<StdinPeer> {
-        self.written?.stdin
+    /// Whether something else was last written of its stdin, stdout or sockets.
+    pub(super) fn is_other(
+        &self,
+        stdin: Option<StdinPeer>,
+        output: Option<OutputPeer>,
+        sockets: Option<Sockets>,
+    ) -> bool {
+        let written = self.written;
+        (stdin.is_some() && stdin != written.and_then(|it| it.stdin))
+            || (output.is_some() && output != written.and_then(|it| it.output))
+            || (sockets.is_some() && sockets != written.and_then(|it| it.sockets))
     }
 
     /// The sample, if it says something new.
-    pub(super) fn changed(&mut self, sample: Sample, now_ns: u64) -> Option<Sample> {
+    pub(super) fn changed(&mut self, mut sample: Sample, now_ns: u64) -> Option<Sample> {
         if !self.written.is_none_or(|written| differs(&written, &sample, now_ns)) {
             return None;
         }
@@ -136,8 +153,16 @@ impl Live {
             syscr: sample.syscr.or(before.and_then(|s| s.syscr)),
             reads: sample.reads.or(before.and_then(|s| s.reads)),
             stdin: sample.stdin.or(before.and_then(|s| s.stdin)),
+            output: sample.output.or(before.and_then(|s| s.output)),
+            sockets: sample.sockets.or(before.and_then(|s| s.sockets)),
+            cpu_ms: sample.cpu_ms.or(before.and_then(|s| s.cpu_ms)),
+            syscr_below: sample.syscr_below.or(before.and_then(|s| s.syscr_below)),
             at_ns: now_ns,
         });
+        // These keep their last values.
+        sample.output = sample.output.filter(|_| sample.output != before.and_then(|s| s.output));
+        sample.sockets =
+            sample.sockets.filter(|_| sample.sockets != before.and_then(|s| s.sockets));
         Some(sample)
     }
 
@@ -208,6 +233,11 @@ fn differs(written: &Written, now: &Sample, now_ns: u64) -> bool {
         || news(written.syscr, now.syscr)
         || news(written.reads, now.reads)
         || news(written.stdin, now.stdin)
+        || news(written.output, now.output)
+        || news(written.sockets, now.sockets)
+        || news(written.cpu_ms, now.cpu_ms)
+        || news(written.syscr_below, now.syscr_below)
+        || now.waits
         || size(written.rss_kib, now.rss_kib)
         || size(written.pss_kib, now.pss_kib)
         || (age_ns >= MINOR_NS && news(written.threads, now.threads))

@@ -1,24 +1,38 @@
 //! Periodic samples of tracked workers: what the kernel programs cannot push. `live` says when a
-//! sample is worth writing, `stdin` finds the other end of a worker's stdin, `exited` watches for
-//! zombies, `memory` the machine.
-//! May touch: /proc through `proc`, `model`. Never the clock: it is told the time.
+//! sample is worth writing, `channels` finds the other ends of a worker's stdin and stdout (each a
+//! `side`; `kin` says who belongs to whom, `holders` whether they are there, `unix` what the kernel
+//! says of sockets, `fresh` when to look first), `work` what its tree
+//! did, `sockets` which it has of its own, `waits` whether it waits for its stdin, `exited` watches for zombies, `memory` the machine.
+//! May touch: /proc through `proc`, sock_diag(7), `model`. Never the clock: it is told the time.
 
+mod channels;
 mod exited;
+mod fresh;
+mod holders;
+mod kin;
 mod live;
 mod memory;
-mod stdin;
+mod side;
+mod sockets;
+mod unix;
+mod waits;
+mod work;
+mod worker;
 
 use std::collections::BTreeMap;
 
 use crate::{
     host::proc::{IdentityBook, ProcFs},
-    model::{Body, Identity, Observation, Role, Sample, StdinPeer, Tick},
+    model::{Body, Identity, Observation, Role, Sample, StdinPeer, StdinState, Tick},
 };
 
+use channels::{ChannelWatch, World};
 use exited::Exited;
-use live::{Live, PSS_EVERY_NS, Pulse};
+use fresh::{FIRST_LOOK_NS, Fresh};
+use live::{PSS_EVERY_NS, Pulse};
 use memory::MemoryWatch;
-use stdin::{StdinWatch, Watched};
+use sockets::SocketWatch;
+use worker::{Seen, Worker, bare};
 
 /// Costly reads of all workers are spread over this long at least.
 const PSS_SPREAD_NS: u64 = 4 * PSS_EVERY_NS;
@@ -44,20 +58,26 @@ pub struct Round {
 #[derive(Debug)]
 pub struct Sampler {
     proc: ProcFs,
-    workers: BTreeMap<Identity, Worker>,
-    /// Worker that each tracked descendant belongs to.
-    descendants: BTreeMap<Identity, Identity>,
+    workers: BTreeMap<Identity, Box<Worker>>,
+    descendants: BTreeMap<Identity, Descendant>,
     exited: BTreeMap<Identity, Exited>,
-    stdin: StdinWatch,
+    channels: ChannelWatch,
+    fresh: Fresh,
+    /// Only where workers may be spoken to by sockets of their own.
+    sockets: Option<SocketWatch>,
     memory: MemoryWatch,
     last_round_ns: Option<u64>,
 }
 
-/// A worker that is tracked as live.
-#[derive(Debug, Default)]
-struct Worker {
-    live: Live,
-    stdin: Watched,
+/// A process below a worker.
+#[derive(Debug)]
+struct Descendant {
+    worker: Identity,
+    /// Its CPU time in the last round in which it had run.
+    cpu_ns: Option<u64>,
+    /// Its read system calls then.
+    syscr: u64,
+    denied_until_ns: u64,
 }
 
 impl Sampler {
@@ -68,10 +88,19 @@ impl Sampler {
             workers: BTreeMap::new(),
             descendants: BTreeMap::new(),
             exited: BTreeMap::new(),
-            stdin: StdinWatch::default(),
+            channels: ChannelWatch::default(),
+            fresh: Fresh::default(),
+            sockets: None,
             memory: MemoryWatch::default(),
             last_round_ns: None,
         }
+    }
+
+    /// Looks at the workers' own sockets too: they may be spoken to by these.
+    #[must_use]
+    pub fn with_sockets(mut self) -> Self {
+        self.sockets = Some(SocketWatch::new(&self.proc));
+        self
     }
 
     /// Tracks a process. `above` is a worker's gateway (where its stdin is looked for first) or a
@@ -81,13 +110,54 @@ impl Sampler {
         match (role, above) {
             (Role::Worker, gateway) => {
                 self.descendants.remove(&identity);
-                self.workers.entry(identity).or_default().stdin.gateway = gateway;
+                self.workers.entry(identity).or_default().channels.gateway = gateway;
             }
             (Role::Descendant, Some(worker)) if !self.workers.contains_key(&identity) => {
-                self.descendants.insert(identity, worker);
+                self.descendants
+                    .entry(identity)
+                    .or_insert_with(|| Descendant::new(worker))
+                    .worker = worker;
             }
             _ => {}
         }
+    }
+
+    /// A worker that is tracked was spawned at that moment, ns of the boot clock: its channels are
+    /// looked at for the first time a moment later, by [`Self::first_look`].
+    pub fn spawned(&mut self, worker: Identity, at_ns: u64) {
+        if let Some(it) = self.workers.get_mut(&worker) {
+            it.fresh_until_ns = at_ns.saturating_add(FIRST_LOOK_NS);
+            self.fresh.push(worker, at_ns);
+        }
+    }
+
+    /// When [`Self::first_look`] is to be called, ns of the boot clock.
+    pub fn first_look_due_ns(&self) -> Option<u64> {
+        self.fresh.due_ns()
+    }
+
+    /// Looks at the channels of workers that were spawned a moment ago, if that is due: a gateway
+    /// may close them before the next round. Samples of those that were found to be held.
+    pub fn first_look(&mut self, now_ns: u64, book: &mut IdentityBook) -> Vec<Observation> {
+        let workers = &mut self.workers;
+        let there = |worker| workers.get(&worker).is_some_and(|it| !it.channels.is_looked_at());
+        let fresh = self.fresh.take(now_ns, there);
+        if fresh.is_empty() {
+            return Vec::new();
+        }
+        let (proc, descendants) = (&self.proc, &self.descendants);
+        self.channels.first_look(&mut World { proc, book, workers, descendants }, &fresh);
+        let mut samples = Vec::new();
+        for identity in fresh {
+            let Some(worker) = self.workers.get_mut(&identity) else { continue };
+            let held = |stdin: &StdinPeer| stdin.state == StdinState::Held;
+            if let Some(stdin) = worker.channels.stdin().filter(held) {
+                let output = worker.channels.output();
+                let sample = Sample { stdin: Some(stdin), output, ..bare(identity, 'S') };
+                samples.extend(worker.live.changed(sample, now_ns));
+            }
+        }
+        samples.into_iter().map(|sample| observation(sample, now_ns)).collect()
     }
 
     /// Stops tracking a process altogether.
@@ -99,9 +169,12 @@ impl Sampler {
 
     /// A tracked process has ended: a worker is watched from now on for being reaped.
     pub fn exited(&mut self, identity: Identity) {
-        let worker = self.workers.remove(&identity).is_some();
-        self.descendants.remove(&identity);
-        if worker {
+        if let Some(descendant) = self.descendants.remove(&identity)
+            && let Some(worker) = self.workers.get_mut(&descendant.worker)
+        {
+            descendant.ended(&self.proc, identity, &mut worker.work);
+        }
+        if self.workers.remove(&identity).is_some() {
             self.exited.insert(identity, Exited::default());
         }
     }
@@ -126,7 +199,12 @@ impl Sampler {
             // Keeps the identity from being dropped from the book while it is in use.
             book.keep(*identity);
         }
-        self.stdin.round(&self.proc, book, &mut self.workers, &self.descendants, now_ns);
+        work::round(&self.proc, &mut self.workers, &mut self.descendants, now_ns);
+        let (proc, workers, descendants) = (&self.proc, &mut self.workers, &self.descendants);
+        self.channels.round(&mut World { proc, book, workers, descendants }, now_ns);
+        if let Some(sockets) = &mut self.sockets {
+            sockets.round(&self.proc, &mut self.workers, &self.descendants, now_ns);
+        }
         let mut pss = self.pss(now_ns);
         for (identity, worker) in &mut self.workers {
             let pss_kib = pss.remove(identity);
@@ -173,74 +251,6 @@ impl Sampler {
             }
         }
         read
-    }
-}
-
-/// What a look at a worker brought.
-enum Seen {
-    Sample(Sample),
-    NothingNew,
-    Vanished,
-}
-
-impl Worker {
-    fn sample(
-        &mut self,
-        proc: &ProcFs,
-        identity: Identity,
-        pss_kib: Option<u64>,
-        reads: Reads<'_>,
-        now_ns: u64,
-    ) -> Seen {
-        let stdin = self.stdin.answer();
-        let news = pss_kib.is_some() || (stdin.is_some() && stdin != self.live.last_stdin());
-        let mut whole = match self.live.pulse {
-            Pulse::Gone => return Seen::Vanished,
-            Pulse::Look => true,
-            Pulse::Ran | Pulse::Quiet => news || self.live.heartbeat(now_ns),
-        };
-        if !whole && self.live.pulse == Pulse::Quiet {
-            return Seen::NothingNew;
-        }
-        let mut sample = Sample { pss_kib, stdin, ..bare(identity, self.live.state()) };
-        sample.syscr = self.live.syscr(proc, identity, now_ns);
-        sample.reads = reads(identity);
-        // It read something, or that cannot be seen.
-        whole |= sample.syscr.is_none() || sample.syscr != self.live.last_syscr();
-        whole |= sample.reads.is_some();
-        if whole {
-            match proc.stat(identity.pid) {
-                Ok(Some(stat)) if proc.is_same(identity, &stat) && !stat.ended() => {
-                    sample.state = live::state(&stat);
-                    sample.rss_kib = Some(stat.rss_kib);
-                    sample.threads = Some(stat.threads);
-                }
-                Ok(_) => return Seen::Vanished,
-                // It cannot be seen this time.
-                Err(_) => return Seen::NothingNew,
-            }
-            self.live.looked(now_ns);
-        }
-        self.live.changed(sample, now_ns).map_or(Seen::NothingNew, Seen::Sample)
-    }
-}
-
-fn bare(identity: Identity, state: char) -> Sample {
-    Sample {
-        pid: identity.pid,
-        start_ns: identity.start_ns,
-        state,
-        rss_kib: None,
-        pss_kib: None,
-        threads: None,
-        syscr: None,
-        reads: None,
-        stdin: None::<StdinPeer>,
-        output: None,
-        sockets: None,
-        waits: false,
-        cpu_ms: None,
-        syscr_below: None,
     }
 }
 

@@ -3,7 +3,7 @@ use std::{collections::HashMap, fs};
 use super::*;
 use crate::{
     host::proc::fake::{FAKE, Fake, FakeProc, WORKER},
-    model::StdinState,
+    model::{EndKind, OutputState, StdinState},
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -206,7 +206,11 @@ fn the_gateway_holds_stdin() {
     let sample = world.samples(0)[0].clone();
     assert_eq!(
         sample.stdin,
-        Some(StdinPeer { kind: None, state: StdinState::Held, holder: Some(gateway) })
+        Some(StdinPeer {
+            kind: Some(EndKind::Pipe),
+            state: StdinState::Held,
+            holder: Some(gateway)
+        })
     );
     assert!(world.samples(1).is_empty());
 }
@@ -245,41 +249,6 @@ fn without_pid_1_not_every_process_is_visible() {
     world.fake.remove(1);
     world.fake.fd(20, 0, "pipe:[500]", "00");
     assert_eq!(world.stdin(0), Some((StdinState::Unknown, None)));
-}
-
-#[test]
-fn stdin_that_is_no_pipe_is_unknown() {
-    for target in ["socket:[500]", "/dev/pts/3", "/dev/null", "/tmp/fifo"] {
-        let mut world = World::new();
-        world.fake.fd(20, 0, target, "02");
-        assert_eq!(world.stdin(0), Some((StdinState::Unknown, None)), "{target}");
-    }
-}
-
-#[test]
-fn the_holder_that_matters_is_named() {
-    let mut world = World::new();
-    let worker = world.id(20);
-    for pid in [15, 30] {
-        world.fake.put(&Fake { pid, ..Fake::default() });
-    }
-    // 15 is a child of the worker, 21 another worker of the same gateway.
-    let child = world.id(15);
-    world.sampler.track(child, Role::Descendant, Some(worker));
-    world.fake.fd(20, 0, "pipe:[500]", "00");
-    world.fake.fd(15, 3, "pipe:[500]", "01");
-    assert_eq!(world.stdin(0), Some((StdinState::Held, Some(15))), "better than nobody");
-    world.sampler.untrack(worker);
-    world.worker(20);
-    world.worker(21);
-    world.fake.fd(21, 3, "pipe:[500]", "01");
-    assert_eq!(world.stdin(20), Some((StdinState::Held, Some(21))));
-    world.fake.close(21, 3);
-    world.fake.fd(30, 3, "pipe:[500]", "01");
-    world.fake.fd(21, 3, "pipe:[500]", "01");
-    world.sampler.untrack(worker);
-    world.worker(20);
-    assert_eq!(world.stdin(40), Some((StdinState::Held, Some(30))), "no part of the tree");
 }
 
 #[test]
@@ -352,4 +321,7 @@ fn the_costly_reads_are_spread() {
     }
 }
 
+mod channels;
 mod quiet;
+mod real;
+mod work;

@@ -1,0 +1,159 @@
+use std::collections::BTreeMap;
+
+use super::{Descendant, Worker};
+use crate::{host::proc::ProcFs, model::Identity};
+
+/// Of a tree that is busy all the time so often is written.
+const EVERY_NS: u64 = 4_000_000_000;
+/// CPU time below this part of the time that passed is upkeep.
+const UPKEEP_PART: u64 = 200;
+/// Reading `io` of a descendant was refused: it is tried again then.
+const DENIED_NS: u64 = 60_000_000_000;
+
+/// What a worker and all that descends from it have done so far. Only ever rises: what one did that
+/// has ended stays counted, as far as it was seen in a round.
+#[derive(Debug, Default)]
+pub(super) struct Work {
+    /// CPU time of the tree; `None` while nobody's is known.
+    cpu_ns: Option<u64>,
+    /// The worker's own share of it.
+    own_ns: u64,
+    /// When it was looked at last, and what it was then.
+    last: Option<(u64, u64)>,
+    /// More than upkeep was seen since it was written.
+    rose: bool,
+    cpu_written_ns: Option<u64>,
+    /// Something below the worker ran since the last round.
+    ran_below: bool,
+    /// Read system calls of what descends from it.
+    below: u64,
+    below_written: u64,
+    below_written_ns: Option<u64>,
+}
+
+impl Work {
+    /// The worker's own CPU time so far.
+    pub(super) fn own(&mut self, cpu_ns: u64) {
+        let more = cpu_ns.saturating_sub(self.own_ns);
+        self.own_ns += more;
+        self.add_cpu(more);
+    }
+
+    fn add_cpu(&mut self, more: u64) {
+        *self.cpu_ns.get_or_insert(0) += more;
+    }
+
+    /// All of the tree was looked at.
+    fn looked(&mut self, now_ns: u64) {
+        let Some(cpu_ns) = self.cpu_ns else { return };
+        if let Some((at_ns, before)) = self.last.replace((now_ns, cpu_ns)) {
+            let rose_by = cpu_ns.saturating_sub(before).saturating_mul(UPKEEP_PART);
+            self.rose |= rose_by > now_ns.saturating_sub(at_ns);
+        }
+    }
+
+    /// CPU time of the tree, ms, if that is to be written.
+    pub(super) fn cpu_ms(&self, now_ns: u64) -> Option<u64> {
+        let due = match self.cpu_written_ns {
+            None => true,
+            Some(at_ns) => self.rose && now_ns.saturating_sub(at_ns) >= EVERY_NS,
+        };
+        self.cpu_ns.filter(|_| due).map(|ns| ns / 1_000_000)
+    }
+
+    /// Read system calls below the worker, if these are to be written.
+    pub(super) fn below(&self, now_ns: u64) -> Option<u64> {
+        let due = self.below_written_ns.is_none_or(|at| now_ns.saturating_sub(at) >= EVERY_NS);
+        (due && self.below != self.below_written).then_some(self.below)
+    }
+
+    /// Whether something below the worker ran since the last round.
+    pub(super) fn ran_below(&self) -> bool {
+        self.ran_below
+    }
+
+    /// These were written.
+    pub(super) fn written(&mut self, cpu_ms: Option<u64>, below: Option<u64>, now_ns: u64) {
+        if cpu_ms.is_some() {
+            self.cpu_written_ns = Some(now_ns);
+            self.rose = false;
+        }
+        if let Some(below) = below {
+            self.below_written = below;
+            self.below_written_ns = Some(now_ns);
+        }
+    }
+}
+
+/// One round: what each tree has done since the last one. A descendant that has not run costs one
+/// system call.
+pub(super) fn round(
+    proc: &ProcFs,
+    workers: &mut BTreeMap<Identity, Box<Worker>>,
+    descendants: &mut BTreeMap<Identity, Descendant>,
+    now_ns: u64,
+) {
+    for worker in workers.values_mut() {
+        worker.work.ran_below = false;
+    }
+    for (identity, descendant) in descendants {
+        let Some(worker) = workers.get_mut(&descendant.worker) else { continue };
+        descendant.look(proc, *identity, &mut worker.work, now_ns);
+    }
+    for worker in workers.values_mut() {
+        if let Some(cpu_ns) = worker.live.cpu_ns() {
+            worker.work.own(cpu_ns);
+        }
+        worker.work.looked(now_ns);
+    }
+}
+
+impl Descendant {
+    pub(super) fn new(worker: Identity) -> Self {
+        Self { worker, cpu_ns: None, syscr: 0, denied_until_ns: 0 }
+    }
+
+    fn look(&mut self, proc: &ProcFs, identity: Identity, work: &mut Work, now_ns: u64) {
+        let cpu_ns = proc.cpu_ns(identity.pid);
+        let known = cpu_ns.as_ref().ok().copied().flatten();
+        match cpu_ns {
+            // Gone, or it has not run.
+            Ok(None) => return,
+            Ok(known) if known == self.cpu_ns => return,
+            _ => {}
+        }
+        match proc.stat(identity.pid) {
+            Ok(Some(stat)) if proc.is_same(identity, &stat) => {}
+            _ => return,
+        }
+        work.ran_below = true;
+        if let Some(cpu_ns) = known {
+            work.add_cpu(cpu_ns.saturating_sub(self.cpu_ns.replace(cpu_ns).unwrap_or(0)));
+        }
+        if now_ns < self.denied_until_ns {
+            return;
+        }
+        match proc.io_syscr(identity.pid) {
+            Ok(Some(syscr)) => {
+                let more = syscr.saturating_sub(self.syscr);
+                self.syscr += more;
+                work.below += more;
+            }
+            Ok(None) => {}
+            Err(_) => self.denied_until_ns = now_ns + DENIED_NS,
+        }
+    }
+
+    /// It has ended: what it did since the last round, if it is still there to be asked (a zombie).
+    pub(super) fn ended(&self, proc: &ProcFs, identity: Identity, work: &mut Work) {
+        let (Some(before), Ok(Some(cpu_ns))) = (self.cpu_ns, proc.cpu_ns(identity.pid)) else {
+            return;
+        };
+        // Less is another process's, that has its pid by now.
+        let more = cpu_ns.saturating_sub(before);
+        let stat = if more > 0 { proc.stat(identity.pid).ok().flatten() } else { None };
+        if stat.is_some_and(|stat| proc.is_same(identity, &stat)) {
+            work.add_cpu(more);
+        }
+    }
+}
