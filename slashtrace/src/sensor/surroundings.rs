@@ -196,6 +196,11 @@ impl Surroundings {
         self.terminals.take_gateways()
     }
 
+    /// A thread of a gateway that serves several terminals forked a child.
+    pub(super) fn thread_forked(&mut self, gateway: u32, tid: u32, child: Identity) {
+        self.replies.forked(gateway, tid, child);
+    }
+
     /// A gateway that serves several terminals did something, at `at_ns` of the boot clock.
     pub(super) fn gateway_acted(
         &mut self,

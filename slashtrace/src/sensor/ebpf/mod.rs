@@ -253,6 +253,9 @@ impl EbpfSensor {
                 let place = (instance_of(device), index);
                 self.surroundings.terminal_closed(place, boottime_ns, closer, batch);
             }
+            Translated::ThreadForked { gateway, tid, child } => {
+                self.surroundings.thread_forked(gateway, tid, child);
+            }
             Translated::Act { gateway, act, boottime_ns } => {
                 self.surroundings.gateway_acted(gateway, boottime_ns, act, batch);
             }

@@ -44,6 +44,15 @@ pub enum Translated {
         /// When, ns of the boot clock.
         boottime_ns: u64,
     },
+    /// A thread of a gateway of a flat tree forked a child.
+    ThreadForked {
+        /// Thread group id of the gateway.
+        gateway: u32,
+        /// Thread id.
+        tid: u32,
+        /// Whom it forked.
+        child: Identity,
+    },
     /// A gateway of a flat tree, or a thread of it that had forked a worker, did something.
     Act {
         /// Thread group id of the gateway.
@@ -103,9 +112,11 @@ impl Translator {
                 let closer = self.closer(&closer, book);
                 return Translated::Terminal { device, index, closer, boottime_ns };
             }
-            What::ThreadFork { child, tid, clones } => {
+            What::ThreadFork { gateway, child, tid, clones } => {
                 self.forked_by(child, tid, &clones);
-                return Translated::Dropped;
+                // Not by the book, which would keep whoever a gateway forks: most are no workers.
+                let child = Identity { pid: child.0, start_ns: child.1 };
+                return Translated::ThreadForked { gateway, tid, child };
             }
             What::ThreadAct { tgid, tid, act, port } => {
                 let act = match act {

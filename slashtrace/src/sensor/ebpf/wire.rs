@@ -69,6 +69,7 @@ pub enum What {
         closer: Task,
     },
     ThreadFork {
+        gateway: u32,
         child: (u32, u64),
         tid: u32,
         /// Nearest first.
@@ -164,6 +165,7 @@ pub fn decode(record: &Bytes) -> Result<Event, DecodeError> {
             let this: ThreadForkRecord = whole(record)?;
             let clones = this.clones.get(..this.clones_len as usize).ok_or(DecodeError::Size)?;
             What::ThreadFork {
+                gateway: this.tgid,
                 child: (this.child, this.child_start_ns),
                 tid: this.tid,
                 clones: clones.to_vec(),
@@ -384,7 +386,7 @@ mod tests {
 
     #[test]
     fn a_fork_by_a_thread_carries_where_that_came_from() {
-        let What::ThreadFork { child, tid, clones } =
+        let What::ThreadFork { child, tid, clones, .. } =
             decode(&records()[6].clone().into()).unwrap().what
         else {
             panic!("a fork by a thread");

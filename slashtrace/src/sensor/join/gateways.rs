@@ -2,7 +2,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Ports;
 use crate::{
-    host::{clock::boottime_ns, proc::ProcFs},
+    host::{
+        clock::{boottime_ns, thread_cpu_ns},
+        proc::ProcFs,
+    },
     model::{Identity, Process},
     redact,
     sensor::terminal::has_tokens,
@@ -10,7 +13,7 @@ use crate::{
 
 /// Bytes of an argv in which the tokens are looked for.
 const ARGV_BYTES_MAX: usize = 4_096;
-/// A search of all processes may take this part of the time that passes.
+/// A search of all processes may take this part of the time that passes, as CPU time.
 const SEARCH_PART: u64 = 50;
 /// Gateways that are known at a time.
 const GATEWAYS_MAX: usize = 64;
@@ -52,6 +55,7 @@ impl FlatGateways {
             return Vec::new();
         }
         self.searched = Some(opened);
+        let cpu_began = thread_cpu_ns();
         let pids = proc.pids().unwrap_or_default().into_iter();
         let found = pids.filter_map(|pid| {
             let argv = proc.cmdline(pid, ARGV_BYTES_MAX).ok()??;
@@ -74,7 +78,7 @@ impl FlatGateways {
         let found = found.into_iter().filter(|(ppid, _)| !pids.contains(ppid));
         let found = found.map(|(_, process)| process).collect();
         self.ended_ns = boottime_ns();
-        self.took_ns = self.ended_ns.saturating_sub(began);
+        self.took_ns = thread_cpu_ns().saturating_sub(cpu_began);
         found
     }
 

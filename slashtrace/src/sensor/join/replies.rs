@@ -6,6 +6,8 @@ use crate::model::{Body, Identity, Observation, Reply, ReplyEnd, Role, Sent, Spa
 pub(in crate::sensor) const WINDOW_NS: u64 = 150_000_000;
 /// Threads that forked a worker and have not replied: the oldest is forgotten.
 const FORKED_MAX: usize = 1_024;
+/// A child that is a worker has executed this long after its forker replied, ns.
+const EXECUTES_WITHIN: u64 = 5_000_000_000;
 /// Connections of one reply that are told apart.
 const SENT_MAX: usize = 32;
 
@@ -25,27 +27,44 @@ pub(in crate::sensor) enum Act {
 /// Puts together what gateways sent for threads that had forked workers.
 #[derive(Debug, Default)]
 pub(in crate::sensor) struct Replies {
-    /// By gateway's pid and thread id: the worker that it forked last, and its gateway.
-    forked: BTreeMap<(u32, u32), (Identity, Identity)>,
+    /// By gateway's pid and thread id: the child that it forked last.
+    forked: BTreeMap<(u32, u32), Identity>,
     order: VecDeque<(u32, u32)>,
+    /// Children that turned out to be workers, and their gateways.
+    workers: BTreeMap<Identity, Identity>,
+    newest: VecDeque<Identity>,
     open: Vec<Reply>,
+    /// Those that are over, of children that have not executed: a thread goes on when its child gives
+    /// up the memory that it borrowed (vfork(2)), a moment before the exec is seen.
+    over: Vec<Reply>,
 }
 
 impl Replies {
-    /// A worker was spawned by a thread.
-    pub(in crate::sensor) fn spawned(&mut self, spawn: &Spawn) {
-        let (Some(thread), Some(parent)) = (&spawn.thread, &spawn.parent) else { return };
-        if spawn.role != Role::Worker {
-            return;
-        }
-        let at = (parent.process.pid, thread.tid);
-        if self.forked.insert(at, (spawn.identity(), parent.process.identity())).is_none() {
+    /// A thread of a gateway forked a child.
+    pub(in crate::sensor) fn forked(&mut self, gateway: u32, tid: u32, child: Identity) {
+        let at = (gateway, tid);
+        if self.forked.insert(at, child).is_none() {
             self.order.push_back(at);
         }
         while self.forked.len() > FORKED_MAX
             && let Some(oldest) = self.order.pop_front()
         {
             self.forked.remove(&oldest);
+        }
+    }
+
+    /// A worker was spawned.
+    pub(in crate::sensor) fn spawned(&mut self, spawn: &Spawn) {
+        let Some(parent) = spawn.parent.as_ref().filter(|_| spawn.thread.is_some()) else { return };
+        if spawn.role == Role::Worker
+            && self.workers.insert(spawn.identity(), parent.process.identity()).is_none()
+        {
+            self.newest.push_back(spawn.identity());
+        }
+        while self.workers.len() > FORKED_MAX
+            && let Some(oldest) = self.newest.pop_front()
+        {
+            self.workers.remove(&oldest);
         }
     }
 
@@ -63,11 +82,12 @@ impl Replies {
                 if self.close(gateway, tid, at, ReplyEnd::Wake, found) {
                     return;
                 }
-                let Some((worker, id)) = self.forked.remove(&(gateway, tid)) else { return };
+                let Some(worker) = self.forked.remove(&(gateway, tid)) else { return };
                 self.order.retain(|known| *known != (gateway, tid));
                 self.open.push(Reply {
-                    pid: id.pid,
-                    start_ns: id.start_ns,
+                    pid: gateway,
+                    // Its worker's spawn tells.
+                    start_ns: 0,
                     worker,
                     tid,
                     from_ns: at,
@@ -101,8 +121,24 @@ impl Replies {
 
     /// Time passed, up to `now` ns of the boot clock.
     pub(in crate::sensor) fn pass(&mut self, now: u64, found: &mut Vec<Observation>) {
-        let over = self.open.extract_if(.., |reply| reply.until_ns < now);
-        found.extend(over.map(|reply| observed(now, reply)));
+        self.over.extend(self.open.extract_if(.., |reply| reply.until_ns < now));
+        self.over.retain(|reply| now < reply.until_ns.saturating_add(EXECUTES_WITHIN));
+        self.observe(now, found);
+    }
+
+    /// Makes observations of those that are over and whose child is a worker.
+    fn observe(&mut self, at: u64, found: &mut Vec<Observation>) {
+        let workers = &self.workers;
+        let whole = self.over.extract_if(.., |reply| match workers.get(&reply.worker) {
+            Some(gateway) => {
+                reply.start_ns = gateway.start_ns;
+                true
+            }
+            None => false,
+        });
+        found.extend(
+            whole.map(|reply| Observation { boottime_ns: at, body: Body::Reply(Box::new(reply)) }),
+        );
     }
 
     /// Ends the reply of a thread, if one is open.
@@ -118,13 +154,10 @@ impl Replies {
         let Some(its) = its else { return false };
         let mut reply = self.open.remove(its);
         (reply.until_ns, reply.ended) = (at, ended);
-        found.push(observed(at, reply));
+        self.over.push(reply);
+        self.observe(at, found);
         true
     }
-}
-
-fn observed(at: u64, reply: Reply) -> Observation {
-    Observation { boottime_ns: at, body: Body::Reply(Box::new(reply)) }
 }
 
 #[cfg(test)]
@@ -136,6 +169,11 @@ mod tests {
     const GATEWAY: Identity = testing::id(100, 5);
 
     fn forked(replies: &mut Replies, worker: u32, tid: u32) {
+        replies.forked(GATEWAY.pid, tid, testing::id(worker, 9));
+        spawned(replies, worker, tid);
+    }
+
+    fn spawned(replies: &mut Replies, worker: u32, tid: u32) {
         let mut spawn = testing::spawn(testing::id(worker, 9)).forked_by(GATEWAY);
         spawn.thread = Some(ForkingThread { tid, clones: Vec::new() });
         replies.spawned(&spawn);
@@ -146,7 +184,7 @@ mod tests {
         for (ms, act) in acts {
             replies.acted(GATEWAY.pid, ms * MS, *act, &mut found);
         }
-        replies.pass(10_000 * MS, &mut found);
+        replies.pass(2_000 * MS, &mut found);
         let reply = |observation: Observation| match observation.body {
             Body::Reply(reply) => *reply,
             other => unreachable!("{other:?}"),
@@ -189,6 +227,31 @@ mod tests {
     }
 
     #[test]
+    fn a_thread_may_reply_before_the_exec_of_its_child_is_seen() {
+        let replied = [(20, Act::Woke { tid: 7 }), (21, Act::Sent { port: 1 })];
+        for executes in [true, false] {
+            let mut replies = Replies::default();
+            replies.forked(GATEWAY.pid, 7, testing::id(200, 9));
+            let mut found = Vec::new();
+            for (ms, act) in replied {
+                replies.acted(GATEWAY.pid, ms * MS, act, &mut found);
+            }
+            replies.acted(GATEWAY.pid, 22 * MS, Act::Exited { tid: 7 }, &mut found);
+            assert!(found.is_empty());
+            if executes {
+                spawned(&mut replies, 200, 7);
+            }
+            replies.pass(23 * MS, &mut found);
+            assert_eq!(found.len(), usize::from(executes), "it may be no worker");
+            if let [Observation { body: Body::Reply(reply), .. }] = found.as_slice() {
+                assert_eq!((reply.identity(), ports(reply)), (GATEWAY, vec![1]));
+            }
+            replies.pass(10_000 * MS, &mut found);
+            assert!(replies.over.is_empty(), "and is forgotten");
+        }
+    }
+
+    #[test]
     fn several_threads_may_reply_at_a_time() {
         let mut replies = Replies::default();
         forked(&mut replies, 200, 7);
@@ -217,5 +280,6 @@ mod tests {
             forked(&mut replies, tid, tid);
         }
         assert_eq!((replies.forked.len(), replies.order.len()), (FORKED_MAX, FORKED_MAX));
+        assert_eq!((replies.workers.len(), replies.newest.len()), (FORKED_MAX, FORKED_MAX));
     }
 }

@@ -4,7 +4,10 @@ use super::{
     AGAIN_A_ROUND, AGAIN_FOR_SPAWN, AGAIN_PART, OTHER_VIEWS, Open, Place, TerminalWatch, look,
 };
 use crate::{
-    host::{clock::boottime_ns, devpts::Devpts},
+    host::{
+        clock::{boottime_ns, thread_cpu_ns},
+        devpts::Devpts,
+    },
     model::{Body, Identity, Observation, Process, TerminalEvent, TerminalState},
     sensor::join::ports::Callers,
 };
@@ -207,8 +210,10 @@ impl TerminalWatch {
             all = self.owners(&places);
             &all
         };
+        let cpu_began = thread_cpu_ns();
         let users = look::users(&self.proc, owners);
-        self.walks.walked(users, began, boottime_ns());
+        let (took, ended) = (thread_cpu_ns().saturating_sub(cpu_began), boottime_ns());
+        self.walks.walked(users, ended.saturating_sub(took), ended);
     }
 
     /// Finds the leaders of terminals among the children of those who hold their masters: who opens a
