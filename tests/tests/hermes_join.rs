@@ -131,7 +131,7 @@ fn workers_are_joined_to_the_right_terminal_or_to_none() {
 /// No flag but the policy, and whose workers it is about.
 #[test]
 fn the_worker_of_a_closed_terminal_is_ended_by_default_and_no_other_tabs() {
-    let flags = ["--tabs", "4", "--spread", "8", "--sidecars", "--close-one", "--idle", "40"];
+    let flags = ["--tabs", "4", "--spread", "16", "--sidecars", "--close-one", "--idle", "40"];
     for attempt in 0..3 {
         let Some(mut driver) = driver(&[&flags[..], &["--wait", "45"]].concat()) else { return };
         let mut recording = None;

@@ -1,10 +1,11 @@
 //! `terminal-orphan`: a worker that outlives the terminal of its session.
 //!
 //! Holds for a live worker whose terminal (its controlling terminal, opened by a gateway above it;
-//! else one that its gateway opened and whose process names its session; else the only one that its
-//! gateway opened shortly before; else its controlling terminal, whoever opened it) closed longer
-//! than the terminal grace ago, while it was asked nothing since and has been quiet for the grace,
-//! with all that descends from it. A terminal that is kept open for re-attach is not closed. Another
+//! else one that its gateway opened and whose process names its session, or was started to; else the
+//! one that its session is joined to (`roster::join`); else the only one that its gateway opened
+//! shortly before; else its controlling terminal, whoever opened it) closed longer than the terminal
+//! grace ago, while it was asked nothing since and has been quiet for the grace, with all that
+//! descends from it. A terminal that is kept open for re-attach is not closed. Another
 //! open one that shows the same session withdraws the finding, as does a connection of its own or
 //! somebody else than its gateway who holds its stdin.
 //!
