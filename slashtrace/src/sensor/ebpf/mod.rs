@@ -85,6 +85,8 @@ pub struct EbpfSensor {
     /// Records that are to be translated before what inotify had is applied; none if nothing is
     /// held.
     terminals_after: Option<usize>,
+    /// Messages that the hook for replies had missed when a reply was last observed.
+    missed_messages: u64,
     swept_ns: u64,
     long: LongArgvWatch,
 }
@@ -120,6 +122,7 @@ impl EbpfSensor {
             pending: VecDeque::new(),
             translated_ns: 0,
             terminals_after: None,
+            missed_messages: 0,
             swept_ns: boottime_ns(),
             long: LongArgvWatch::default(),
         };
@@ -218,6 +221,7 @@ impl EbpfSensor {
             self.terminals_after = None;
             self.surroundings.apply_terminals(&mut batch);
         }
+        self.doubt_replies(&mut batch);
         self.surroundings.complete(batch.drain(..), boottime_ns(), &mut self.pending);
         self.batch = batch;
         self.hand_over_terminals();
@@ -267,6 +271,22 @@ impl EbpfSensor {
         }
     }
 
+    /// Where the hook missed messages since the last time, any of these may be missing in a reply.
+    fn doubt_replies(&mut self, batch: &mut [Observation]) {
+        let replies = batch.iter_mut().filter_map(|observation| match &mut observation.body {
+            Body::Reply(reply) => Some(reply),
+            _ => None,
+        });
+        let mut replies = replies.peekable();
+        if replies.peek().is_none() {
+            return;
+        }
+        let missed = self.object.missed_messages();
+        if std::mem::replace(&mut self.missed_messages, missed) != missed {
+            replies.for_each(|reply| reply.complete = false);
+        }
+    }
+
     /// Keeps observations that no record made.
     fn keep(&mut self, batch: Vec<Observation>) {
         self.surroundings.complete(batch, boottime_ns(), &mut self.pending);
@@ -308,6 +328,7 @@ impl EbpfSensor {
         let mut found = Vec::new();
         self.surroundings.sample(boottime_ns(), &reads, &mut found);
         self.surroundings.refresh(boottime_ns(), &mut found);
+        self.doubt_replies(&mut found);
         self.pending.extend(found);
         self.hand_over_terminals();
         Ok(())

@@ -81,6 +81,7 @@ pub struct Object {
     gateways: HashMap<MapData, u32, GatewayValue>,
     /// What the replies of gateways are seen by.
     pub reply_hook: ReplyHook,
+    reply_program: Option<OwnedFd>,
     counters: PerCpuArray<MapData, [u64; Counter::ALL.len()]>,
     /// What the end of a terminal is told by.
     pub terminal_hook: TerminalHook,
@@ -129,8 +130,7 @@ impl Object {
         }
         let (terminal_hook, program) = attach_terminal_hook(&mut ebpf, &btf, terminal)?;
         programs.extend(program);
-        let (reply_hook, program) = ReplyHook::load(&mut ebpf, &btf)?;
-        programs.extend(program);
+        let (reply_hook, reply_program) = ReplyHook::load(&mut ebpf, &btf)?;
         drop(btf);
         let events = Some(RingBuf::try_from(take(&mut ebpf, "EVENTS")?)?);
         Ok(Self {
@@ -143,6 +143,7 @@ impl Object {
             gateway_bits: Array::try_from(take(&mut ebpf, "GATEWAY_BITS")?)?,
             gateways: HashMap::try_from(take(&mut ebpf, "GATEWAYS")?)?,
             reply_hook,
+            reply_program,
             counters: PerCpuArray::try_from(take(&mut ebpf, "COUNTERS")?)?,
             terminal_hook,
             call_hook,
@@ -297,6 +298,12 @@ impl Object {
             }
         }
         Ok(sums)
+    }
+
+    /// The same of the hook for replies: it runs for every message of the machine, and one that is
+    /// skipped hides no process.
+    pub fn missed_messages(&self) -> u64 {
+        self.reply_program.as_ref().and_then(|fd| recursion_misses(fd.as_fd())).unwrap_or(0)
     }
 
     /// Runs of the programs that the kernel skipped because the same program was already running

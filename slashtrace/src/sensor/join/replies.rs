@@ -8,6 +8,8 @@ pub(in crate::sensor) const WINDOW_NS: u64 = 150_000_000;
 const FORKED_MAX: usize = 1_024;
 /// A child that is a worker has executed this long after its forker replied, ns.
 const EXECUTES_WITHIN: u64 = 5_000_000_000;
+/// Children of one thread that are told apart: a gateway runs other programs, too.
+const CHILDREN_MAX: usize = 16;
 /// Connections of one reply that are told apart.
 const SENT_MAX: usize = 32;
 
@@ -27,25 +29,37 @@ pub(in crate::sensor) enum Act {
 /// Puts together what gateways sent for threads that had forked workers.
 #[derive(Debug, Default)]
 pub(in crate::sensor) struct Replies {
-    /// By gateway's pid and thread id: the child that it forked last.
-    forked: BTreeMap<(u32, u32), Identity>,
+    /// By gateway's pid and thread id: the children that it forked since it last woke the event loop.
+    /// Which of them is a worker, if any, shows when it executes.
+    forked: BTreeMap<(u32, u32), Vec<Identity>>,
     order: VecDeque<(u32, u32)>,
     /// Children that turned out to be workers, and their gateways.
     workers: BTreeMap<Identity, Identity>,
     newest: VecDeque<Identity>,
-    open: Vec<Reply>,
+    open: Vec<Open>,
     /// Those that are over, of children that have not executed: a thread goes on when its child gives
     /// up the memory that it borrowed (vfork(2)), a moment before the exec is seen.
-    over: Vec<Reply>,
+    over: Vec<Open>,
+}
+
+/// A reply, and the children that it may be about.
+#[derive(Debug)]
+struct Open {
+    reply: Reply,
+    children: Vec<Identity>,
 }
 
 impl Replies {
     /// A thread of a gateway forked a child.
     pub(in crate::sensor) fn forked(&mut self, gateway: u32, tid: u32, child: Identity) {
         let at = (gateway, tid);
-        if self.forked.insert(at, child).is_none() {
+        let children = self.forked.entry(at).or_default();
+        if children.is_empty() {
             self.order.push_back(at);
+        } else if children.len() >= CHILDREN_MAX {
+            children.remove(0);
         }
+        children.push(child);
         while self.forked.len() > FORKED_MAX
             && let Some(oldest) = self.order.pop_front()
         {
@@ -82,26 +96,28 @@ impl Replies {
                 if self.close(gateway, tid, at, ReplyEnd::Wake, found) {
                     return;
                 }
-                let Some(worker) = self.forked.remove(&(gateway, tid)) else { return };
+                let Some(children) = self.forked.remove(&(gateway, tid)) else { return };
                 self.order.retain(|known| *known != (gateway, tid));
-                self.open.push(Reply {
+                let reply = Reply {
                     pid: gateway,
                     // Its worker's spawn tells.
                     start_ns: 0,
-                    worker,
+                    worker: Identity { pid: 0, start_ns: 0 },
                     tid,
                     from_ns: at,
                     until_ns: at.saturating_add(WINDOW_NS),
                     ended: ReplyEnd::Time,
                     sent: Vec::new(),
                     complete: true,
-                });
+                };
+                self.open.push(Open { reply, children });
             }
             Act::Exited { tid } => {
                 self.close(gateway, tid, at, ReplyEnd::Exit, found);
             }
             Act::Sent { port } => {
-                for reply in self.open.iter_mut().filter(|reply| reply.pid == gateway) {
+                let open = self.open.iter_mut().map(|open| &mut open.reply);
+                for reply in open.filter(|reply| reply.pid == gateway) {
                     if reply.sent.iter().any(|sent| sent.port == port) {
                         continue;
                     }
@@ -113,7 +129,8 @@ impl Replies {
                 }
             }
             Act::Cut => {
-                let open = self.open.iter_mut().filter(|reply| reply.pid == gateway);
+                let open = self.open.iter_mut().map(|open| &mut open.reply);
+                let open = open.filter(|reply| reply.pid == gateway);
                 open.for_each(|reply| reply.complete = false);
             }
         }
@@ -121,24 +138,23 @@ impl Replies {
 
     /// Time passed, up to `now` ns of the boot clock.
     pub(in crate::sensor) fn pass(&mut self, now: u64, found: &mut Vec<Observation>) {
-        self.over.extend(self.open.extract_if(.., |reply| reply.until_ns < now));
-        self.over.retain(|reply| now < reply.until_ns.saturating_add(EXECUTES_WITHIN));
+        self.over.extend(self.open.extract_if(.., |open| open.reply.until_ns < now));
+        self.over.retain(|over| now < over.reply.until_ns.saturating_add(EXECUTES_WITHIN));
         self.observe(now, found);
     }
 
     /// Makes observations of those that are over and whose child is a worker.
     fn observe(&mut self, at: u64, found: &mut Vec<Observation>) {
         let workers = &self.workers;
-        let whole = self.over.extract_if(.., |reply| match workers.get(&reply.worker) {
-            Some(gateway) => {
-                reply.start_ns = gateway.start_ns;
-                true
-            }
-            None => false,
-        });
-        found.extend(
-            whole.map(|reply| Observation { boottime_ns: at, body: Body::Reply(Box::new(reply)) }),
-        );
+        let is_worker = |over: &Open| over.children.iter().any(|child| workers.contains_key(child));
+        for Open { mut reply, children } in self.over.extract_if(.., |over| is_worker(over)) {
+            // The one that it forked last.
+            let mut its = children.iter().rev();
+            let worker = its.find_map(|child| Some((*child, workers.get(child)?)));
+            let Some((worker, gateway)) = worker else { continue };
+            (reply.worker, reply.start_ns) = (worker, gateway.start_ns);
+            found.push(Observation { boottime_ns: at, body: Body::Reply(Box::new(reply)) });
+        }
     }
 
     /// Ends the reply of a thread, if one is open.
@@ -150,11 +166,11 @@ impl Replies {
         ended: ReplyEnd,
         found: &mut Vec<Observation>,
     ) -> bool {
-        let its = self.open.iter().position(|reply| (reply.pid, reply.tid) == (gateway, tid));
-        let Some(its) = its else { return false };
-        let mut reply = self.open.remove(its);
-        (reply.until_ns, reply.ended) = (at, ended);
-        self.over.push(reply);
+        let its = |open: &Open| (open.reply.pid, open.reply.tid) == (gateway, tid);
+        let Some(its) = self.open.iter().position(its) else { return false };
+        let mut over = self.open.remove(its);
+        (over.reply.until_ns, over.reply.ended) = (at, ended);
+        self.over.push(over);
         self.observe(at, found);
         true
     }
@@ -249,6 +265,18 @@ mod tests {
             replies.pass(10_000 * MS, &mut found);
             assert!(replies.over.is_empty(), "and is forgotten");
         }
+    }
+
+    #[test]
+    fn other_children_of_the_thread_are_no_workers() {
+        let mut replies = Replies::default();
+        // `git` before the worker, and another one after it.
+        replies.forked(GATEWAY.pid, 7, testing::id(198, 9));
+        forked(&mut replies, 200, 7);
+        replies.forked(GATEWAY.pid, 7, testing::id(201, 9));
+        let woke = [(20, Act::Woke { tid: 7 }), (21, Act::Sent { port: 1 })];
+        let found = acts(&mut replies, &woke);
+        assert_eq!(found.iter().map(|it| it.worker.pid).collect::<Vec<_>>(), [200]);
     }
 
     #[test]
