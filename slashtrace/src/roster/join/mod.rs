@@ -220,8 +220,8 @@ impl Roster {
             return;
         }
         let lives = |name: &Arc<str>| {
-            let ids = self.by_session.get(name).into_iter().flatten();
-            ids.into_iter().any(|id| self.workers.get(id).is_some_and(|worker| worker.is_live()))
+            let mut ids = self.by_session.get(name).into_iter().flatten();
+            ids.any(|id| self.workers.get(id).is_some_and(|worker| worker.is_live()))
         };
         let oldest = sessions.order.iter().find(|(_, name)| !lives(name));
         if let Some(oldest) = oldest.or(sessions.order.first()).cloned() {

@@ -282,7 +282,7 @@ impl EbpfSensor {
             return;
         }
         let missed = self.object.missed_messages();
-        if std::mem::replace(&mut self.missed_messages, missed) != missed {
+        if mem::replace(&mut self.missed_messages, missed) != missed {
             replies.for_each(|reply| reply.complete = false);
         }
     }

@@ -5,10 +5,13 @@ const MS: u64 = 1_000_000;
 /// When the first request of most worlds came, ms.
 const T: u64 = 10_000;
 
+/// A terminal: its number, connections, writes, and when it was closed.
+type Tab = (u32, BTreeMap<u16, Connected>, Vec<Write>, Option<u64>);
+
 /// Terminals by number, each with a port of its own: 40000 + number.
 #[derive(Default)]
 struct World {
-    terminals: Vec<(u32, BTreeMap<u16, Connected>, Vec<Write>, Option<u64>)>,
+    terminals: Vec<Tab>,
     requests: Vec<(ForkingThread, Option<Reply>, u64)>,
     taken: BTreeSet<(u32, u64)>,
 }
@@ -108,6 +111,7 @@ impl World {
     }
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "it stands where none may stand")]
 fn replied(at: u64, ports: &[u16]) -> Option<Reply> {
     Some(reply(at, ports))
 }
