@@ -40,6 +40,8 @@ fields! {
     TaskRealCred = "task_struct"."real_cred",
     /// Name of the thread.
     TaskComm = "task_struct"."comm",
+    /// Flags: `PF_FORKNOEXEC`.
+    TaskFlags = "task_struct"."flags",
     /// Wait status, as wait(2) gives it.
     TaskExitCode = "task_struct"."exit_code",
     /// Start of the argument area.

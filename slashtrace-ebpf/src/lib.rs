@@ -19,8 +19,8 @@ pub use flat::{
 };
 pub use record::{
     ARGV_MAX, CHAIN_MAX, EXEC_TAIL_MAX, ExecRecord, ExitRecord, ForkRecord, Header, LongArgvRecord,
-    NO_TERMINAL, ParentKnownBy, RecordKind, SignalRecord, TaskInfo, TerminalKey, TerminalRecord,
-    WIRE_VERSION, argv_padded,
+    NO_TERMINAL, ParentKnownBy, RecordKind, SENT_AT_PARENT_END, SENT_BY_KERNEL, SENT_BY_TASK,
+    SignalRecord, TaskInfo, TerminalKey, TerminalRecord, WIRE_VERSION, argv_padded,
 };
 
 /// Processes that can be tracked at once (entries of `TRACKED`).

@@ -2,7 +2,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Version of the record layouts.
-pub const WIRE_VERSION: u8 = 4;
+pub const WIRE_VERSION: u8 = 5;
 
 /// Bytes of the argument area that are searched and carried.
 pub const ARGV_MAX: usize = 1024;
@@ -161,6 +161,13 @@ pub struct ExecRecord {
     pub worker_before: u32,
     /// Start time of that worker, ns.
     pub worker_before_start_ns: u64,
+    /// Start time of the thread group that forked the forker, ns.
+    pub above_start_ns: u64,
+    /// That thread group, 0 where that is not known.
+    pub above: u32,
+    /// Whether the forker, if it is the first of the chain, has executed nothing since it was forked
+    /// (`PF_FORKNOEXEC`, include/linux/sched.h).
+    pub forked_only: u32,
 }
 
 /// Most bytes that follow an [`ExecRecord`].
@@ -234,6 +241,13 @@ pub struct ExitRecord {
     pub reserved: u32,
 }
 
+/// `SignalRecord::origin`: a task sent it.
+pub const SENT_BY_TASK: u32 = 0;
+/// The kernel itself did (`SEND_SIG_PRIV`): `sender` is only who was running.
+pub const SENT_BY_KERNEL: u32 = 1;
+/// The kernel did while the sender ended, as its child had asked for (`PR_SET_PDEATHSIG`).
+pub const SENT_AT_PARENT_END: u32 = 2;
+
 /// A signal was generated for a tracked thread group.
 #[derive(Clone, Copy, Debug)]
 #[cfg_attr(not(target_arch = "bpf"), derive(FromBytes, Immutable, IntoBytes, KnownLayout))]
@@ -254,8 +268,8 @@ pub struct SignalRecord {
     /// `TRACE_SIGNAL_*`: 0 delivered, 1 ignored, 2 already pending, 3 and 4 lost
     /// (include/trace/events/signal.h).
     pub result: u32,
-    /// Whether the kernel itself sent it (`SEND_SIG_PRIV`): then `sender` is only who was running.
-    pub from_kernel: u32,
+    /// Why it was sent: [`SENT_BY_TASK`], [`SENT_BY_KERNEL`] or [`SENT_AT_PARENT_END`].
+    pub origin: u32,
     /// Who was running: the sender.
     pub sender: TaskInfo,
 }

@@ -2,7 +2,10 @@
 //!
 //! Runs in guests of `cargo xtask vm`.
 
-use slashtrace_tests::{Program, Recording, Step, host};
+use std::time::Duration;
+
+use slashtrace::model::Record;
+use slashtrace_tests::{Program, Recording, Step, host, recorded};
 
 #[test]
 fn an_argv_of_a_mebibyte_is_matched_and_its_true_length_told() {
@@ -33,12 +36,30 @@ fn a_session_key_that_is_cut_off_is_none() {
         return;
     }
     let recording = Recording::start();
+    // It is gone before anybody can read the rest.
+    recording.freeze(true);
     recording.worker(&"k".repeat(1_000), Vec::new()).run();
+    recording.freeze(false);
     let recorded = recording.stop();
 
     let workers = recorded.workers();
     let [spawn] = workers.as_slice() else { panic!("{} workers\n{recorded}", workers.len()) };
     assert_eq!((spawn.session.as_ref(), spawn.argv_truncated), (None, true));
+}
+
+#[test]
+fn a_session_key_behind_what_the_record_carries_is_read_from_proc() {
+    if !host::may_load_kernel_programs() {
+        return;
+    }
+    let recording = Recording::start();
+    let first = recording.worker("first", vec![Step::Serve]).arg("y".repeat(2_000));
+    let mut worker = first.arg("--session-key").arg("last").start();
+    let watched = |records: &[Record]| !recorded::workers(records).is_empty();
+    recording.wait_for("the worker", Duration::from_secs(20), watched);
+    assert!(worker.wait().success());
+    let recorded = recording.stop();
+    assert_eq!(recorded.worker("last").pid, worker.pid(), "the last one holds");
 }
 
 #[test]

@@ -21,6 +21,9 @@ use crate::{
     tracked::{is_marked, known, track, track_above, untrack},
 };
 
+/// It was forked and has executed nothing (include/linux/sched.h).
+const PF_FORKNOEXEC: u32 = 0x40;
+
 #[inline(always)]
 pub fn handle(ctx: &BtfTracePointContext) {
     count(Counter::ExecSeen);
@@ -81,6 +84,9 @@ pub fn handle(ctx: &BtfTracePointContext) {
     record.forker_start_ns = 0;
     record.forker = 0;
     record.chain_len = 0;
+    record.above = 0;
+    record.above_start_ns = 0;
+    record.forked_only = 0;
     task::describe(task, &mut record.task);
     if matched {
         count(Counter::Matched);
@@ -171,22 +177,34 @@ fn follow_parents(task: Address, tgid: u32, start_ns: u64, scratch: &mut ExecScr
     record.forker_start_ns = parent_start_ns;
     record.parent_known_by = ParentKnownBy::RealParent as u8;
     match FORKS.get(tgid & (FORK_SLOTS - 1)) {
+        // Who clones with CLONE_PARENT passes its child on to its own parent.
         Some(slot) if slot.child == tgid && slot.child_start_ns == start_ns => {
-            record.parent_known_by = ParentKnownBy::Fork as u8;
-            record.forker = slot.parent & !FORKED_AS_SIBLING;
-            record.forker_start_ns = slot.parent_start_ns;
+            if slot.parent & FORKED_AS_SIBLING == 0 {
+                record.parent_known_by = ParentKnownBy::Fork as u8;
+                record.forker = slot.parent;
+                record.forker_start_ns = slot.parent_start_ns;
+            }
             if record.forker != parent || record.forker_start_ns != parent_start_ns {
                 record.reparented = 1;
                 // A child gets another parent than its forker when the last thread of that one
-                // exits (`forget_original_parent`, kernel/exit.c), or at its birth.
-                record.forker_gone = u8::from(slot.parent & FORKED_AS_SIBLING == 0);
+                // exits (`forget_original_parent`, kernel/exit.c).
+                record.forker_gone = 1;
             }
         }
         _ => count(Counter::ForkerForgotten),
     }
-    if record.reparented != 0 && record.forker_gone == 0 {
-        // Whether it lives cannot be asked by its pid: userspace does.
-        track_above(record.forker, record.forker_start_ns, Role::Gateway);
+    match FORKS.get(record.forker & (FORK_SLOTS - 1)) {
+        Some(slot)
+            if slot.child == record.forker && slot.child_start_ns == record.forker_start_ns =>
+        {
+            record.above = slot.parent & !FORKED_AS_SIBLING;
+            record.above_start_ns = slot.parent_start_ns;
+        }
+        _ => {}
+    }
+    if record.reparented == 0 {
+        let flags: u32 = current.read(Field::TaskFlags);
+        record.forked_only = flags & PF_FORKNOEXEC;
     }
 
     let mut climb = Climb { current: current.0, scratch };

@@ -1,7 +1,10 @@
 //! `signal_generate` (kernel/signal.c, `__send_signal_locked`): runs in the sender.
 
-use aya_ebpf::{cty::c_void, programs::BtfTracePointContext};
-use slashtrace_ebpf::{Field, RecordKind, SIGNALS_RECORDED, SignalRecord, TaskInfo};
+use aya_ebpf::{EbpfContext as _, cty::c_void, programs::BtfTracePointContext};
+use slashtrace_ebpf::{
+    Field, RecordKind, SENT_AT_PARENT_END, SENT_BY_KERNEL, SENT_BY_TASK, SIGNALS_RECORDED,
+    SignalRecord, TaskInfo,
+};
 
 use crate::{
     emit::{header, submit},
@@ -11,6 +14,11 @@ use crate::{
 
 /// `SI_KERNEL` (include/uapi/asm-generic/siginfo.h).
 const SI_KERNEL: i32 = 0x80;
+/// In place of a siginfo (include/linux/sched/signal.h).
+const SEND_SIG_NOINFO: u64 = 0;
+const SEND_SIG_PRIV: u64 = 1;
+/// Where the second argument is.
+const INFO_AT: u64 = 8;
 
 #[inline(always)]
 pub fn handle(ctx: &BtfTracePointContext) {
@@ -30,12 +38,23 @@ pub fn handle(ctx: &BtfTracePointContext) {
     };
     // SAFETY: a map value that the verifier knows the size of.
     let role = unsafe { (*known).role };
-    // SEND_SIG_NOINFO is 0, SEND_SIG_PRIV is 1 (include/linux/sched/signal.h).
-    let info: u64 = ctx.arg(1);
+    // The verifier takes the argument for a pointer that is never null, and would drop the branch of
+    // 0: a copy by the helper is a number.
+    let info: u64 = Address(ctx.as_ptr() as u64 + INFO_AT).bytes().unwrap_or(SEND_SIG_PRIV);
     let si_code = match info {
-        0 => 0,
-        1 => SI_KERNEL,
+        SEND_SIG_NOINFO => 0,
+        SEND_SIG_PRIV => SI_KERNEL,
         pointer => Address(pointer).read(Field::SiginfoCode),
+    };
+    // kill(2) and its like hand over a siginfo. A task that ends lets go of its memory (`exit_mm`)
+    // before its children get the signal that they asked for (`forget_original_parent`,
+    // kernel/exit.c): without a siginfo, from the thread that is their parent.
+    let origin = if si_code == SI_KERNEL {
+        SENT_BY_KERNEL
+    } else if info == SEND_SIG_NOINFO && Address::current().read::<u64>(Field::TaskMm) == 0 {
+        SENT_AT_PARENT_END
+    } else {
+        SENT_BY_TASK
     };
     let mut sender = TaskInfo::NONE;
     task::describe(Address::current().follow(Field::TaskGroupLeader), &mut sender);
@@ -47,7 +66,7 @@ pub fn handle(ctx: &BtfTracePointContext) {
         signal,
         si_code,
         result: ctx.arg(4),
-        from_kernel: u32::from(info == 1 || si_code == SI_KERNEL),
+        origin,
         sender,
     });
 }

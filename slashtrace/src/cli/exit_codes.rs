@@ -11,7 +11,7 @@ pub enum Exit {
     Findings,
     /// Wrong usage, or an environment in which it cannot work.
     Error,
-    /// The evidence is incomplete: something was not seen.
+    /// The evidence is incomplete: something was not seen, or workers could not be judged by it.
     Incomplete,
     /// The traced command's own code.
     Command(u8),
@@ -35,7 +35,7 @@ impl Exit {
         match command {
             _ if fails => Self::Findings,
             Some(code) if code != 0 => Self::Command(code),
-            _ if !tally.complete() => Self::Incomplete,
+            _ if !(tally.complete() && tally.judged()) => Self::Incomplete,
             Some(code) => Self::Command(code),
             None => Self::Fine,
         }
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
     use crate::roster::Roster;
     use crate::{
-        evidence::samples::record,
+        evidence::samples::{record, spawn},
         model::{Body, Stop},
     };
 
@@ -83,5 +83,29 @@ mod tests {
         ] {
             assert_eq!(Exit::of(&tally(complete), fails, command), exit);
         }
+    }
+
+    #[test]
+    fn a_worker_that_could_not_be_judged_makes_the_evidence_incomplete() {
+        let ended = |change: fn(&mut crate::model::Spawn)| {
+            let (mut tally, mut roster) = (Tally::default(), Roster::blank());
+            let mut spawn = spawn();
+            change(&mut spawn);
+            let counters = [].into();
+            let stop = Stop { reason: "duration".to_owned(), counters, complete: true };
+            for (seq, body) in (1..).zip([Body::Spawn(Box::new(spawn)), Body::Stop(stop)]) {
+                let record = record(seq, 1, body);
+                roster.observe(&record);
+                tally.record(&record, &roster);
+            }
+            tally
+        };
+        assert_eq!(Exit::of(&ended(|_| ()), false, None), Exit::Fine);
+        let keyless = ended(|spawn| spawn.session = None);
+        assert_eq!(Exit::of(&keyless, false, Some(0)), Exit::Incomplete);
+        assert_eq!(Exit::of(&keyless, true, None), Exit::Findings);
+        assert_eq!(Exit::of(&keyless, false, Some(7)), Exit::Command(7));
+        // One that was there before is judged from then on.
+        assert_eq!(Exit::of(&ended(|spawn| spawn.inherited = true), false, None), Exit::Fine);
     }
 }

@@ -61,7 +61,8 @@ Examples:
   sudo slashtrace doctor                          can this machine do it, and what to do if not
 
 Exit codes: 0 fine · 1 findings at or above --fail-on · 2 usage or environment error ·
-3 incomplete evidence · the command's own code where `record -- CMD` ran one";
+3 incomplete evidence: something was not seen, or workers could not be judged (the report says why) ·
+the command's own code where `record -- CMD` ran one";
 
 #[derive(Debug, Parser)]
 #[command(name = "slashtrace", version, about = "Proves which code path leaks worker processes",

@@ -128,7 +128,9 @@ fn check(proc: &ProcFs, profile: &Profile, json: bool, out: &mut dyn Write) -> R
         .with_context(|| format!("cannot read {}; is it mounted?", proc.root().display()))?;
     let redaction = redacting::of_this_machine();
     spawns.retain(|spawn| spawn.role == Role::Worker);
-    spawns.iter_mut().for_each(|spawn| redaction.spawn(spawn));
+    for spawn in &mut spawns {
+        redaction.spawn(spawn);
+    }
     let reports: Vec<RuleReport<'_>> = profile
         .workers
         .iter()

@@ -133,6 +133,10 @@ fn recorded(args: &Args, profile: &Profile, color: Color) -> Result<Exit> {
     if !ended.complete {
         screen.line("the evidence is incomplete: see its gap records");
     }
+    if !ended.tally.judged() {
+        screen
+            .line("not every worker could be judged: \"What was not seen\" in the report says why");
+    }
     Ok(Exit::of(&ended.tally, args.fail_on.fails(&ended.tally), command))
 }
 

@@ -19,6 +19,7 @@ use crate::{
         digest::Digest,
         live::Live,
         table::{self, terminal_width},
+        words::not_judged,
     },
     roster::Roster,
 };
@@ -73,6 +74,9 @@ pub fn run(args: &Args, color: Color) -> Result<Exit> {
         screen.line("the recording was not ended in order: it has no stop record");
     } else if !replayed.tally.complete() {
         screen.line("the recording is incomplete: see its gap records");
+    }
+    if let Some(not_judged) = not_judged(replayed.tally.unjudged()) {
+        screen.line(&format!("of its workers, {not_judged}"));
     }
     Ok(Exit::of(&replayed.tally, args.fail_on.fails(&replayed.tally), None))
 }

@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     model::{Body, Confidence, FindingState, Kind, Record},
-    roster::{Roster, Totals},
+    roster::{Reasons, Roster, Totals},
 };
 
 /// What a recording comes to, for exit codes and status lines: a few numbers that are kept up to
@@ -16,6 +16,7 @@ pub struct Tally {
     kinds: BTreeMap<Kind, Confidence>,
     lost: u64,
     complete: Option<bool>,
+    unjudged: Reasons,
 }
 
 impl Tally {
@@ -34,7 +35,10 @@ impl Tally {
                     *surest = finding.confidence.max(*surest);
                 }
             }
-            Body::Stop(stop) => self.complete = Some(stop.complete),
+            Body::Stop(stop) => {
+                self.complete = Some(stop.complete);
+                self.unjudged = roster.all_unjudged();
+            }
             _ => {}
         }
     }
@@ -89,6 +93,16 @@ impl Tally {
         self.kinds.iter().any(|(kind, &surest)| kind.is_leak() && surest >= at_least)
     }
 
+    /// Workers that could not be judged, or not in full, at the end of the recording, by why.
+    pub fn unjudged(&self) -> &Reasons {
+        &self.unjudged
+    }
+
+    /// Whether every worker was judged, be it in part.
+    pub fn judged(&self) -> bool {
+        self.unjudged.keys().all(|why| why.in_part())
+    }
+
     /// Whether the recording ended in order; a file that was cut off did not.
     pub fn stopped(&self) -> bool {
         self.complete.is_some()
@@ -107,6 +121,7 @@ mod tests {
         evidence::samples::{finding, record, spawn},
         model::{Exit, Gap, GapReason, Identity, Role, Source, Stop},
         profile::Profile,
+        roster::Unjudged,
     };
 
     fn tally(bodies: Vec<Body>) -> Tally {
@@ -176,5 +191,23 @@ mod tests {
         let lossy = tally(vec![gap, stop(false)]);
         assert!(lossy.stopped() && !lossy.complete());
         assert_eq!(lossy.lost(), 3);
+    }
+
+    #[test]
+    fn who_could_not_be_judged_is_counted_at_the_end() {
+        let stop =
+            Body::Stop(Stop { reason: "duration".to_owned(), counters: [].into(), complete: true });
+        let ended = |change: fn(&mut crate::model::Spawn)| {
+            let mut spawn = spawn();
+            change(&mut spawn);
+            tally(vec![Body::Spawn(Box::new(spawn)), stop.clone()])
+        };
+        assert!(ended(|_| ()).unjudged().is_empty());
+        let keyless = ended(|spawn| spawn.session = None);
+        assert_eq!(*keyless.unjudged(), [(Unjudged::NoSession, 1)].into());
+        assert!(!keyless.judged() && keyless.complete());
+        let before = ended(|spawn| spawn.inherited = true);
+        assert_eq!(*before.unjudged(), [(Unjudged::Inherited, 1)].into());
+        assert!(before.judged());
     }
 }

@@ -173,6 +173,7 @@ pub(crate) fn all() -> Vec<Record> {
             signal: 15,
             name: "SIGTERM".to_owned(),
             si_code: 0,
+            parent_ended: false,
             delivered: true,
             sender: Some(Sender {
                 pid: WORKER.pid,

@@ -23,6 +23,12 @@ pub fn wall_time(boottime_ns: u64) -> Timestamp {
         .unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
+/// Whether clocks of a time namespace are shifted, by its /proc/PID/timens_offsets: lines of clock,
+/// seconds, nanoseconds (time_namespaces(7)).
+pub fn is_shifted(offsets: &str) -> bool {
+    offsets.lines().any(|line| line.split_whitespace().skip(1).any(|number| number != "0"))
+}
+
 fn boottime_ns_signed() -> i64 {
     i64::try_from(boottime_ns()).unwrap_or(i64::MAX)
 }

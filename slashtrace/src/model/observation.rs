@@ -307,6 +307,10 @@ pub struct Signal {
     /// Who sent it; absent if the kernel itself did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sender: Option<Sender>,
+    /// The kernel sent it because the sender, its parent, ended: the target had asked for it
+    /// (`PR_SET_PDEATHSIG`, prctl(2)).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub parent_ended: bool,
 }
 
 impl Signal {

@@ -151,6 +151,7 @@ pub(crate) fn signal(to: Identity, by: Identity, number: u8) -> Signal {
         signal: number,
         name: super::signal_name(number.into()).into_owned(),
         si_code: 0,
+        parent_ended: false,
         delivered: true,
         sender: Some(Sender {
             pid: by.pid,

@@ -55,17 +55,38 @@ const LAUNCHERS: &[&str] = &[
 const OPTIONS_MAX: usize = 8;
 
 impl Profile {
-    /// Whether this argv is that of a launcher, one of the usual ones or of the profile's: a program
-    /// that only starts the worker, and waits for it. Also one that wrote a title over its argv
-    /// (`npm exec c03-mcp`, in one token). It says nothing of who is started.
-    pub fn is_launcher(&self, argv: &[&[u8]]) -> bool {
+    /// The launcher that this argv is of, one of the usual ones or of the profile's: a program that
+    /// only starts the worker, and waits for it. As it is written in the profile: `npm exec`. Also
+    /// of one that wrote a title over its argv (`npm exec c03-mcp`, in one token). It says nothing
+    /// of who is started.
+    pub fn launcher(&self, argv: &[&[u8]]) -> Option<&str> {
         let own = self.workers.iter().flat_map(|rule| &rule.launchers).map(String::as_str);
         let words = title_words(argv);
         let argv = words.as_deref().unwrap_or(argv);
-        let Some((at, name)) = program::name(argv) else { return false };
-        // A shell that runs a command is itself; one that runs a file is that file's.
+        let (at, name) = program::name(argv)?;
         let behind = argv.get(at + 1..).unwrap_or_default();
-        LAUNCHERS.iter().copied().chain(own).any(|launcher| is_of(launcher, name, behind))
+        LAUNCHERS.iter().copied().chain(own).find(|launcher| is_of(launcher, name, behind))
+    }
+
+    /// Whether this argv is that of a launcher: see [`Self::launcher`].
+    pub fn is_launcher(&self, argv: &[&[u8]]) -> bool {
+        self.launcher(argv).is_some()
+    }
+}
+
+/// Launchers of which a match means themselves: what runs containers starts the worker elsewhere, and
+/// is how it is spoken to; a shell's command is one token, in which no rule looks.
+const THEMSELVES: &[&str] =
+    &["docker", "podman", "nerdctl", "sh", "bash", "dash", "zsh", "ash", "ksh"];
+
+impl Profile {
+    /// Whether this argv is that of a process which is about to start the worker that it names. A
+    /// rule that names the launcher itself means it.
+    pub(super) fn only_launches(&self, argv: &[&[u8]]) -> bool {
+        let Some(launcher) = self.launcher(argv) else { return false };
+        let program = launcher.split(' ').next().unwrap_or(launcher);
+        let meant = self.workers.iter().any(|rule| rule.program.as_deref() == Some(program));
+        !meant && !THEMSELVES.contains(&program)
     }
 }
 

@@ -58,7 +58,8 @@ pub fn tokens_of(area: &[u8]) -> Vec<&[u8]> {
 impl Profile {
     /// Applies the worker rules to argv tokens: the first that matches.
     pub fn match_worker<'a>(&'a self, argv: &[&'a [u8]]) -> Option<WorkerMatch<'a>> {
-        self.workers.iter().find_map(|rule| rule.matched(argv))
+        let found = self.workers.iter().find_map(|rule| rule.matched(argv))?;
+        (!self.only_launches(argv)).then_some(found)
     }
 
     /// The name of the known helper that this argv belongs to.
@@ -95,7 +96,7 @@ impl WorkerRule {
         for source in self.session.iter().flat_map(|rule| &rule.0) {
             let found = match source {
                 SessionSource::Flag(flag) => flag_value(argv, 1, flag),
-                SessionSource::Position(nth) => self.positional(argv, behind, *nth),
+                SessionSource::Position(nth) => positional(argv, behind, *nth),
                 SessionSource::Env(name) => {
                     keys.push(KeyPlace::Env(name));
                     continue;
@@ -159,34 +160,29 @@ impl WorkerRule {
         argv.iter().skip(1).any(|token| is_excluded(token))
             || title.iter().any(|word| is_excluded(word))
     }
+}
 
-    /// The nth argument from `from` that is neither a flag nor may be the value of one.
-    fn positional<'a>(
-        &self,
-        argv: &[&'a [u8]],
-        from: usize,
-        nth: u32,
-    ) -> Option<(&'a [u8], usize)> {
-        let mut count = 0;
-        let mut flags = true;
-        let mut after_flag = false;
-        for (at, token) in argv.iter().enumerate().skip(from) {
-            if flags && *token == b"--" {
-                flags = false;
-                after_flag = false;
-            } else if flags && token.len() > 1 && token.starts_with(b"-") {
-                after_flag = !token.contains(&b'=');
-            } else if after_flag {
-                after_flag = false;
-            } else {
-                count += 1;
-                if count == nth {
-                    return (!token.is_empty()).then_some((token, at));
-                }
+/// The nth argument from `from` that is neither a flag nor may be the value of one.
+fn positional<'a>(argv: &[&'a [u8]], from: usize, nth: u32) -> Option<(&'a [u8], usize)> {
+    let mut count = 0;
+    let mut flags = true;
+    let mut after_flag = false;
+    for (at, token) in argv.iter().enumerate().skip(from) {
+        if flags && *token == b"--" {
+            flags = false;
+            after_flag = false;
+        } else if flags && token.len() > 1 && token.starts_with(b"-") {
+            after_flag = !token.contains(&b'=');
+        } else if after_flag {
+            after_flag = false;
+        } else {
+            count += 1;
+            if count == nth {
+                return (!token.is_empty()).then_some((token, at));
             }
         }
-        None
     }
+    None
 }
 
 /// How many tokens of `argv` are the rule's, if it begins with those.

@@ -1,7 +1,7 @@
 mod stdin;
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     fs, io,
     path::{Path, PathBuf},
     process, thread,
@@ -13,6 +13,7 @@ use crate::{
     host::{
         devpts::instance_of_tty,
         proc::{ARGV_SEARCHED_BYTES, Cmdline, Ids, ProcFs, ProcStat},
+        unix::UnixEnds,
     },
     model::{Identity, Kind, Terminal},
     profile::Profile,
@@ -60,6 +61,7 @@ pub(super) struct Checks {
     profile: Profile,
     protect: Protect,
     prepared: Prepared,
+    unix: RefCell<UnixEnds>,
     /// Slashtrace itself and the processes above it at its start. Later there are none but these:
     /// an orphan is adopted by a process that was above it before, or by the first of its pid
     /// namespace (`find_new_reaper`, kernel/exit.c), which is never ended.
@@ -76,6 +78,7 @@ impl Checks {
             profile,
             protect: policy.protect.clone(),
             prepared: Prepared::new(proc.clone(), policy),
+            unix: RefCell::default(),
             ours: above(&proc, process::id()),
             in_vain: Cell::new(None),
             proc,
@@ -107,10 +110,12 @@ impl Checks {
         self.is_unprotected(pid, uid, &cmdline, gateway)?;
         self.is_no_gateway(&stat, decision)?;
         let orphaned = decision.gateway.is_some() && gateway.is_none();
-        if orphaned || matches!(decision.kind, Kind::GatewayOrphan | Kind::Unreachable) {
+        let unreached =
+            matches!(decision.kind, Kind::GatewayOrphan | Kind::LauncherOrphan | Kind::Unreachable);
+        if orphaned || unreached {
             self.is_not_in_use(decision)?;
         }
-        Ok(())
+        self.has_been_quiet(decision)
     }
 
     /// Whether the worker alone is what it was: what is left to ask a moment after [`Self::all`]

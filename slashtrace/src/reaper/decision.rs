@@ -25,6 +25,10 @@ pub struct Decision {
     /// Whether the kernel saw it execute what made it a worker: an argv that is another by now, in a
     /// program that is the same, is a title that it wrote over the old one.
     pub seen_exec: bool,
+    /// Read system calls that it had made when it was last sampled, if that could be read.
+    pub syscr: Option<u64>,
+    /// Whether nobody was seen to read its output, which has another end.
+    pub output_unread: bool,
     /// What was seen of each way to use it, for a person.
     pub ways: String,
     /// Sequence number of the record that last said it.

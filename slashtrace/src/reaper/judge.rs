@@ -273,6 +273,8 @@ impl Judge {
             confidence: open.confidence,
             terminal: open.terminal,
             seen_exec: worker.birth.source == Source::Kernel && !worker.birth.inherited,
+            syscr: worker.usage().syscr(),
+            output_unread: worker.usage().is_unread(),
             ways: worker.ways(&roster.rules, now_ns),
             seq: open.seq,
             descendants: roster.family(id).into_iter().flatten().copied().collect(),

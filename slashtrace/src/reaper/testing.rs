@@ -155,6 +155,8 @@ impl Subject {
             confidence: Confidence::Strong,
             terminal: None,
             seen_exec: false,
+            syscr: None,
+            output_unread: false,
             ways: "its stdin: nobody".to_owned(),
             seq: 5,
             descendants: Vec::new(),

@@ -50,7 +50,7 @@ pub struct Side {
     pub most_live: u64,
     /// Leaks by kind: workers that each named.
     pub kinds: BTreeMap<Kind, u64>,
-    /// Whether nothing is known to be missing.
+    /// Whether nothing is known to be missing, and every worker could be judged.
     pub complete: bool,
 }
 
@@ -96,7 +96,9 @@ pub fn compare(before: &Report, after: &Report) -> Diff {
             "Nothing can be said: one of the recordings saw no worker.".to_owned()
         }
         Change::Unknown => {
-            "Nothing can be said: the second recording is incomplete and shows no leak.".to_owned()
+            "Nothing can be said: the second recording is incomplete, or not every worker of it could \
+             be judged, and it shows no leak."
+                .to_owned()
         }
     };
     Diff { change, headline, before, after }
@@ -151,7 +153,7 @@ fn side(report: &Report) -> Side {
         stale: report.total.stale,
         most_live: report.total.most_live,
         kinds: kinds.iter().map(|(kind, workers)| (*kind, workers.len() as u64)).collect(),
-        complete: report.recording.complete,
+        complete: report.recording.complete && report.not_judged == 0,
     }
 }
 

@@ -17,6 +17,8 @@ pub(super) struct Sent {
     signal: u8,
     /// `bash(123)`; none if the kernel sent it.
     sender: Option<String>,
+    /// Its sender was its parent and ended.
+    parent_ended: bool,
     boottime_ns: u64,
 }
 
@@ -27,13 +29,21 @@ impl Sent {
         (signal.delivered && ends(signal.signal)).then(|| Self {
             signal: signal.signal,
             sender: sender.map(|by| format!("{}({})", plain(&by.comm), by.pid)),
+            parent_ended: signal.parent_ended,
             boottime_ns: record.boottime_ns,
         })
     }
 
     fn text(&self) -> String {
         let sender = self.sender.as_deref().unwrap_or("the kernel");
-        format!("{} from {sender}", signal_name(self.signal))
+        let signal = signal_name(self.signal);
+        if self.parent_ended {
+            return format!(
+                "{signal}, which it had asked for at the end of its parent {sender} \
+                 (PR_SET_PDEATHSIG)"
+            );
+        }
+        format!("{signal} from {sender}")
     }
 }
 

@@ -6,7 +6,7 @@ use jiff::{Timestamp, tz::TimeZone};
 
 use super::{
     digest::{MemoryChange, Report, Session},
-    words::{age, count, list, mib},
+    words::{age, count, list, mib, reasons},
 };
 use crate::model::{Install, Program, SensorKind};
 
@@ -21,6 +21,17 @@ pub(super) fn gateway(session: &Session) -> String {
     let presumed = if gateway.presumed { "?" } else { "" };
     let gone = if gateway.gone { ", gone" } else { "" };
     format!("{}({}){presumed}{gone}", gateway.comm, gateway.id.pid)
+}
+
+/// What of a session's workers could not be judged: `not judged: no session key (2)`, or `judged in
+/// part: there before the recording (1)` if that is asked for. None if all were.
+pub(super) fn unjudged(session: &Session, in_part: bool) -> Option<String> {
+    let words = |in_part: bool, how: &str| {
+        let why = reasons(&session.unjudged, in_part);
+        (!why.is_empty()).then(|| format!("{how}: {why}"))
+    };
+    let not_judged = words(false, "not judged");
+    not_judged.or_else(|| words(true, "judged in part").filter(|_| in_part))
 }
 
 /// How fast workers pile up, as a sentence.

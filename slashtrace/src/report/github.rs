@@ -3,7 +3,10 @@
 
 use std::fmt::Write as _;
 
-use super::digest::Report;
+use super::{
+    digest::Report,
+    words::{count, reasons},
+};
 use crate::model::Confidence;
 
 /// Annotations that GitHub shows of one step.
@@ -21,6 +24,11 @@ pub fn annotations(report: &Report) -> String {
         };
         let title = property(&format!("{} ({})", case.kind, case.confidence));
         let _ = writeln!(out, "::{level} title={title}::{}", data(&case.text));
+    }
+    if report.not_judged > 0 {
+        let workers = count(report.not_judged, "worker");
+        let text = data(&format!("{workers}: {}", reasons(&report.unjudged, false)));
+        let _ = writeln!(out, "::warning title=slashtrace could not judge every worker::{text}");
     }
     if !report.recording.complete {
         let text = data(&report.not_seen.join("; "));
@@ -51,5 +59,11 @@ mod tests {
         let text = annotations(&digest(3).report());
         assert!(text.starts_with("::error title="), "{text}");
         assert!(text.lines().all(|line| line.starts_with("::")), "{text}");
+        let mut report = digest(0).report();
+        assert_eq!(annotations(&report), "");
+        report.not_judged = 1;
+        report.unjudged = [(crate::roster::Unjudged::NoSession, 1)].into();
+        let text = annotations(&report);
+        assert!(text.ends_with("every worker::1 worker: no session key (1)\n"), "{text}");
     }
 }

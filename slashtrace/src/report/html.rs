@@ -151,6 +151,7 @@ pub fn render(report: &Report, out: &mut dyn Write) -> Result<()> {
             Level::Leak => ("leak", "▲", "workers leak"),
             Level::Cost => ("cost", "◆", "no leak, but a cost"),
             Level::Healthy => ("healthy", "●", "no leak was seen"),
+            Level::NotJudged => ("cost", "◇", "not every worker could be judged"),
             Level::Nothing => ("nothing", "○", "no worker was seen"),
         },
         held: mib(report.total.stale_rss_kib.max(report.total.most_stale_rss_kib)),
@@ -215,7 +216,9 @@ fn shown<'a>(case: &'a Case, zone: &TimeZone) -> Shown<'a> {
 }
 
 fn row(session: &Session, report: &Report, zone: &TimeZone) -> Row {
-    let kinds: Vec<&str> = session.findings.iter().map(|kind| kind.name()).collect();
+    let kinds = session.findings.iter().map(|kind| kind.name().to_owned());
+    let kinds: Vec<String> =
+        kinds.chain(facts::unjudged(session, session.findings.is_empty())).collect();
     Row {
         gateway: facts::gateway(session),
         session: session.session.clone().unwrap_or_else(|| "unknown".to_owned()),

@@ -13,7 +13,7 @@ use jiff::{Timestamp, civil::Date, tz::TimeZone};
 use super::{
     ending::{Sent, ending},
     style::{BOLD, BOLD_YELLOW, DIM, GREEN, YELLOW, paint, style_of},
-    words::{age, count, is_gateway, lost, plain},
+    words::{age, count, is_gateway, lost, not_judged, plain},
 };
 use crate::{
     model::{
@@ -112,7 +112,7 @@ impl Live {
             }
             Body::Gap(gap) => Some(paint(&missed(gap), BOLD_YELLOW)),
             Body::Finding(finding) => Some(found(finding)),
-            Body::Stop(stop) => Some(paint(&stopped(stop), BOLD)),
+            Body::Stop(stop) => Some(paint(&stopped(stop, roster), BOLD)),
             Body::Terminal(terminal) => terminal_closed(terminal),
             Body::Action(action) => Some(paint(&acted(action), BOLD_YELLOW)),
             Body::Spawn(_)
@@ -252,9 +252,12 @@ fn missed(gap: &Gap) -> String {
     format!("GAP {}: {} not seen{healed}", gap.reason.name(), lost(gap.lost))
 }
 
-fn stopped(stop: &Stop) -> String {
+fn stopped(stop: &Stop, roster: &Roster) -> String {
     let missed = if stop.complete { "nothing is known to be missing" } else { "INCOMPLETE" };
-    format!("stopped ({}), {missed}", plain(&stop.reason))
+    let workers = count(roster.totals().spawned, "worker");
+    let not_judged = not_judged(&roster.all_unjudged());
+    let not_judged = not_judged.map(|clauses| format!("; of {workers}, {clauses}"));
+    format!("stopped ({}), {missed}{}", plain(&stop.reason), not_judged.unwrap_or_default())
 }
 
 fn session(key: Option<&str>) -> String {

@@ -109,7 +109,9 @@ fn sessions(out: &mut Out, report: &Report, zone: &TimeZone, room: Room) {
     let mut sessions: Vec<&Session> = report.sessions.iter().collect();
     sessions.sort_by_key(|session| std::cmp::Reverse((session.most_stale, session.live)));
     for session in sessions.iter().take(room.sessions) {
-        let kinds: Vec<&str> = session.findings.iter().map(|kind| kind.name()).collect();
+        let kinds = session.findings.iter().map(|kind| kind.name().to_owned());
+        let kinds: Vec<String> =
+            kinds.chain(facts::unjudged(session, session.findings.is_empty())).collect();
         let calls = match (report.recording.calls_counted, session.calls_exact) {
             (false, _) => "–".to_owned(),
             (true, true) => session.calls.to_string(),

@@ -20,7 +20,7 @@ mod samples;
 pub(crate) mod style;
 pub mod table;
 pub mod text;
-mod words;
+pub(crate) mod words;
 
 pub use live::Live;
 pub use table::terminal_width;

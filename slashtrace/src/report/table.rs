@@ -9,7 +9,8 @@ use std::{
 use super::{
     columns::{Cell, Column, Columns},
     digest::{Report, Session, StillOpen, Total},
-    style::{BOLD, BOLD_YELLOW, GREEN, PLAIN, paint, style_of},
+    facts,
+    style::{BOLD, BOLD_YELLOW, GREEN, PLAIN, YELLOW, paint, style_of},
     words::{age, count},
 };
 
@@ -194,8 +195,12 @@ fn verdict(session: &Session) -> Cell {
         let before = if at == 0 && session.open.is_empty() { "" } else { ", " };
         cell.push(&format!("{before}was {kind}"), PLAIN);
     }
-    if session.open.is_empty() && session.was.is_empty() {
-        cell.push("healthy", GREEN);
+    let nothing = session.open.is_empty() && session.was.is_empty();
+    match facts::unjudged(session, nothing) {
+        Some(unjudged) if nothing => cell.push(&unjudged, YELLOW),
+        Some(unjudged) => cell.push(&format!(", {unjudged}"), YELLOW),
+        None if nothing => cell.push("healthy", GREEN),
+        None => {}
     }
     cell
 }

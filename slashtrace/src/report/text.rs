@@ -115,7 +115,7 @@ fn stale(report: &Report, zone: &TimeZone, out: &mut dyn Write) -> io::Result<()
 pub fn verdict(report: &Report, out: &mut dyn Write) -> io::Result<()> {
     let colour = match report.verdict.level {
         Level::Leak => BOLD_RED,
-        Level::Cost => YELLOW,
+        Level::Cost | Level::NotJudged => YELLOW,
         Level::Healthy => GREEN,
         Level::Nothing => BOLD,
     };

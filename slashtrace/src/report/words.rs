@@ -2,7 +2,10 @@
 
 use std::borrow::Cow;
 
-use crate::model::{Parent, ParentSource};
+use crate::{
+    model::{Parent, ParentSource},
+    roster::Reasons,
+};
 
 /// Text of a record, without anything that a terminal would obey: sensors escape what they read,
 /// but a file that is replayed may have been written by anybody.
@@ -49,6 +52,31 @@ pub(super) fn list(items: &[String]) -> String {
         [one] => one.clone(),
         [first @ .., last] => format!("{} and {last}", first.join(", ")),
     }
+}
+
+/// Why workers could not be judged, and how many: `no session key (2), no gateway known (1)`. Those
+/// that were judged in part, or those that were not judged at all.
+pub(super) fn reasons(unjudged: &Reasons, in_part: bool) -> String {
+    let such = unjudged.iter().filter(|(why, _)| why.in_part() == in_part);
+    let such: Vec<String> = such.map(|(why, n)| format!("{} ({n})", why.words())).collect();
+    such.join(", ")
+}
+
+/// How many workers that is.
+pub(super) fn unjudged_count(unjudged: &Reasons, in_part: bool) -> u64 {
+    unjudged.iter().filter(|(why, _)| why.in_part() == in_part).map(|(_, n)| n).sum()
+}
+
+/// Which workers could not be judged, as clauses: `2 could not be judged: no session key (2); 1 could
+/// be judged only in part: there before the recording (1)`. None if all were.
+pub(crate) fn not_judged(unjudged: &Reasons) -> Option<String> {
+    let clause = |in_part: bool, how: &str| {
+        let n = unjudged_count(unjudged, in_part);
+        (n > 0).then(|| format!("{n} could {how}: {}", reasons(unjudged, in_part)))
+    };
+    let clauses = [clause(false, "not be judged"), clause(true, "be judged only in part")];
+    let clauses: Vec<String> = clauses.into_iter().flatten().collect();
+    (!clauses.is_empty()).then(|| clauses.join("; "))
 }
 
 /// An amount of memory: `95 MiB`, `11.9 GiB`.

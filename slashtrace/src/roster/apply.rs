@@ -63,7 +63,7 @@ impl Roster {
                 if matches!(signal.signal, TERM | KILL)
                     && let Some(worker) = self.workers.get_mut(&signal.identity())
                 {
-                    let sender = signal.sender.as_ref();
+                    let sender = signal.sender.as_ref().filter(|_| !signal.parent_ended);
                     worker.signalled_by =
                         sender.map(|it| Identity { pid: it.pid, start_ns: it.start_ns });
                 }
@@ -313,6 +313,7 @@ impl Roster {
         }
         self.passed_through(exit, end.at);
         self.launcher_ended(id, end);
+        self.ended_below(id, end);
         self.drop_descendant(id, Some(end.at));
         if let Some(gateway) = self.gateways.get_mut(&id)
             && surer(end, gateway.exit)
@@ -355,7 +356,10 @@ impl Roster {
     fn sampled(&mut self, record: &Record, sample: &Sample) {
         let id = sample.identity();
         let at = (record.boottime_ns, record.seq);
-        let Some(worker) = self.workers.get_mut(&id) else { return };
+        let Some(worker) = self.workers.get_mut(&id) else {
+            self.sampled_below(record, sample);
+            return;
+        };
         worker.rss_kib = sample.rss_kib.or(worker.rss_kib);
 
         let mut active = false;

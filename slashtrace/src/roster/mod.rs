@@ -20,6 +20,7 @@ mod gateway;
 mod group;
 mod index;
 mod join;
+mod judged;
 mod origin;
 mod replacements;
 mod retire;
@@ -28,6 +29,7 @@ mod terminal;
 #[cfg(test)]
 mod tests;
 mod timeline;
+mod unreaped;
 mod usage;
 mod worker;
 
@@ -35,6 +37,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use jiff::Timestamp;
 
+pub use self::judged::{Reasons, Unjudged};
 pub(crate) use self::{
     activity::{Rise, Served},
     attribution::GroupKey,
@@ -47,7 +50,7 @@ pub(crate) use self::{
     usage::{Reach, span},
     worker::{Moment, Witness, Worker, witness},
 };
-use self::{ends::Ends, retire::Retiring, terminal::Terminals};
+use self::{ends::Ends, retire::Retiring, terminal::Terminals, unreaped::Unreaped};
 use crate::{
     model::{Body, FORMAT_VERSION, Identity, Memory, Record, Spawn},
     profile::Profile,
@@ -119,6 +122,9 @@ pub struct Roster {
     /// That the reaper's circuit breaker opened: the record that says so, and what it says.
     reaper_stopped: Option<(u64, String)>,
     totals: Totals,
+    /// Why workers could not be judged that are forgotten.
+    unjudged_before: Reasons,
+    unreaped: Unreaped,
     changed: BTreeSet<Subject>,
     retiring: Retiring,
 }
@@ -146,6 +152,8 @@ impl Roster {
             memory: None,
             reaper_stopped: None,
             totals: Totals::default(),
+            unjudged_before: Reasons::default(),
+            unreaped: Unreaped::default(),
             changed: BTreeSet::new(),
             retiring: Retiring::default(),
         }
@@ -154,6 +162,8 @@ impl Roster {
     /// Whoever a snapshot of /proc shows, with nothing of a past: no grace or window matters.
     pub(crate) fn of(spawns: &[Spawn], now_ns: u64) -> Self {
         let mut roster = Self::new(&Profile::hermes());
+        // A snapshot says who is a launcher.
+        roster.rules.sees_use = true;
         for (seq, spawn) in (1..).zip(spawns) {
             let body = Body::Spawn(Box::new(spawn.clone()));
             let time = Timestamp::UNIX_EPOCH;

@@ -91,16 +91,18 @@ impl Roster {
     }
 
     /// Forgets a worker that has ended, unless something may yet be found about it: not reaped, or
-    /// outlived by descendants. Those that outlive it ask again when they end.
+    /// outlived by descendants, or by zombies below it. Those that outlive it ask again when they end.
     fn forget(&mut self, id: Identity) {
         let Some(worker) = self.workers.get(&id) else { return };
         let reaped = worker.zombie.is_none();
         let ended = worker.end().is_some();
         let until = worker.kept_until;
-        if !ended || !reaped || self.families.contains_key(&id) {
+        let below = self.families.contains_key(&id) || self.has_zombies_below(id);
+        if !ended || !reaped || below {
             return;
         }
         self.keep_witness(id);
+        self.keep_unjudged(id);
         self.dismiss(id, true);
         self.forget_launchers(id);
         self.workers.remove(&id);

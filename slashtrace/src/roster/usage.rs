@@ -138,6 +138,11 @@ impl Usage {
         news || worked
     }
 
+    /// Read system calls of its own when it was last sampled.
+    pub(crate) fn syscr(&self) -> Option<u64> {
+        self.syscr
+    }
+
     /// Read system calls of the whole tree so far; none while its own are not known.
     pub(super) fn syscr_of_tree(&self) -> Option<u64> {
         Some(self.syscr?.saturating_add(self.below))
@@ -145,6 +150,11 @@ impl Usage {
 }
 
 impl Worker {
+    /// What was seen of the ways to use it.
+    pub(crate) fn usage(&self) -> &Usage {
+        &self.usage
+    }
+
     /// How it is spoken to. What was recorded before anything but stdin was looked at is judged by
     /// that, as it was then.
     fn spoken_to_by(&self, rules: &Rules) -> Option<Channel> {
@@ -336,7 +346,8 @@ impl Worker {
 }
 
 impl Usage {
-    fn is_unread(&self) -> bool {
+    /// Whether its output has another end, and nobody reads there.
+    pub(crate) fn is_unread(&self) -> bool {
         self.output.is_some_and(|(output, _)| output.state == OutputState::Unread)
     }
 }

@@ -8,18 +8,22 @@ use std::{
     fs::File,
     hash::{BuildHasher as _, Hasher as _},
     io::Read as _,
-    path::PathBuf,
 };
 
 use anyhow::Result;
 
 use super::{Description, Last, Next, Sensor};
-use crate::model::{Body, Identity, Observation, Process, Role, Spawn};
+use crate::{
+    host::proc::ProcFs,
+    model::{Body, Identity, Observation, Process, Role, Spawn},
+};
 
 /// The variable. Recordings within recordings each add their own mark.
 const VARIABLE: &str = "SLASHTRACE_RECORDING";
 /// Bytes of an environment that are searched: the kernel allows no more (execve(2), `_STK_LIM`).
 const ENVIRON_BYTES_MAX: u64 = 6 << 20;
+/// An environment is read until two readings in a row are of one length, at most so often.
+const READINGS_MAX: usize = 4;
 /// Ended workers that are remembered.
 const ENDED_MAX: usize = 4_096;
 /// Processes of a scope that are remembered.
@@ -29,7 +33,7 @@ const KNOWN_MAX: usize = 65_536;
 #[derive(Debug)]
 pub struct Scope {
     mark: String,
-    proc: PathBuf,
+    proc: ProcFs,
     /// Workers, what is below them, gateways and what is above those.
     known: HashSet<Identity>,
     /// Workers that ended, of which something may still be told.
@@ -41,7 +45,7 @@ impl Scope {
     pub fn new() -> Self {
         let random = RandomState::new().build_hasher().finish();
         let mark = format!("{}-{random:016x}", std::process::id());
-        let proc = PathBuf::from("/proc");
+        let proc = ProcFs::default();
         Self { mark, proc, known: HashSet::new(), ended: VecDeque::new() }
     }
 
@@ -70,9 +74,10 @@ impl Scope {
                 let mut named = named.map(Process::identity).chain(event.processes.iter().copied());
                 named.any(|id| self.is_marked(id))
             }
-            // The end of a worker is told again when it was reaped.
+            // The end of a worker is told again when it was reaped; whether one below it was reaped is
+            // sampled.
             Body::Exit(exit) => match exit.role {
-                Role::Worker => self.worker_ended(exit.identity()),
+                Role::Worker | Role::Descendant => self.worker_ended(exit.identity()),
                 _ => self.known.remove(&exit.identity()),
             },
             Body::Start(_)
@@ -136,16 +141,38 @@ impl Scope {
         self.mark_of(id) == Some(true)
     }
 
-    /// Whether a process is marked; none where that cannot be read (any more).
+    /// Whether a process is marked; none where that is unknown. Of a process that ends or executes
+    /// something meanwhile, less than the whole environment is read (`environ_read`,
+    /// fs/proc/base.c): that no mark was in it says nothing.
     fn mark_of(&self, id: Identity) -> Option<bool> {
         if self.known.contains(&id) {
             return Some(true);
         }
+        let mut length = 0;
+        for _ in 0..READINGS_MAX {
+            let environ = self.environ(id)?;
+            if holds(&environ, &self.mark) {
+                return Some(true);
+            }
+            if environ.len() == length {
+                return self.lives(id).then_some(false);
+            }
+            length = environ.len();
+        }
+        None
+    }
+
+    /// As much of the environment as can be read; none if that is nothing.
+    fn environ(&self, id: Identity) -> Option<Vec<u8>> {
         let mut environ = Vec::new();
-        let read = File::open(self.proc.join(id.pid.to_string()).join("environ"))
-            .and_then(|file| file.take(ENVIRON_BYTES_MAX).read_to_end(&mut environ));
-        // That of a process that is ending is empty.
-        (read.is_ok() && !environ.is_empty()).then(|| holds(&environ, &self.mark))
+        let file = File::open(self.proc.path(id.pid, "environ")).ok()?;
+        let _ = file.take(ENVIRON_BYTES_MAX).read_to_end(&mut environ);
+        (!environ.is_empty()).then_some(environ)
+    }
+
+    fn lives(&self, id: Identity) -> bool {
+        let stat = self.proc.stat(id.pid);
+        matches!(stat, Ok(Some(stat)) if self.proc.is_same(id, &stat) && !stat.ended())
     }
 }
 
@@ -212,6 +239,11 @@ mod tests {
         Observation { boottime_ns: 1, body: Body::Spawn(Box::new(spawn.clone())) }
     }
 
+    fn identity(pid: u32) -> Identity {
+        let start_ns = ProcFs::default().stat(pid).unwrap().unwrap().start_ns;
+        Identity { pid, start_ns }
+    }
+
     #[test]
     fn a_mark_is_found_among_others() {
         let environ = b"PATH=/bin\0SLASHTRACE_RECORDING=1-a:2-b\0X=2-c\0";
@@ -226,7 +258,7 @@ mod tests {
         let mut child =
             std::process::Command::new("sleep").arg("60").env(name, value).spawn().unwrap();
         // `exec` has to have happened.
-        let id = Identity { pid: child.id(), start_ns: 7 };
+        let id = identity(child.id());
         while !scope.is_marked(id) {
             std::thread::yield_now();
         }
@@ -251,8 +283,10 @@ mod tests {
         let mut without = spawn();
         without.pid = 4_000_000_002;
         let mut stranger = std::process::Command::new("sleep").arg("60").spawn().unwrap();
-        without.parent.as_mut().unwrap().process.pid = stranger.id();
-        while scope.mark_of(Identity { pid: stranger.id(), start_ns: 8 }).is_none() {
+        let alien = identity(stranger.id());
+        let process = &mut without.parent.as_mut().unwrap().process;
+        (process.pid, process.start_ns) = (alien.pid, alien.start_ns);
+        while scope.mark_of(alien).is_none() {
             std::thread::yield_now();
         }
         without.ancestors.clear();
@@ -265,6 +299,27 @@ mod tests {
         // Its gateway has ended; another worker of it is known by that gateway.
         within.pid = 4_000_000_004;
         assert!(scope.admits(&told(&within)));
+    }
+
+    #[test]
+    fn an_environment_that_was_cut_short_says_nothing() {
+        use crate::host::proc::fake::{Fake, FakeProc};
+        let fake = FakeProc::new();
+        let scope = Scope { proc: fake.proc(), ..Scope::new() };
+        let mark = |state: char, environ: &[u8]| {
+            fake.put(&Fake { pid: 20, state, ..Fake::default() });
+            std::fs::write(fake.dir(20).join("environ"), environ).unwrap();
+            let start_ns = scope.proc.stat(20).unwrap().unwrap().start_ns;
+            scope.mark_of(Identity { pid: 20, start_ns })
+        };
+        let (cut, whole) = ("PATH=/bin\0SLASHTR", scope.variable());
+        let whole = format!("PATH=/bin\0{VARIABLE}={}\0", whole.1.to_str().unwrap());
+        assert_eq!(mark('S', cut.as_bytes()), Some(false));
+        assert_eq!(mark('Z', cut.as_bytes()), None, "it ended while it was read");
+        assert_eq!(mark('Z', whole.as_bytes()), Some(true));
+        assert_eq!(mark('S', b""), None);
+        // Its pid is another process by now.
+        assert_eq!(scope.mark_of(Identity { pid: 20, start_ns: 1 }), None);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     host::proc::{IdentityBook, ProcFs},
     model::{Body, Capability, Identity, Observation, Process, Role, USE_CAPABILITY},
-    profile::Profile,
+    profile::{Channel, Profile, WorkerRule},
 };
 
 /// Ended processes whose identities are remembered: records that name them may be on their way.
@@ -42,8 +42,9 @@ impl Surroundings {
     /// Tracks nothing yet. Without a tokio runtime it has no inotify.
     pub(super) fn start(proc: &ProcFs, profile: &Profile) -> Self {
         let mut sampler = Sampler::new(proc.clone());
-        // What hermes' workers are asked comes in by their stdin.
-        if profile.name != "hermes" {
+        // Workers that are asked by their stdin alone have no sockets to be asked by.
+        let asked = |rule: &WorkerRule| rule.channel() != Some(Channel::Stdin);
+        if profile.workers.iter().any(asked) {
             sampler = sampler.with_sockets();
         }
         Self {

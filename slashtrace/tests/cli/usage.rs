@@ -1,5 +1,7 @@
 //! What is asked for wrongly or cannot be done here is refused with what to do.
 
+use std::os::unix::process::CommandExt as _;
+
 use super::*;
 
 #[test]
@@ -66,15 +68,12 @@ fn a_profile_is_checked() {
         "good.toml",
         "name = \"p\"\n[worker]\nprogram = \"slashtrace-cli-test\"\nsession = { env = \"S\" }\n",
     );
-    let mut worker = std::process::Command::new("sh")
-        .args(["-c", "exec -a slashtrace-cli-test sleep 60"])
+    let mut worker = Command::new("sleep")
+        .arg0("slashtrace-cli-test")
+        .arg("60")
         .env("S", "key-1")
         .spawn()
         .unwrap();
-    let cmdline = format!("/proc/{}/cmdline", worker.id());
-    while !std::fs::read(&cmdline).unwrap().starts_with(b"slashtrace-cli-test\0") {
-        std::thread::yield_now();
-    }
     let output = run(&["profile", "check", &good]);
     let json = run(&["profile", "check", "--json", &good]);
     worker.kill().unwrap();
@@ -100,6 +99,19 @@ fn a_profile_is_checked() {
         (&false.into(), &3.into(), &11.into())
     );
     assert!(stdout(&run(&["profile", "check", "--help"])).contains("[[worker]]"));
+}
+
+#[test]
+fn the_profiles_of_cases_are_valid() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/cases");
+    let mut checked = 0;
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let output = run(&["profile", "check", path.to_str().unwrap()]);
+        assert_eq!(output.status.code(), Some(0), "{}: {output:?}", path.display());
+        checked += 1;
+    }
+    assert!(checked >= 4, "{checked}");
 }
 
 #[test]

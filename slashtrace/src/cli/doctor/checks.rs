@@ -2,12 +2,9 @@
 
 use super::{
     Check, Level,
-    facts::{
-        CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN, CAP_SYS_PTRACE, Facts, Mount, lockdown, shifted,
-        version,
-    },
+    facts::{CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN, CAP_SYS_PTRACE, Facts, Mount, lockdown, version},
 };
-use crate::host::proc::INITIAL_PID_NAMESPACE;
+use crate::host::{clock::is_shifted, proc::INITIAL_PID_NAMESPACE};
 
 /// The oldest kernel whose BPF has what the programs use (`bpf_loop`, in Linux 5.17).
 const OLDEST: (u32, u32) = (5, 17);
@@ -167,7 +164,7 @@ fn pid_namespace(facts: &Facts) -> Check {
 
 fn time_namespace(facts: &Facts) -> Check {
     let found = match &facts.time_offsets {
-        Some(offsets) if shifted(offsets) => Err((
+        Some(offsets) if is_shifted(offsets) => Err((
             "clocks are shifted: start times of /proc are not those of the kernel".to_owned(),
             format!("run it outside of the time namespace, or {POLL}"),
         )),

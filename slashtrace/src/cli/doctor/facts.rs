@@ -103,12 +103,6 @@ pub(super) fn lockdown(text: &str) -> Option<&str> {
     rest.split_once(']').map(|(mode, _)| mode)
 }
 
-/// Whether clocks of a time namespace are shifted: lines of clock, seconds, nanoseconds
-/// (time_namespaces(7)).
-pub(super) fn shifted(offsets: &str) -> bool {
-    offsets.lines().any(|line| line.split_whitespace().skip(1).any(|number| number != "0"))
-}
-
 /// One mount of /proc/PID/mountinfo (proc_pid_mountinfo(5)).
 #[derive(Debug, Eq, PartialEq)]
 pub(super) struct Mount<'a> {
@@ -139,6 +133,7 @@ impl<'a> Mount<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::clock::is_shifted;
 
     #[test]
     fn releases() {
@@ -163,10 +158,10 @@ mod tests {
 
     #[test]
     fn clocks_are_shifted_by_anything_but_zero() {
-        assert!(!shifted("monotonic           0         0\nboottime            0         0\n"));
-        assert!(shifted("monotonic           0         0\nboottime       -86400         0\n"));
-        assert!(shifted("boottime 0 5\n"));
-        assert!(!shifted(""));
+        assert!(!is_shifted("monotonic           0         0\nboottime            0         0\n"));
+        assert!(is_shifted("monotonic           0         0\nboottime       -86400         0\n"));
+        assert!(is_shifted("boottime 0 5\n"));
+        assert!(!is_shifted(""));
     }
 
     #[test]

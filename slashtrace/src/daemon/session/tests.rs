@@ -341,6 +341,7 @@ fn what_a_finding_calls_for_waits_for_nothing_but_what_bears_on_it() {
         signal: 1,
         name: "SIGHUP".to_owned(),
         si_code: 128,
+        parent_ended: false,
         delivered: true,
         sender: None,
     };

@@ -12,9 +12,9 @@ use proptest::{collection::vec, prelude::*};
 use super::{driver::Driver, scenario::S};
 use crate::{
     model::{
-        Body, Capability, Confidence, EndKind, FindingWorker, Identity, Kind, Mode, Outcome,
-        OutputPeer, OutputState, Role, Sample, Sockets, StdinPeer, StdinState, Step as Act,
-        USE_CAPABILITY,
+        Body, Capability, Confidence, EndKind, FindingState, FindingWorker, Identity, Kind, Mode,
+        Outcome, OutputPeer, OutputState, Role, Sample, Sockets, StdinPeer, StdinState,
+        Step as Act, USE_CAPABILITY,
         testing::{exit, process, sample, spawn, start},
     },
     profile::{Channel, Profile},
@@ -179,7 +179,7 @@ impl World {
         }
         self.given = self.driver.records.len();
         for finding in &self.driver.said[self.said..] {
-            if finding.confidence < Confidence::Strong {
+            if finding.confidence < Confidence::Strong || finding.state == FindingState::Closed {
                 continue;
             }
             for worker in finding.workers.iter().filter(|worker| worker.unused) {
@@ -339,7 +339,10 @@ impl World {
             }),
             Step::Task(n, ms) => {
                 let until = self.now + ms * 1_000_000;
-                self.of(n, |worker| worker.busy_until = until);
+                self.of(n, |worker| {
+                    worker.busy_until = until;
+                    worker.cpu_ms += 100;
+                });
             }
             Step::Connect(n) => self.of(n, |worker| worker.connected += u32::from(worker.listens)),
             Step::Disconnect(n) => self.of(n, |worker| worker.connected = 0),

@@ -31,13 +31,15 @@ pub(crate) struct Held {
     stat: OwnedFd,
     status: OwnedFd,
     cmdline: OwnedFd,
+    /// None where its reads may not be seen.
+    io: Option<OwnedFd>,
     /// Children of the thread group leader; none without `CONFIG_PROC_CHILDREN`.
     children: Option<OwnedFd>,
 }
 
 impl Held {
     /// Descriptors that one takes at most.
-    pub(crate) const DESCRIPTORS: usize = 5;
+    pub(crate) const DESCRIPTORS: usize = 6;
 
     /// Opens the files of whoever has `pid`; `None` if nobody does, or who does has ended.
     ///
@@ -67,6 +69,7 @@ impl Held {
             stat: open("stat")?,
             status: open("status")?,
             cmdline: open("cmdline")?,
+            io: open("io").ok(),
             children: open(&format!("task/{pid}/children")).ok(),
         };
         held.namespace_init = held.read_ids()?.ok_or(Errno::SRCH)?.namespace_init;
@@ -109,6 +112,13 @@ impl Held {
         let mut text = [0; Ids::TEXT_MAX];
         let len = gone_is_none(pread(&self.status, &mut text, 0).map_err(io::Error::from))?;
         Ok(len.and_then(|len| Ids::parse(self.pid, &text[..len])))
+    }
+
+    /// As [`ProcFs::io_syscr`]; `None` where it cannot be read.
+    pub(crate) fn io_syscr(&self) -> Option<u64> {
+        let mut text = [0; 512];
+        let len = pread(self.io.as_ref()?, &mut text, 0).ok()?;
+        super::field(&text[..len], b"syscr:").and_then(super::number)
     }
 
     /// As [`ProcFs::cmdline`].

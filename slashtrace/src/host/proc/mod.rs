@@ -1,6 +1,7 @@
 //! Reads /proc: what the kernel programs cannot tell, and what was there before them.
-//! `stat` is one process, `clock` whether it ran, `syscall` what it waits for, `held` its files held open, `book` gives it its
-//! identity, `fds` says what a descriptor is and `ends` who holds its other end, `key` reads a session's key, `root` opens what a process sees, `path` names files in
+//! `stat` is one process, `clock` whether it ran, `syscall` what it waits for, `held` its files held
+//! open, `book` gives it its identity, `fds` says what a descriptor is and `ends` who holds its other
+//! end, `key` reads a session's key, `root` opens what a process sees, `path` names files in
 //! /proc without the heap, `scan` and `snapshot` turn processes into observations.
 //! May touch: /proc (read only, and never a file behind an fd link), and files below a process's
 //! root where its callers name them, `model`, `profile`, `redact`.

@@ -83,6 +83,16 @@ impl<'a> Scan<'a> {
             }
     }
 
+    /// Whether a process is a part of the worker that forked it: a fork that has not executed, or one
+    /// that executed the same program with the very same arguments (Node.js's
+    /// cluster). Of the program only the last part
+    /// of its path is compared.
+    pub fn is_part(&self, child: &Seen, parent: &Seen) -> bool {
+        self.is_unexecuted_fork(child, parent)
+            || (same_arguments(&child.cmdline.tokens(), &parent.cmdline.tokens())
+                && self.proc.exe_same(child.stat.pid, parent.stat.pid) == Some(true))
+    }
+
     /// Describes a worker, with its parent and the processes above that; `None` if it is gone.
     pub fn worker(&mut self, seen: &Seen, source: Source, inherited: bool) -> Option<Spawn> {
         let mut spawn = self.spawn(seen, source, inherited)?;
@@ -220,12 +230,21 @@ impl<'a> Scan<'a> {
 
     fn process(&mut self, seen: &Seen) -> Process {
         let identity = self.identity(&seen.stat);
+        let tokens = seen.cmdline.tokens();
         Process {
             pid: identity.pid,
             start_ns: identity.start_ns,
             comm: redact::escape(&seen.stat.comm),
-            argv0: seen.cmdline.tokens().first().map(|token| redact::argv0(token)),
-            launcher: None,
+            argv0: tokens.first().map(|token| redact::argv0(token)),
+            launcher: self.profile.launcher(&tokens).map(str::to_owned),
         }
     }
+}
+
+/// Whether two argvs are the same but for the path of the program.
+fn same_arguments(one: &[&[u8]], other: &[&[u8]]) -> bool {
+    let name = |argv: &[&[u8]]| {
+        argv.first().and_then(|token| token.rsplit(|&byte| byte == b'/').next()).map(<[u8]>::to_vec)
+    };
+    one.len() == other.len() && one.get(1..) == other.get(1..) && name(one) == name(other)
 }

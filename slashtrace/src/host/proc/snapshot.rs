@@ -117,7 +117,7 @@ pub fn inferred_exit(identity: Identity, role: Role, source: Source) -> Exit {
     }
 }
 
-/// Processes that the profile's rule matches, without forks of workers that have not executed.
+/// Processes that the profile's rules match, without those that are parts of a worker.
 fn workers(
     proc: &ProcFs,
     profile: &Profile,
@@ -139,7 +139,7 @@ fn workers(
     let forks: Vec<u32> = matched
         .values()
         .filter(|seen| {
-            matched.get(&seen.stat.ppid).is_some_and(|parent| scan.is_unexecuted_fork(seen, parent))
+            matched.get(&seen.stat.ppid).is_some_and(|parent| scan.is_part(seen, parent))
         })
         .map(|seen| seen.stat.pid)
         .collect();

@@ -179,7 +179,7 @@ fn what_descends_from_a_worker() {
     fake.put(&worker);
     // Forked and not executed: the same arguments at the same address.
     fake.put(&Fake { pid: 15, ppid: 20, ..worker.clone() });
-    // Executed the same command again: a worker of its own.
+    // Executed the same command again: a part of the worker.
     fake.put(&Fake { pid: 16, ppid: 20, arg_start: 78, ..worker.clone() });
     fake.put(&Fake {
         pid: 17,
@@ -197,7 +197,7 @@ fn what_descends_from_a_worker() {
         [
             (20, Role::Worker, None),
             (15, Role::Descendant, Some(20)),
-            (16, Role::Worker, None),
+            (16, Role::Descendant, Some(20)),
             (17, Role::Descendant, Some(20)),
         ],
         "parents first, no zombies"

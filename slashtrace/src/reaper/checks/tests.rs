@@ -1,6 +1,7 @@
 //! Who can still write to a worker's stdin, tried on real processes and pipes.
 
 use std::{
+    io::Write as _,
     io::pipe,
     os::{fd::OwnedFd, unix::net::UnixStream},
     path::Path,
@@ -139,9 +140,24 @@ fn stdin_that_is_no_pipe_is_judged_by_what_it_is() {
     assert!(reason.ends_with("no pipe by now"), "{reason}");
     let (ours, theirs) = UnixStream::pair().unwrap();
     let socket = Subject::worker_with(&format!("echo; {LOOP}"), &[], OwnedFd::from(theirs));
-    let reason = check(&socket, Kind::GatewayOrphan).unwrap_err();
-    assert!(reason.ends_with("cannot be seen"), "{reason}");
+    for kind in KINDS {
+        assert_eq!(check(&socket, kind), Err(format!("in use: {} holds its stdin", id())));
+    }
     drop(ours);
+    for kind in KINDS {
+        passes(&socket, kind);
+    }
+}
+
+#[test]
+fn one_that_has_read_something_since_it_was_sampled_is_in_use() {
+    let mut subject = Subject::worker_with("echo; read line; sleep 60", &[], Stdio::piped());
+    let sampled = ProcFs::default().io_syscr(subject.id().pid).unwrap().unwrap();
+    let decision = |subject: &Subject| Decision { syscr: Some(sampled), ..subject.decision() };
+    let checks = || Checks::new(Path::new("/proc"), Profile::hermes(), &Policy::default());
+    assert_eq!(checks().has_been_quiet(&decision(&subject)), Ok(()));
+    writeln!(subject.take_stdin(), "a call").unwrap();
+    wait_until(|| checks().has_been_quiet(&decision(&subject)).is_err());
 }
 
 /// A forged or mistaken close: the kernel takes a terminal that is closed from everybody.

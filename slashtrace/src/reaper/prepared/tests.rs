@@ -62,7 +62,7 @@ fn what_is_open_for_a_worker_is_let_go_when_it_ends() {
     assert_eq!(open_on(worker.pid), (0, 0));
     assert!(bench.prepared.prepare(due) && !bench.prepared.prepare(u64::MAX));
     let (files, pidfds) = open_on(worker.pid);
-    assert!((3..=4).contains(&files) && pidfds == 1, "{files} {pidfds}");
+    assert!((4..=5).contains(&files) && pidfds == 1, "{files} {pidfds}");
     assert!(bench.prepared.pidfd(&worker).is_some());
     let other = Identity { start_ns: worker.start_ns + 1, ..worker };
     assert!(bench.prepared.pidfd(&other).is_none(), "that is another process");

@@ -8,7 +8,8 @@ use super::{
 use crate::{
     model::{Confidence, Kind},
     profile::{Hypothesis, Project, Sign},
-    report::words::{age, count, list, mib},
+    report::words::{self, age, count, list, mib, unjudged_count},
+    roster::Reasons,
 };
 
 /// What was seen, and what follows from it.
@@ -18,12 +19,15 @@ pub(super) fn verdict(
     sessions: &[Session],
     total: Total,
     memory: &MemoryChange,
+    unjudged: &Reasons,
 ) -> Verdict {
     let leaks: Vec<&Case> = findings.iter().filter(|case| case.kind.is_leak()).collect();
     let level = if !leaks.is_empty() {
         Level::Leak
     } else if findings.iter().any(|case| case.kind == Kind::RespawnChurn) {
         Level::Cost
+    } else if unjudged_count(unjudged, false) > 0 {
+        Level::NotJudged
     } else if total.spawned > 0 {
         Level::Healthy
     } else {
@@ -35,26 +39,53 @@ pub(super) fn verdict(
         count(total.spawned, "worker"),
         count(total.sessions, "session")
     );
-    let (headline, mut detail) = match level {
+    let most = format!("At most {} lived at once.", count(total.most_live, "worker"));
+    let cost = "Each replacement costs the start of a process; see the findings.";
+    let all = unjudged.is_empty();
+    let (mut headline, mut detail) = match level {
         Level::Leak => (leak(&leaks, sessions, total), grows(memory)),
-        Level::Cost => (
+        Level::Cost if all => (
             format!("No worker leaks, but workers are replaced again and again ({seen})."),
-            "Each replacement costs the start of a process; see the findings.".to_owned(),
+            cost.to_owned(),
         ),
-        Level::Healthy => (
-            format!("No leak was seen: {seen}."),
-            format!("At most {} lived at once.", count(total.most_live, "worker")),
+        Level::Cost => (
+            format!("Workers are replaced again and again ({seen}). {}", judged(total, unjudged)),
+            cost.to_owned(),
         ),
+        Level::Healthy if all => (format!("No leak was seen: {seen}."), most),
+        Level::Healthy | Level::NotJudged => {
+            (judged(total, unjudged), format!("Seen: {seen}. {most}"))
+        }
         Level::Nothing => (
             format!("No worker was seen in {lasted}."),
             "Record while the program is used, or check the profile with `slashtrace ps`."
                 .to_owned(),
         ),
     };
+    let not_judged = unjudged_count(unjudged, false);
+    if level == Level::Leak && not_judged > 0 {
+        let (workers, why) = (count(total.spawned, "worker"), words::reasons(unjudged, false));
+        headline = format!("{headline} Of {workers}, {not_judged} could not be judged: {why}.");
+    }
     if !recording.complete {
         detail.push_str(" The recording is incomplete: more may have happened than is told here.");
     }
     Verdict { level, headline, detail }
+}
+
+/// What of the workers no leak was seen of, where not all of them could be judged.
+fn judged(total: Total, unjudged: &Reasons) -> String {
+    let workers = count(total.spawned, "worker");
+    let judged = total.spawned.saturating_sub(unjudged.values().sum());
+    let not_judged = words::not_judged(unjudged).unwrap_or_default();
+    let since = unjudged_count(unjudged, false) == 0;
+    match judged {
+        0 if since => {
+            format!("No leak was seen since the recording began, of {workers}; {not_judged}.")
+        }
+        0 => format!("None of {workers} could be judged in full: {not_judged}."),
+        judged => format!("No leak was seen in {judged} of {workers}; {not_judged}."),
+    }
 }
 
 fn leak(leaks: &[&Case], sessions: &[Session], total: Total) -> String {

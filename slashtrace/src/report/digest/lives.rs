@@ -9,7 +9,7 @@ use crate::{
         ending::{Sent, UNKNOWN, ending},
         words::{is_gateway, plain},
     },
-    roster::{Roster, Subject},
+    roster::{Reasons, Roster, Subject, Unjudged},
 };
 
 /// Workers whose lives are kept; of more, ended ones are counted in their sessions alone.
@@ -58,6 +58,8 @@ pub(super) struct Worker {
     pub(super) argv: Vec<String>,
     pub(super) comm: String,
     pub(super) above: Vec<Process>,
+    /// Why it could not be judged, as the roster said last.
+    pub(super) unjudged: Option<Unjudged>,
 }
 
 #[derive(Debug, Default)]
@@ -69,6 +71,8 @@ pub(super) struct Row {
     /// Calls of workers that ended, and whether one of these was not counted whole.
     pub(super) calls: u64,
     pub(super) inexact: bool,
+    /// Workers that are not kept any more and could not be judged.
+    pub(super) unjudged: Reasons,
 }
 
 /// The end of a worker whose birth was not reported yet.
@@ -119,6 +123,12 @@ impl Lives {
             Body::Exit(exit) => self.exited(exit, at_ms, record.boottime_ns),
             Body::Signal(signal) => self.signalled(record, signal),
             Body::Sample(sample) => self.sampled(sample, at_ms),
+            // Time alone makes a difference, too.
+            Body::Stop(_) => {
+                for (id, worker) in self.workers.iter_mut().filter(|(_, worker)| !worker.ended) {
+                    worker.unjudged = roster.unjudged(*id);
+                }
+            }
             _ => {}
         }
         for subject in roster.changed() {
@@ -193,6 +203,7 @@ impl Lives {
                 argv: spawn.argv.clone(),
                 comm: spawn.comm.clone(),
                 above,
+                unjudged: None,
             },
         );
     }
@@ -203,8 +214,11 @@ impl Lives {
             return;
         }
         while let Some(id) = self.ended.pop_front() {
-            if self.workers.remove(&id).is_some() {
+            if let Some(worker) = self.workers.remove(&id) {
                 self.omitted += 1;
+                if let (Some(why), Some(row)) = (worker.unjudged, self.rows.get_mut(&worker.key)) {
+                    *row.unjudged.entry(why).or_default() += 1;
+                }
                 return;
             }
         }
@@ -237,6 +251,9 @@ impl Lives {
             known.gone |= gone;
         }
         let merged = self.list(id, key);
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.unjudged = roster.unjudged(id);
+        }
         if now.is_live() {
             self.revive(id);
         } else {

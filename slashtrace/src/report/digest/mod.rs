@@ -31,10 +31,10 @@ use self::{
     cases::Cases, chart::Chart, lives::Lives, open::Open, rows::Shown, timeline::Timeline,
     tree::Trees,
 };
-use super::words::{count, plain};
+use super::words::{count, plain, reasons, unjudged_count};
 use crate::{
     model::{Body, Identity, Phase, Program, Record, SensorKind, Start, Stop},
-    roster::Roster,
+    roster::{Reasons, Roster},
     sink::Sink,
 };
 
@@ -160,13 +160,21 @@ impl Digest {
         let (timeline, timeline_omitted) = self.timeline.report();
         let recording = self.recording();
         let memory = self.memory(&recording, &findings, total);
-        let verdict = conclusions::verdict(&recording, &findings, &sessions, total, &memory);
+        let mut unjudged = Reasons::new();
+        for (why, workers) in sessions.iter().flat_map(|session| &session.unjudged) {
+            *unjudged.entry(*why).or_default() += workers;
+        }
+        let verdict =
+            conclusions::verdict(&recording, &findings, &sessions, total, &memory, &unjudged);
         Report {
             format: REPORT_FORMAT,
             reported_by: env!("CARGO_PKG_VERSION").to_owned(),
             verdict,
             hypotheses: conclusions::hypotheses(project, &findings, &self.lives, &self.cases),
-            not_seen: self.not_seen(&recording, total),
+            not_seen: self.not_seen(&recording, total, &unjudged),
+            not_judged: unjudged_count(&unjudged, false),
+            judged_in_part: unjudged_count(&unjudged, true),
+            unjudged,
             recording,
             programs: self.programs.clone(),
             sessions,
@@ -224,7 +232,7 @@ impl Digest {
         }
     }
 
-    fn not_seen(&self, recording: &Recording, total: Total) -> Vec<String> {
+    fn not_seen(&self, recording: &Recording, total: Total, unjudged: &Reasons) -> Vec<String> {
         let lost = self.lost.iter();
         let mut said: Vec<String> = lost
             .map(|(reason, lost)| format!("{} lost: {reason}", count(*lost, "event")))
@@ -238,6 +246,11 @@ impl Digest {
                  who forked a worker whose parent is gone"
                     .to_owned(),
             );
+        }
+        let not_judged = unjudged_count(unjudged, false);
+        if not_judged > 0 {
+            let (workers, why) = (count(not_judged, "worker"), reasons(unjudged, false));
+            said.push(format!("whether {workers} leaked: {why}"));
         }
         if total.inherited > 0 {
             said.push(format!(

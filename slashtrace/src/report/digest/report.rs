@@ -7,8 +7,11 @@ use serde::Serialize;
 
 pub use sessions::{Gateway, OpenKind, Sentence, Session, StillOpen, Total};
 
-use crate::model::{
-    Capability, Confidence, Forecast, Host, Identity, Kind, Memory, Program, Role, SensorKind,
+use crate::{
+    model::{
+        Capability, Confidence, Forecast, Host, Identity, Kind, Memory, Program, Role, SensorKind,
+    },
+    roster::{Reasons, Unjudged},
 };
 
 /// Version of the report's JSON form, in `format`.
@@ -53,6 +56,12 @@ pub struct Report {
     pub series: Vec<Point>,
     /// What the reaper did, if there was one.
     pub actions: Vec<Acted>,
+    /// Workers that could not be judged at all.
+    pub not_judged: u64,
+    /// Workers that could be judged only in part: there before the recording, or still starting.
+    pub judged_in_part: u64,
+    /// Why, with how many that is.
+    pub unjudged: Reasons,
     /// What could not be seen, one sentence each.
     pub not_seen: Vec<String>,
 }
@@ -96,8 +105,10 @@ pub enum Level {
     Leak,
     /// No leak, but a cost (`respawn-churn`).
     Cost,
-    /// Workers were seen and none leaks.
+    /// Workers were seen, all could be judged, and none leaks.
     Healthy,
+    /// No leak was seen, and some workers could not be judged.
+    NotJudged,
     /// No worker was seen.
     Nothing,
 }
@@ -302,6 +313,8 @@ pub struct Life {
     pub findings: Vec<usize>,
     /// An open finding shows it to be unused.
     pub stale: bool,
+    /// Why it could not be judged, or not in full; null if it was.
+    pub unjudged: Option<Unjudged>,
 }
 
 /// Live workers at a moment.

@@ -11,6 +11,7 @@ use super::{
 use crate::{
     model::{Identity, Kind},
     report::words::plain,
+    roster::Reasons,
 };
 
 /// What of the findings the rows show.
@@ -37,7 +38,14 @@ impl Lives {
             present.entry(&worker.key).or_default().push((id, worker));
         }
         let of = |key| present.get(key).map_or(&[][..], Vec::as_slice);
-        self.order().into_iter().map(|key| self.session(key, of(key), shown, now_ns)).collect()
+        let mut unjudged = self.unjudged();
+        let order = self.order().into_iter();
+        order
+            .map(|key| Session {
+                unjudged: unjudged.remove(key).unwrap_or_default(),
+                ..self.session(key, of(key), shown, now_ns)
+            })
+            .collect()
     }
 
     /// One row; `present` are its workers that did not end.
@@ -88,7 +96,20 @@ impl Lives {
             findings: findings.into_iter().collect(),
             open,
             was,
+            unjudged: Reasons::new(),
         }
+    }
+
+    /// Workers that could not be judged, by row.
+    fn unjudged(&self) -> BTreeMap<&Key, Reasons> {
+        let forgotten = self.rows.iter().map(|(key, row)| (key, row.unjudged.clone()));
+        let mut rows: BTreeMap<&Key, Reasons> = forgotten.collect();
+        for worker in self.workers.values() {
+            if let Some(why) = worker.unjudged {
+                *rows.entry(&worker.key).or_default().entry(why).or_default() += 1;
+            }
+        }
+        rows
     }
 
     fn named(&self, id: Identity) -> Option<Gateway> {
@@ -153,6 +174,7 @@ impl Lives {
                 terminal: worker.terminal,
                 findings: named.get(id).cloned().unwrap_or_default(),
                 stale: stale.contains(id) && worker.to_ms.is_none(),
+                unjudged: worker.unjudged,
             })
             .collect();
         lives.sort_by_key(|life| (life.row, life.id.start_ns, life.id.pid));

@@ -1,10 +1,11 @@
 use super::*;
-use crate::roster::Roster;
 use crate::{
     model::{
         Confidence, Exec, FindingState, Gap, GapReason, Kind, Role, Sample, Sender, Signal, Source,
+        Spawn,
     },
     report::samples::{S, at, exit, finding, gateway, sample, spawn},
+    roster::{Roster, Unjudged},
 };
 
 /// The report of these records, each with the second it is of.
@@ -63,15 +64,24 @@ fn an_end_says_who_sent_the_signal_everywhere() {
         signal: 15,
         name: "SIGTERM".to_owned(),
         si_code: 0,
+        parent_ended: false,
         delivered: true,
         sender: Some(Sender { pid: 7, start_ns: S, comm: "bash".to_owned(), uid: 0 }),
     };
     let mut ended = exit(300);
     (ended.code, ended.signal) = (None, Some(15));
-    let report = report([worker(300, "K"), (301, Body::Signal(signal)), (302, Body::Exit(ended))]);
-    assert_eq!(report.workers[0].end.as_deref(), Some("SIGTERM from bash(7)"));
-    let last = report.timeline.last().expect("an event");
+    let history = |signal: Signal| {
+        [worker(300, "K"), (301, Body::Signal(signal)), (302, Body::Exit(ended.clone()))]
+    };
+    let sent = report(history(signal.clone()));
+    assert_eq!(sent.workers[0].end.as_deref(), Some("SIGTERM from bash(7)"));
+    let last = sent.timeline.last().expect("an event");
     assert_eq!(last.text, "worker 300 ended: SIGTERM from bash(7)");
+    let asked_for = report(history(Signal { parent_ended: true, ..signal }));
+    assert_eq!(
+        asked_for.workers[0].end.as_deref(),
+        Some("SIGTERM, which it had asked for at the end of its parent bash(7) (PR_SET_PDEATHSIG)")
+    );
 }
 
 #[test]
@@ -236,4 +246,56 @@ fn an_end_is_counted_once_and_may_be_reported_first() {
         assert_eq!(rows(&report), [(100, 1, 0, 1)]);
         assert_eq!(report.workers[0].end.as_deref(), Some("code 0"));
     }
+}
+
+#[test]
+fn no_leak_was_seen_only_in_those_that_could_be_judged() {
+    let keyless = |pid: u32| {
+        let spawn = Spawn { session: None, ..spawn(pid, gateway(100), "K") };
+        (u64::from(pid), Body::Spawn(Box::new(spawn)))
+    };
+    let stop = Stop { reason: "duration".to_owned(), counters: BTreeMap::new(), complete: true };
+    let known = || [("A", 300), ("B", 301), ("C", 302)].map(|(key, pid)| worker(pid, key));
+    let all = report(known().into_iter().chain([(400, Body::Stop(stop.clone()))]));
+    assert!(all.verdict.headline.starts_with("No leak was seen: 3 workers"), "{:?}", all.verdict);
+    assert_eq!((all.verdict.level, all.not_judged), (Level::Healthy, 0));
+
+    let keyless = [keyless(303), keyless(304)];
+    let some = report(known().into_iter().chain(keyless).chain([(400, Body::Stop(stop.clone()))]));
+    assert_eq!(
+        some.verdict.headline,
+        "No leak was seen in 3 of 5 workers; 2 could not be judged: no session key (2)."
+    );
+    assert_eq!(
+        (some.verdict.level, some.not_judged, some.judged_in_part),
+        (Level::NotJudged, 2, 0)
+    );
+    assert!(some.not_seen.contains(&"whether 2 workers leaked: no session key (2)".to_owned()));
+    let row = some.sessions.iter().find(|row| row.session.is_none()).unwrap();
+    assert_eq!(row.unjudged, [(Unjudged::NoSession, 2)].into());
+    let life = some.workers.iter().find(|life| life.id.pid == 303).unwrap();
+    assert_eq!(life.unjudged, Some(Unjudged::NoSession));
+    let json = serde_json::to_value(&some).unwrap();
+    assert_eq!(json["verdict"]["level"], "not-judged");
+    assert_eq!(json["unjudged"]["no-session"], 2);
+
+    let mut found = finding(Kind::LostWorker, Confidence::Strong, &[300]);
+    found.workers[0].unused = true;
+    let found = (350, Body::Finding(Box::new(found)));
+    let keyless =
+        (303, Body::Spawn(Box::new(Spawn { session: None, ..spawn(303, gateway(100), "K") })));
+    let leak = report([worker(300, "K"), keyless, found, (400, Body::Stop(stop.clone()))]);
+    let headline = &leak.verdict.headline;
+    let last = "lost-worker (strong). Of 2 workers, 1 could not be judged: no session key (1).";
+    assert!(leak.verdict.level == Level::Leak && headline.ends_with(last), "{headline}");
+
+    let before = Spawn { inherited: true, ..spawn(300, gateway(100), "K") };
+    let before = (300, Body::Spawn(Box::new(before)));
+    let in_part = report([before, (400, Body::Stop(stop))]);
+    assert_eq!(
+        in_part.verdict.headline,
+        "No leak was seen since the recording began, of 1 worker; 1 could be judged only in part: \
+         there before the recording (1)."
+    );
+    assert_eq!((in_part.verdict.level, in_part.judged_in_part), (Level::Healthy, 1));
 }

@@ -54,6 +54,7 @@ fn signal(pid: u32, number: i32, sender: Option<Sender>) -> Body {
         signal: number as u8,
         name: signal_name(number as u8).into_owned(),
         si_code: 0,
+        parent_ended: false,
         delivered: true,
         sender,
     })

@@ -4,7 +4,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Tables, diag::Diag, sockets};
+use super::{Tables, sockets};
+use crate::host::diag::{Diag, UnixSocket};
 
 /// Local and remote address of a connection.
 pub(super) type Addresses = (sockets::Address, sockets::Address);
@@ -109,8 +110,7 @@ impl Census {
     }
 
     fn ask(diag: &mut Diag) -> io::Result<Self> {
-        let unix =
-            diag.unix_sockets()?.iter().filter_map(super::diag::UnixSocket::census).collect();
+        let unix = diag.unix_sockets()?.iter().filter_map(UnixSocket::census).collect();
         Ok(Self::new(diag.tcp_sockets()?, unix, true))
     }
 

@@ -19,11 +19,12 @@ use std::{
 };
 
 use self::{
-    diag::{Diag, Ends, Listener, UnixSocket},
+    diag::{Ends, Listener},
     outbound::{Outbound, OutboundWatch},
     sockets::Found,
 };
 use crate::{
+    host::diag::{Diag, UnixSocket},
     host::proc::ProcFs,
     model::{Body, Capability, Clients, Connection, Identity, Observation, Role, Source, Spawn},
 };

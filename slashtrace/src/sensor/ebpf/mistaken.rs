@@ -14,10 +14,13 @@ pub struct Mistaken {
     known: HashMap<Identity, Kind>,
 }
 
+/// What a process was before it was taken for a worker, if it was anything, and below which worker.
+type Before = Option<(Role, Option<Identity>)>;
+
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Kind {
-    /// It was taken for a worker, and had this role and this worker before.
-    Worker(Option<(Role, Option<Identity>)>),
+    /// It was taken for a worker.
+    Worker(Before),
     /// It was forked below one that was nothing to us before.
     Below,
     /// It stands above one, and above no worker that is known.
@@ -25,9 +28,14 @@ enum Kind {
 }
 
 impl Mistaken {
-    /// A process was taken for a worker. `before` is what it was until then, and below which worker.
-    pub fn worker(&mut self, id: Identity, before: Option<(Role, Option<Identity>)>) {
+    /// A process was taken for a worker. `before` is what it was until then, as far as the kernel
+    /// says: what it was in truth is given back, for it may have been mistaken already.
+    pub fn worker(&mut self, id: Identity, before: Before) -> Before {
+        if let Some(Kind::Worker(before)) = self.known.get(&id) {
+            return *before;
+        }
         self.add(id, Kind::Worker(before));
+        before
     }
 
     /// A process stands above a mistaken worker, and nobody else knows it.
@@ -51,15 +59,6 @@ impl Mistaken {
         }
     }
 
-    /// What a process that was taken for a worker was before, and below which worker; `None` if it
-    /// was not.
-    pub fn before(&self, id: Identity) -> Option<Option<(Role, Option<Identity>)>> {
-        match self.known.get(&id) {
-            Some(Kind::Worker(before)) => Some(*before),
-            _ => None,
-        }
-    }
-
     /// A process was forked below `worker`: the worker that it descends from in truth. `None` if it
     /// is nothing to us, and that is remembered.
     pub fn forked(&mut self, child: Identity, worker: Identity) -> Option<Identity> {
@@ -78,8 +77,8 @@ impl Mistaken {
     pub fn role(&self, id: Identity, role: Role) -> Option<Role> {
         match (self.known.get(&id), role) {
             (Some(Kind::Worker(before)), Role::Worker) => before.map(|(role, _)| role),
-            (Some(Kind::Worker(None) | Kind::Below), _) => None,
-            (Some(Kind::Above), Role::Gateway | Role::Ancestor) => None,
+            (Some(Kind::Worker(None) | Kind::Below), _)
+            | (Some(Kind::Above), Role::Gateway | Role::Ancestor) => None,
             _ => Some(role),
         }
     }
@@ -113,7 +112,7 @@ mod tests {
         assert_eq!(mistaken.role(id(9, 9), Role::Gateway), None);
         // It turned out to stand above one.
         assert!(mistaken.above_worker(id(9, 9)) && !mistaken.above_worker(id(9, 9)));
-        assert!(mistaken.above_worker(ONE) && mistaken.before(ONE).is_none());
+        assert!(mistaken.above_worker(ONE) && !mistaken.above_worker(ONE));
         assert_eq!(mistaken.role(id(9, 9), Role::Gateway), Some(Role::Gateway));
     }
 
@@ -126,6 +125,9 @@ mod tests {
         assert_eq!(mistaken.role(CHILD, Role::Descendant), Some(Role::Descendant));
         assert_eq!(mistaken.forked(CHILD, WORKER), Some(WORKER), "who is not mistaken");
         assert!(!mistaken.above_worker(ONE), "it is tracked as what it was");
+        let again = mistaken.worker(ONE, Some((Role::Worker, None)));
+        assert_eq!(again, Some((Role::Descendant, Some(WORKER))), "it was mistaken already");
+        mistaken.forget(ONE);
         mistaken.worker(ONE, Some((Role::Gateway, None)));
         assert_eq!(mistaken.role(ONE, Role::Worker), Some(Role::Gateway));
         assert_eq!(mistaken.forked(CHILD, ONE), None);

@@ -45,7 +45,7 @@ use super::{
 };
 use crate::{
     host::{
-        clock::boottime_ns,
+        clock::{boottime_ns, is_shifted},
         proc::{self, ProcFs},
     },
     model::{Body, Capability, Gap, GapReason, Identity, Limits, Observation, SensorKind},
@@ -99,6 +99,7 @@ impl EbpfSensor {
     /// Without BTF, without the privilege, or if the kernel refuses a program.
     pub fn start(options: &Options) -> Result<Self> {
         check_pid_namespace()?;
+        check_time_namespace()?;
         let mut object = Object::load(
             &Rule::new(&options.profile),
             options.count_calls,
@@ -171,11 +172,14 @@ impl EbpfSensor {
                 continue;
             }
             if self.ring.queued() == 0 {
-                let due = self.long.due().map_or(self.due, |long| long.min(self.due));
+                let due = [first_look, self.long.due()]
+                    .into_iter()
+                    .flatten()
+                    .fold(self.due, Instant::min);
                 tokio::select! {
                     ready = self.ring.readable() => ready.context("cannot wait for the ring buffer")?,
                     () = self.surroundings.readable() => {}
-                    () = sleep_until(first_look.map_or(due, |at| at.min(due))) => continue,
+                    () = sleep_until(due) => continue,
                 }
             }
             self.translate(BATCH);
@@ -450,6 +454,22 @@ fn check_pid_namespace() -> Result<()> {
     .next_step(
         "start the container with the host's pid namespace (`--pid=host`), or use `--sensor poll`",
     )
+}
+
+/// Start times in /proc are those of the reader's time namespace (`do_task_stat`, fs/proc/array.c), and
+/// the kernel programs read the machine's. /proc alone agrees with itself.
+fn check_time_namespace() -> Result<()> {
+    // Kernels before 5.6 have none, and no such file.
+    match std::fs::read_to_string("/proc/self/timens_offsets") {
+        Ok(offsets) if is_shifted(&offsets) => Err(anyhow!(
+            "the clocks of this time namespace are shifted: start times in /proc are not the kernel's"
+        ))
+        .next_step(
+            "run it outside of the time namespace (`nsenter --time=/proc/1/ns/time slashtrace …`), or \
+             use `--sensor poll`",
+        ),
+        _ => Ok(()),
+    }
 }
 
 /// Tries each kernel program by itself, for `doctor`.

@@ -9,7 +9,7 @@ use super::{
     wire::{Event, Exec as WireExec, LongArgv, Task, What},
 };
 use crate::{
-    host::proc::{IdentityBook, ProcFs},
+    host::proc::{ARGV_BYTES_MAX, IdentityBook, ProcFs},
     model::{
         Body, Exec, Exit, ForkingThread, Identity, Observation, Parent, ParentSource, Process,
         Role, Sender, Signal, Source, Spawn, Terminal, ThreadClone, signal_name,
@@ -19,6 +19,8 @@ use crate::{
     sensor::{join::replies::Act, terminal::instance_of},
 };
 
+/// Launchers above one another that are looked through.
+const LAUNCHERS_MAX: usize = 8;
 /// Most bytes of a gateway's argument area that are read for its first token.
 const ARGV0_MAX: usize = 4096;
 /// Children of gateways whose forkers are remembered until they execute.
@@ -84,6 +86,8 @@ pub struct Translator {
     forkers: VecDeque<((u32, u64), ForkingThread)>,
     /// Who is tracked by mistake.
     mistaken: Mistaken,
+    /// A hash of the arguments that each worker was executed with.
+    arguments: HashMap<Identity, u64>,
     /// What the kernel is to know otherwise: a thread group, and as what it is to be tracked, if at
     /// all.
     pub corrections: Vec<(u32, Option<Tracked>)>,
@@ -100,6 +104,7 @@ impl Translator {
             described: HashMap::new(),
             forkers: VecDeque::new(),
             mistaken: Mistaken::default(),
+            arguments: HashMap::new(),
             corrections: Vec::new(),
         }
     }
@@ -152,7 +157,16 @@ impl Translator {
                     source: Source::Kernel,
                 })
             }
-            What::Signal { tgid, start_ns, role, signal, si_code, result, sender } => {
+            What::Signal {
+                tgid,
+                start_ns,
+                role,
+                signal,
+                si_code,
+                result,
+                sender,
+                parent_ended,
+            } => {
                 let identity = book.kernel(tgid, start_ns);
                 let role = self.mistaken.role(identity, model_role(role));
                 let (Some(role), Ok(number)) = (role, u8::try_from(signal)) else {
@@ -166,6 +180,7 @@ impl Translator {
                     name: signal_name(number).into_owned(),
                     si_code,
                     delivered: result == 0,
+                    parent_ended,
                     sender: sender.map(|task| {
                         let identity = book.kernel(task.tgid, task.start_ns);
                         Sender {
@@ -201,6 +216,7 @@ impl Translator {
         if self.known.capacity() > KNOWN_FEW && self.known.len() < self.known.capacity() / 8 {
             self.known.shrink_to(2 * self.known.len());
         }
+        self.arguments.remove(&identity);
         self.mistaken.forget(identity);
     }
 
@@ -220,15 +236,25 @@ impl Translator {
         let task = &exec.task;
         let identity = book.kernel(task.tgid, task.start_ns);
         let truncated = exec.argv_bytes > exec.argv.len() as u64;
-        let mut tokens = tokens_of(&exec.argv);
-        if truncated && !exec.argv.ends_with(&[0]) {
+        let whole =
+            if truncated && exec.matched { self.whole_argv(identity, &exec.argv) } else { None };
+        let mut tokens = tokens_of(whole.as_deref().unwrap_or(&exec.argv));
+        if truncated && whole.is_none() && !exec.argv.ends_with(&[0]) {
             // Half a token is not a token: half a session key is another session's.
             tokens.pop();
         }
         let found = self.profile.match_worker(&tokens);
+        let hash = argv_hash(&tokens);
         let role = exec.role_before.map(model_role);
         let role = role.and_then(|role| self.mistaken.role(identity, role));
-        if found.is_none() || role == Some(Role::Worker) {
+        // One that a worker starts with its own program and arguments is a part of it (Node.js's cluster).
+        let outer = exec.worker_before.map(|(pid, ns)| self.tracked_identity(pid, ns, book));
+        let part = role == Some(Role::Descendant)
+            && outer.is_some_and(|outer| {
+                self.arguments.get(&outer) == Some(&hash)
+                    && self.proc.exe_same(identity.pid, outer.pid) == Some(true)
+            });
+        if found.is_none() || part || role == Some(Role::Worker) {
             let is_worker = found.is_some();
             if exec.matched && role != Some(Role::Worker) {
                 self.mistake(exec, identity, role, book);
@@ -237,6 +263,7 @@ impl Translator {
             if let Some(described) = self.described.get_mut(&identity) {
                 described.comm = redact::escape(&task.comm);
                 described.argv0 = tokens.first().map(|token| redact::argv0(token));
+                described.launcher = self.profile.launcher(&tokens).map(str::to_owned);
             }
             return Some(Body::Exec(Exec {
                 pid: identity.pid,
@@ -258,8 +285,11 @@ impl Translator {
         let forker = self.forkers.iter().position(|(it, _)| *it == (task.tgid, task.start_ns));
         let thread = forker.and_then(|at| self.forkers.remove(at)).map(|(_, thread)| thread);
         let above = if exec.reparented { &[][..] } else { exec.chain.get(1..).unwrap_or(&[]) };
-        let ancestors: Vec<Process> = above.iter().map(|task| self.describe(task, book)).collect();
+        let mut ancestors: Vec<Process> =
+            above.iter().map(|task| self.describe(task, book)).collect();
+        self.beyond_launchers(parent.as_ref(), &mut ancestors, book);
         self.known.insert(identity, Role::Worker);
+        self.arguments.insert(identity, hash);
         if self.mistaken.forget(identity) {
             self.corrections.push((identity.pid, Some(tracked(identity, Role::Worker, identity))));
         }
@@ -296,6 +326,13 @@ impl Translator {
         })))
     }
 
+    /// The arguments of which the record has only the beginning: the key may stand behind that, or
+    /// another one that holds. `None` if the process is gone, or has other arguments by now.
+    fn whole_argv(&self, id: Identity, beginning: &[u8]) -> Option<Vec<u8>> {
+        let whole = self.proc.cmdline(id.pid, ARGV_BYTES_MAX).ok()??.bytes;
+        (whole.starts_with(beginning) && self.is_alive(id)).then_some(whole)
+    }
+
     /// The kernel took an exec for a worker's, and no rule matches it. `role` is what the process is
     /// to us all the same.
     fn mistake(
@@ -306,11 +343,8 @@ impl Translator {
         book: &mut IdentityBook,
     ) {
         let outer = exec.worker_before.map(|(pid, ns)| self.tracked_identity(pid, ns, book));
-        let before = match self.mistaken.before(id) {
-            Some(before) => before,
-            None => role.map(|role| (role, outer.filter(|_| role == Role::Descendant))),
-        };
-        self.mistaken.worker(id, before);
+        let before = role.map(|role| (role, outer.filter(|_| role == Role::Descendant)));
+        let before = self.mistaken.worker(id, before);
         let known = before.map(|(role, outer)| tracked(id, role, outer.unwrap_or(NOBODY)));
         self.corrections.push((id.pid, known));
         for task in exec.forker.iter().chain(&exec.chain) {
@@ -338,7 +372,72 @@ impl Translator {
             self.known.entry(identity).or_insert(Role::Gateway);
         }
         let reaper = how == ParentSource::Exec && forker.tgid == 1;
-        Some(Parent { process, how, gone, reaper, forker: None, forked_only: false })
+        // Where it is still there, the first above it is who forked it.
+        let above = exec.above.filter(|_| gone || exec.reparented || exec.chain.len() < 2);
+        let forker = above.and_then(|(tgid, start_ns)| self.forker_above(tgid, start_ns, book));
+        Some(Parent { process, how, gone, reaper, forker, forked_only: exec.forked_only })
+    }
+
+    /// Who forked the forker of a worker, if it lives: it may be the gateway, and its end is to be
+    /// seen.
+    fn forker_above(
+        &mut self,
+        tgid: u32,
+        start_ns: u64,
+        book: &mut IdentityBook,
+    ) -> Option<Process> {
+        let id = book.kernel(tgid, start_ns);
+        let task = Task { tgid, start_ns, ..Task::default() };
+        let process = self.describe(&task, book);
+        self.described.contains_key(&id).then(|| {
+            self.track_above(id);
+            process
+        })
+    }
+
+    /// Has the kernel track a process above a worker that it did not find itself.
+    fn track_above(&mut self, id: Identity) {
+        if id.pid > 1 && self.learn_above(id) {
+            self.corrections.push((id.pid, Some(tracked(id, Role::Ancestor, NOBODY))));
+        }
+    }
+
+    fn learn_above(&mut self, id: Identity) -> bool {
+        if self.known.contains_key(&id) {
+            return false;
+        }
+        self.learn(id, Role::Ancestor)
+    }
+
+    /// Where all that is known to be above a worker only launched it, the gateway is further up: the
+    /// nearest launcher may lead a session of its own.
+    fn beyond_launchers(
+        &mut self,
+        parent: Option<&Parent>,
+        ancestors: &mut Vec<Process>,
+        book: &mut IdentityBook,
+    ) {
+        let Some(parent) = parent.filter(|parent| !parent.gone && !parent.reaper) else { return };
+        if parent.forker.is_some() {
+            return;
+        }
+        for _ in 0..LAUNCHERS_MAX {
+            let last = ancestors.last().unwrap_or(&parent.process);
+            if last.launcher.is_none() || parent.process.launcher.is_none() {
+                return;
+            }
+            let Ok(Some(stat)) = self.proc.stat(last.pid) else { return };
+            let same = self.proc.is_same(last.identity(), &stat);
+            let Ok(Some(above)) = self.proc.stat(stat.ppid) else { return };
+            if !same || stat.ppid == 0 || above.start_ns > stat.start_ns {
+                return;
+            }
+            let id = book.proc(stat.ppid, above.start_ns);
+            let task = Task { tgid: id.pid, start_ns: id.start_ns, ..Task::default() };
+            let process = self.describe(&task, book);
+            self.track_above(id);
+            ancestors.push(process);
+        }
     }
 
     /// Describes who closed a terminal. Its end will not be told if it is not tracked.
@@ -376,7 +475,9 @@ impl Translator {
             if let Ok(Some(cmdline)) = self.proc.cmdline(identity.pid, ARGV0_MAX)
                 && self.is_alive(identity)
             {
-                process.argv0 = cmdline.tokens().first().map(|token| redact::argv0(token));
+                let tokens = cmdline.tokens();
+                process.argv0 = tokens.first().map(|token| redact::argv0(token));
+                process.launcher = self.profile.launcher(&tokens).map(str::to_owned);
             }
             self.described.insert(identity, process.clone());
         }
@@ -505,6 +606,17 @@ pub fn wire_role(role: Role) -> WireRole {
         Role::Gateway => WireRole::Gateway,
         Role::Ancestor => WireRole::Ancestor,
     }
+}
+
+/// A hash of an argv, of its program only the last part of the path.
+pub fn argv_hash(tokens: &[&[u8]]) -> u64 {
+    use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+    let mut hasher = DefaultHasher::new();
+    let mut tokens = tokens.iter();
+    let name = tokens.next().and_then(|token| token.rsplit(|&byte| byte == b'/').next());
+    name.hash(&mut hasher);
+    tokens.for_each(|token| token.hash(&mut hasher));
+    hasher.finish()
 }
 
 /// Exit code or signal of a wait status (wait(2): signal in bits 0–6, code in bits 8–15).

@@ -1,8 +1,9 @@
 use bytes::Bytes;
 use slashtrace_ebpf::{
     ARGV_MAX, CHAIN_MAX, CloneInfo, ExecRecord, ExitRecord, ForkRecord, Header, LongArgvRecord,
-    NO_TERMINAL, ParentKnownBy, RecordKind, Role, SignalRecord, TaskInfo, TerminalKey,
-    TerminalRecord, ThreadAct, ThreadActRecord, ThreadForkRecord, WIRE_VERSION, argv_padded,
+    NO_TERMINAL, ParentKnownBy, RecordKind, Role, SENT_AT_PARENT_END, SENT_BY_KERNEL, SignalRecord,
+    TaskInfo, TerminalKey, TerminalRecord, ThreadAct, ThreadActRecord, ThreadForkRecord,
+    WIRE_VERSION, argv_padded,
 };
 use zerocopy::FromBytes;
 
@@ -18,7 +19,7 @@ pub enum DecodeError {
 }
 
 /// A thread group as the kernel saw it.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Task {
     pub tgid: u32,
     pub start_ns: u64,
@@ -61,6 +62,8 @@ pub enum What {
         si_code: i32,
         result: u32,
         sender: Option<Task>,
+        /// It was sent because the sender ended.
+        parent_ended: bool,
     },
     Terminal {
         /// `super_block.s_dev` of its devpts.
@@ -102,6 +105,10 @@ pub struct Exec {
     pub role_before: Option<Role>,
     /// The worker that it descended from before: thread group and start time.
     pub worker_before: Option<(u32, u64)>,
+    /// Who forked the forker in turn, and when that one started.
+    pub above: Option<(u32, u64)>,
+    /// Whether the forker has executed nothing since it was forked.
+    pub forked_only: bool,
     pub matched: bool,
     pub parent_known_by: Option<ParentKnownBy>,
     pub reparented: bool,
@@ -154,7 +161,8 @@ pub fn decode(record: &Bytes) -> Result<Event, DecodeError> {
                 signal: this.signal,
                 si_code: this.si_code,
                 result: this.result,
-                sender: (this.from_kernel == 0).then(|| task(&this.sender)),
+                sender: (this.origin != SENT_BY_KERNEL).then(|| task(&this.sender)),
+                parent_ended: this.origin == SENT_AT_PARENT_END,
             }
         }
         RecordKind::Terminal => {
@@ -222,6 +230,8 @@ fn exec(record: &Bytes) -> Result<Exec, DecodeError> {
         },
         worker_before: (this.worker_before != 0)
             .then_some((this.worker_before, this.worker_before_start_ns)),
+        above: (this.above != 0).then_some((this.above, this.above_start_ns)),
+        forked_only: this.forked_only != 0,
         matched: this.matched != 0,
         parent_known_by: match this.parent_known_by {
             0 => None,
@@ -260,7 +270,7 @@ fn task(info: &TaskInfo) -> Task {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use slashtrace_ebpf::{CLONES_MAX, TerminalKey};
+    use slashtrace_ebpf::{CLONES_MAX, SENT_BY_TASK, TerminalKey};
     use zerocopy::IntoBytes as _;
 
     use super::*;
@@ -303,6 +313,9 @@ mod tests {
             chain_len: chain.len() as u32,
             worker_before: 0,
             worker_before_start_ns: 0,
+            above_start_ns: 0,
+            above: 0,
+            forked_only: 0,
         };
         let mut bytes = fixed.as_bytes().to_vec();
         bytes.extend(argv);
@@ -338,7 +351,7 @@ mod tests {
             signal: 15,
             si_code: -6,
             result: 0,
-            from_kernel: 0,
+            origin: SENT_BY_TASK,
             sender: info(9),
         };
         let terminal = TerminalRecord {

@@ -5,8 +5,8 @@ use std::{
 };
 
 use crate::{
-    host::proc::ProcFs,
-    sensor::clients::{diag::Diag, own_sockets},
+    host::{diag::Diag, proc::ProcFs},
+    sensor::clients::own_sockets,
 };
 
 /// Connections of one process that are told apart.

@@ -315,9 +315,7 @@ impl Table {
                 .and_then(|known| known.tracked)
                 .and_then(Tracked::nearest_worker);
             let is_fork = below.is_some()
-                && scan
-                    .seen(stat.ppid)
-                    .is_some_and(|parent| scan.is_unexecuted_fork(&seen, &parent));
+                && scan.seen(stat.ppid).is_some_and(|parent| scan.is_part(&seen, &parent));
             let spawn = match below {
                 _ if worker && !is_fork => scan.worker(&seen, source, inherited),
                 Some(below) => scan.descendant(&seen, below, source, inherited),

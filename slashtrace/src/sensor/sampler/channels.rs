@@ -6,10 +6,10 @@ use super::{
     kin::{Kin, Kinship},
     live::Pulse,
     side::{MISSES_TO_BELIEVE, Peer, Side, Which},
-    unix::UnixEnds,
 };
 use crate::{
     host::proc::{Holder, INITIAL_PID_NAMESPACE, IdentityBook, ProcFs, Target},
+    host::unix::UnixEnds,
     model::{EndKind, Identity, OutputPeer, StdinPeer},
 };
 
@@ -25,6 +25,8 @@ const SEARCH_SLOWEST_NS: u64 = 60_000_000_000;
 const ASKED_A_ROUND: usize = 64;
 /// Of more workers than that this part is asked again in a round.
 const ASKED_PART: usize = 5;
+/// The descriptors of a worker that runs all the time are looked at again so often.
+const LOOK_BUSY_NS: u64 = 8_000_000_000;
 /// Launchers above a worker that are looked at at most.
 const LAUNCHERS_MAX: usize = 8;
 
@@ -48,6 +50,7 @@ pub(super) struct ChannelWatch {
 #[derive(Debug)]
 pub(super) struct Watched {
     looked: bool,
+    look_due_ns: u64,
     /// Who forked it.
     pub(super) gateway: Option<Identity>,
     /// Who gave it its stdin and stdout: its gateway, unless that only hands on its own.
@@ -65,6 +68,7 @@ impl Default for Watched {
     fn default() -> Self {
         Self {
             looked: false,
+            look_due_ns: 0,
             gateway: None,
             speaker: None,
             stdin: Side::new(Which::Stdin),
@@ -96,7 +100,11 @@ impl ChannelWatch {
                 Pulse::Gone => continue,
                 // Too early, or its turn.
                 _ if !channels.looked && now_ns < it.fresh_until_ns => continue,
-                _ if it.live.pulse == Pulse::Look || !channels.looked => {
+                _ if it.live.pulse == Pulse::Look
+                    || !channels.looked
+                    || (it.live.pulse == Pulse::Ran && now_ns >= channels.look_due_ns) =>
+                {
+                    channels.look_due_ns = now_ns + LOOK_BUSY_NS;
                     channels.look_again(*worker, &mut holders, &mut self.unix, world.book);
                 }
                 _ => channels.is_holder_gone(&mut holders),

@@ -9,7 +9,7 @@ const FIRST_LOOK_NS: u64 = 1_000_000_000;
 /// Longest time between two looks at a zombie.
 const SLOWEST_NS: u64 = 30_000_000_000;
 
-/// A worker that has ended, until its parent reaps it.
+/// A worker, or a process below one, that has ended, until its parent reaps it.
 #[derive(Debug, Default)]
 pub(super) struct Exited {
     next_ns: Option<u64>,

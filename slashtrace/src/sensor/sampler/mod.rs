@@ -14,7 +14,6 @@ mod live;
 mod memory;
 mod side;
 mod sockets;
-mod unix;
 mod waits;
 mod work;
 mod worker;
@@ -36,6 +35,9 @@ use worker::{Seen, Worker, bare};
 
 /// Costly reads of all workers are spread over this long at least.
 const PSS_SPREAD_NS: u64 = 4 * PSS_EVERY_NS;
+
+/// Ended processes that are watched at most when one more ends below a worker.
+const EXITED_BELOW_MAX: usize = 4_096;
 
 /// Counted reads of a worker's stdin, if somebody counts them.
 pub type Reads<'a> = &'a dyn Fn(Identity) -> Option<u64>;
@@ -167,14 +169,17 @@ impl Sampler {
         self.exited.remove(&identity);
     }
 
-    /// A tracked process has ended: a worker is watched from now on for being reaped.
+    /// A tracked process has ended: it is watched from now on for being reaped, unless it is one of
+    /// very many below workers.
     pub fn exited(&mut self, identity: Identity) {
-        if let Some(descendant) = self.descendants.remove(&identity)
-            && let Some(worker) = self.workers.get_mut(&descendant.worker)
-        {
-            descendant.ended(&self.proc, identity, &mut worker.work);
+        let mut watched = false;
+        if let Some(descendant) = self.descendants.remove(&identity) {
+            if let Some(worker) = self.workers.get_mut(&descendant.worker) {
+                descendant.ended(&self.proc, identity, &mut worker.work);
+            }
+            watched = self.exited.len() < EXITED_BELOW_MAX;
         }
-        if self.workers.remove(&identity).is_some() {
+        if self.workers.remove(&identity).is_some() || watched {
             self.exited.insert(identity, Exited::default());
         }
     }

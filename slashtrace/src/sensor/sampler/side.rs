@@ -1,6 +1,7 @@
-use super::{holders::Holders, unix::UnixEnds};
+use super::holders::Holders;
 use crate::{
     host::proc::{FdEnd, Holder, ProcFs, Target},
+    host::unix::UnixEnds,
     model::{EndKind, Identity, OutputPeer, OutputState, StdinPeer, StdinState},
 };
 

@@ -10,8 +10,8 @@ use crate::{
     sensor::clients::{census::CensusTaker, own_sockets},
 };
 
-/// A tree of which only a descendant runs is looked at so often.
-const BELOW_APART_NS: u64 = 8_000_000_000;
+/// A tree of which something runs all the time is looked at so often.
+const BUSY_APART_NS: u64 = 8_000_000_000;
 /// Least time between two censuses; as much again for so many connections on the machine.
 const CENSUS_APART_NS: u64 = 4_000_000_000;
 const CONNECTIONS_APART: u64 = 5_000;
@@ -37,7 +37,7 @@ pub(super) struct Own {
     known: Option<Sockets>,
     /// It was to be looked at, and was not: there was a census a moment ago.
     owed: bool,
-    below_due_ns: u64,
+    busy_due_ns: u64,
 }
 
 /// The sockets of one tree.
@@ -94,7 +94,7 @@ impl SocketWatch {
             .collect();
         for (worker, tree) in trees {
             let Some(it) = workers.get_mut(&worker) else { continue };
-            it.sockets.below_due_ns = now_ns + BELOW_APART_NS;
+            it.sockets.busy_due_ns = now_ns + BUSY_APART_NS;
             it.sockets.owed = false;
             if tree.own.is_empty() && tree.below.is_empty() {
                 let none = Sockets { listening: 0, connected: 0, complete: tree.complete };
@@ -137,9 +137,10 @@ impl SocketWatch {
 
 impl Worker {
     fn is_due_for_sockets(&self, now_ns: u64) -> bool {
-        let below = self.work.ran_below() && now_ns >= self.sockets.below_due_ns;
+        let ran = self.live.pulse == Pulse::Ran || self.work.ran_below();
+        let busy = ran && now_ns >= self.sockets.busy_due_ns;
         let looked = self.live.pulse == Pulse::Look || self.sockets.known.is_none();
-        self.live.pulse != Pulse::Gone && (looked || below || self.sockets.owed)
+        self.live.pulse != Pulse::Gone && (looked || busy || self.sockets.owed)
     }
 }
 

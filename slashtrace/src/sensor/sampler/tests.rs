@@ -183,6 +183,28 @@ fn a_zombie_is_said_once_and_its_end_once() {
 }
 
 #[test]
+fn a_zombie_below_a_worker_is_said_too() {
+    let mut world = World::new();
+    world.fake.put(&Fake { pid: 30, ppid: 20, ..Fake::default() });
+    let (worker, child) = (world.id(20), world.id(30));
+    world.sampler.track(child, Role::Descendant, Some(worker));
+    world.at(0);
+    world.fake.put(&Fake { pid: 30, ppid: 20, state: 'Z', cmdline: b"", ..Fake::default() });
+    world.sampler.exited(child);
+    let states = |world: &mut World, seconds: std::ops::Range<u64>| {
+        let mut states = String::new();
+        for second in seconds {
+            let samples = world.samples(second);
+            states.extend(samples.iter().filter(|it| it.pid == 30).map(|sample| sample.state));
+        }
+        states
+    };
+    assert_eq!(states(&mut world, 1..60), "Z");
+    world.fake.remove(30);
+    assert_eq!(states(&mut world, 60..120), "X");
+}
+
+#[test]
 fn a_worker_that_is_reaped_at_once_was_no_zombie() {
     let mut world = World::new();
     let worker = world.id(20);

@@ -3,7 +3,10 @@
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::model::{Confidence, Identity, Kind};
+use crate::{
+    model::{Confidence, Identity, Kind},
+    roster::Reasons,
+};
 
 /// A gateway as a report names it.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
@@ -60,6 +63,8 @@ pub struct Session {
     pub open: Vec<OpenKind>,
     /// The ones that were open and are not.
     pub was: Vec<Kind>,
+    /// Workers that could not be judged, or not in full, by why.
+    pub unjudged: Reasons,
 }
 
 /// Findings of one kind that are open in a session.

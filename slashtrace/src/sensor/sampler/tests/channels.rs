@@ -1,7 +1,7 @@
 //! Who has the other ends of a worker's stdin and stdout.
 
 use super::*;
-use crate::sensor::sampler::unix::UnixEnd;
+use crate::host::unix::UnixEnd;
 
 /// What a round says of the worker's stdout, if anything.
 fn output(world: &mut World, second: u64) -> Option<(EndKind, OutputState, Option<u32>)> {
@@ -272,4 +272,22 @@ fn in_a_storm_first_looks_are_few() {
     let mut looks = |ms: u64| world.sampler.first_look(ms * 1_000_000, &mut world.book).len();
     assert_eq!((300..1_000).map(&mut looks).filter(|&count| count > 0).count(), 7);
     assert!((1_000..1_100).map(looks).all(|count| count <= 64));
+}
+
+#[test]
+fn a_worker_that_reads_all_the_time_is_looked_at_again() {
+    let mut world = World::new();
+    world.fake.fd(20, 1, "/tmp/log", "01");
+    let reads = |world: &mut World, second| {
+        let syscr = Some(100 + second);
+        world.fake.put(&Fake { pid: 20, ppid: 10, syscr, cmdline: WORKER, ..FAKE });
+        world.fake.ran(20, second + 1);
+        world.samples(second).first().and_then(|sample| sample.output)
+    };
+    assert_eq!(reads(&mut world, 0).unwrap().kind, EndKind::File);
+    assert_eq!((1..5).find_map(|second| reads(&mut world, second)), None);
+    // It puts another one in its place.
+    world.fake.fd(20, 1, "/dev/null", "01");
+    let output = (5..20).find_map(|second| reads(&mut world, second));
+    assert_eq!(output.unwrap().kind, EndKind::Null);
 }

@@ -1,8 +1,10 @@
+//! The other ends of Unix sockets.
+
 use std::collections::HashMap;
 
-use crate::{
-    host::proc::ProcFs,
-    sensor::clients::diag::{Diag, UnixSocket},
+use super::{
+    diag::{Diag, UnixSocket},
+    proc::ProcFs,
 };
 
 /// From so many sockets on that are asked for in one round all of them are read at once.
@@ -10,19 +12,19 @@ const ASKED_SINGLY: usize = 8;
 
 /// What is known of a Unix socket's other end.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(super) struct UnixEnd {
+pub(crate) struct UnixEnd {
     /// Inode of the socket at its other end; 0 if that is closed, `None` if it has none.
-    pub(super) peer: Option<u64>,
+    pub(crate) peer: Option<u64>,
     /// Nothing more can come from there.
-    pub(super) mute: bool,
+    pub(crate) mute: bool,
     /// Nobody there reads any more.
-    pub(super) deaf: bool,
+    pub(crate) deaf: bool,
 }
 
 /// Asks the kernel for the other ends of Unix sockets (sock_diag(7)), those of our own network
 /// namespace. Each is asked for once a round.
 #[derive(Debug, Default)]
-pub(super) struct UnixEnds {
+pub(crate) struct UnixEnds {
     /// Opened when somebody asks.
     diag: Option<Diag>,
     /// The kernel does not answer.
@@ -32,19 +34,19 @@ pub(super) struct UnixEnds {
     whole: bool,
     /// Those of a made-up /proc.
     #[cfg(test)]
-    pub(super) made: HashMap<u64, UnixEnd>,
+    pub(crate) made: HashMap<u64, UnixEnd>,
 }
 
 impl UnixEnds {
     /// What was read before is forgotten.
-    pub(super) fn begin_round(&mut self) {
+    pub(crate) fn begin_round(&mut self) {
         self.round.clear();
         self.whole = false;
     }
 
     /// The other end of a socket; `None` if it is no Unix socket, of another network namespace, or
     /// the kernel does not answer.
-    pub(super) fn of(&mut self, proc: &ProcFs, inode: u64) -> Option<UnixEnd> {
+    pub(crate) fn of(&mut self, proc: &ProcFs, inode: u64) -> Option<UnixEnd> {
         #[cfg(test)]
         if proc.root() != std::path::Path::new("/proc") {
             return self.made.get(&inode).copied();
