@@ -46,4 +46,6 @@ counters! {
     StaleEntry = "stale-entry",
     /// Matches for which a per-CPU scratch buffer could not be had (cannot happen).
     NoScratch = "no-scratch",
+    /// Threads of gateways that could not be remembered.
+    ThreadNotKept = "thread-not-kept",
 }

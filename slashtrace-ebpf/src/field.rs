@@ -84,6 +84,14 @@ fields! {
     QstrName = "qstr"."name",
     /// Device number of a file system.
     SuperBlockDev = "super_block"."s_dev",
+    /// What sockets of every family have in common.
+    SockCommon = "sock"."__sk_common",
+    /// Address family of a socket.
+    SockFamily = "sock_common"."skc_family",
+    /// Its port, in host byte order (`inet_num`, include/net/inet_sock.h).
+    SockLocalPort = "sock_common"."skc_num",
+    /// The port of its other end, in network byte order.
+    SockPeerPort = "sock_common"."skc_dport",
     /// Open files, shared by the threads (to count calls).
     TaskFiles = "task_struct"."files",
     /// The table of descriptors in use.

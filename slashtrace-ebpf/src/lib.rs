@@ -7,10 +7,16 @@
 
 mod counter;
 mod field;
+mod flat;
 mod record;
 
 pub use counter::Counter;
 pub use field::{FIELD_COUNT, Field, UNKNOWN_OFFSET};
+pub use flat::{
+    ARMED_MAX, ArmedThread, CLONES_MAX, CloneInfo, ClonedThread, FLAT_GATEWAYS_MAX, FLAT_PORTS,
+    FlatGateway, REPLY_MESSAGES_MAX, REPLY_WINDOW_NS, THREADS_MAX, ThreadAct, ThreadActRecord,
+    ThreadForkRecord, gateway_bit,
+};
 pub use record::{
     ARGV_MAX, CHAIN_MAX, EXEC_TAIL_MAX, ExecRecord, ExitRecord, ForkRecord, Header, LongArgvRecord,
     NO_TERMINAL, ParentKnownBy, RecordKind, SENT_AT_PARENT_END, SENT_BY_KERNEL, SENT_BY_TASK,

@@ -64,6 +64,14 @@ mod programs {
         0
     }
 
+    /// `TP_PROTO(struct sock *sk, int ret, int flags)`, since 6.3; attached only while there is a
+    /// gateway that serves several terminals.
+    #[btf_tracepoint(function = "sock_send_length")]
+    pub fn sock_send_length(ctx: BtfTracePointContext) -> i32 {
+        hooks::send::handle(&ctx);
+        0
+    }
+
     /// `void devpts_pty_kill(struct dentry *dentry)` (fs/devpts/inode.c)
     #[fentry]
     pub fn devpts_pty_kill(ctx: FEntryContext) -> i32 {

@@ -3,12 +3,13 @@
 use aya_ebpf::{
     Global,
     macros::map,
-    maps::{Array, HashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use slashtrace_ebpf::{
-    ARGV_MAX, CHAIN_MAX, Counter, EXEC_TAIL_MAX, ExecRecord, FIELD_COUNT, FORK_SLOTS, Field,
-    ForkSlot, MARK_SLOTS, RING_BYTES, RULE_TOKENS_MAX, TERMINALS_MAX, TRACKED_MAX, TerminalKey,
-    Tracked, WORD_FILTER_WORDS,
+    ARGV_MAX, ARMED_MAX, ArmedThread, CHAIN_MAX, ClonedThread, Counter, EXEC_TAIL_MAX, ExecRecord,
+    FIELD_COUNT, FLAT_GATEWAYS_MAX, FORK_SLOTS, Field, FlatGateway, ForkSlot, MARK_SLOTS,
+    RING_BYTES, RULE_TOKENS_MAX, TERMINALS_MAX, THREADS_MAX, TRACKED_MAX, TerminalKey, Tracked,
+    WORD_FILTER_WORDS,
 };
 
 /// Records to userspace.
@@ -30,6 +31,28 @@ pub static MARKS: Array<[u32; MARK_SLOTS]> = Array::with_max_entries(1, MMAPABLE
 /// Terminals whose end is worth a record: those that a worker may belong to.
 #[map]
 pub static TERMINALS: HashMap<TerminalKey, u32> = HashMap::with_max_entries(TERMINALS_MAX, 0);
+
+/// Which thread groups may be in [`GATEWAYS`]: a bit each ([`slashtrace_ebpf::gateway_bit`]). Zero
+/// where there is none.
+#[map]
+pub static GATEWAY_BITS: Array<u64> = Array::with_max_entries(1, 0);
+
+/// Gateways that serve several terminals, by thread group id.
+#[map]
+pub static GATEWAYS: HashMap<u32, FlatGateway> = HashMap::with_max_entries(FLAT_GATEWAYS_MAX, 0);
+
+/// Their threads, by thread id.
+#[map]
+pub static THREADS: LruHashMap<u32, ClonedThread> = LruHashMap::with_max_entries(THREADS_MAX, 0);
+
+/// By thread id: the thread that it cloned last, until it wakes the event loop. Those before it are
+/// its siblings.
+#[map]
+pub static NEWEST: LruHashMap<u32, u32> = LruHashMap::with_max_entries(ARMED_MAX, 0);
+
+/// Threads of gateways that forked a process, by thread id.
+#[map]
+pub static ARMED: LruHashMap<u32, ArmedThread> = LruHashMap::with_max_entries(ARMED_MAX, 0);
 
 /// Who forked whom lately, by the low bits of the child's pid.
 #[map]

@@ -29,6 +29,10 @@ pub enum RecordKind {
     Terminal = 5,
     /// [`LongArgvRecord`].
     LongArgv = 6,
+    /// [`crate::ThreadForkRecord`].
+    ThreadFork = 7,
+    /// [`crate::ThreadActRecord`].
+    ThreadAct = 8,
 }
 
 impl RecordKind {
@@ -41,6 +45,8 @@ impl RecordKind {
             4 => Self::Signal,
             5 => Self::Terminal,
             6 => Self::LongArgv,
+            7 => Self::ThreadFork,
+            8 => Self::ThreadAct,
             _ => return None,
         })
     }

@@ -36,6 +36,8 @@ pub struct Did {
     pub second: Vec<u32>,
     /// The session.
     pub session: Option<String>,
+    /// The terminal.
+    pub index: Option<u32>,
 }
 
 /// Runs a fixture to its end; returns what it said it did.

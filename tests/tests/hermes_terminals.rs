@@ -161,8 +161,8 @@ fn a_lost_worker_outlives_its_tab_and_the_other_tab_is_let_alone() {
         findings.iter().filter(|finding| finding.kind == Kind::TerminalOrphan).collect();
     let named: BTreeSet<u32> = orphans.iter().flat_map(|finding| pids(finding)).collect();
     assert!(lost.is_subset(&named), "left are {lost:?}, named {named:?}\n{recorded}");
-    // The tree is flat and the session fresh: only the moment of opening links the two.
-    assert!(orphans.iter().all(|finding| finding.confidence == Confidence::Weak), "{orphans:?}");
+    // The tree is flat and the session fresh: its file was written, and it was replied to.
+    assert!(orphans.iter().all(|finding| finding.confidence == Confidence::Strong), "{orphans:?}");
 }
 
 /// 0.13.0 with the terminal UI of 0.19.0, for its own wheel has none: what is traced, dashboard,

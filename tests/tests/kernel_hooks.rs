@@ -26,16 +26,24 @@ fn doctor_finds_every_hook() {
         return;
     }
     let hooks = hooks();
-    assert!(hooks.len() >= 6, "{hooks:?}");
+    assert!(hooks.len() >= 7, "{hooks:?}");
     let detail = |name: &str| {
         let found = hooks.iter().find(|hook| hook["name"] == name);
         found.unwrap_or_else(|| panic!("no {name} in {hooks:?}"))["detail"].clone()
     };
     let (calls, terminal) = (detail("hook count-calls"), detail("hook terminal"));
     for hook in &hooks {
-        let optional = hook["name"] == "hook terminal" || hook["name"] == "hook count-calls";
+        let name = hook["name"].as_str().expect("a name");
+        let optional = ["hook terminal", "hook count-calls", "hook replies"].contains(&name);
         assert!(optional || hook["ok"] == true, "{hook}");
     }
+    // `sock_send_length` came with 6.3. Without it nothing else is missing.
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("a release");
+    let mut numbers = release.split(['.', '-']).map_while(|number| number.parse::<u32>().ok());
+    let version = (numbers.next().expect("a version"), numbers.next().expect("of two numbers"));
+    let replies = hooks.iter().find(|hook| hook["name"] == "hook replies").expect("it is told");
+    assert_eq!(replies["ok"], version >= (6, 3), "{replies}");
+    assert_eq!(replies["level"], "optional");
     // Both kernels of the guests have fexit and fentry, and fs/pipe.c of before 6.15.
     if host::is_guest() {
         assert_eq!(calls, "fexit of pipe_read");

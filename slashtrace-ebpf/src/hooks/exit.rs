@@ -5,6 +5,7 @@ use aya_ebpf::{cty::c_void, helpers::bpf_get_current_pid_tgid, programs::BtfTrac
 use aya_log_ebpf::info;
 use slashtrace_ebpf::Field;
 
+use super::flat;
 use crate::{
     emit::submit_exit,
     maps::LOG,
@@ -15,6 +16,7 @@ use crate::{
 #[inline(always)]
 pub fn handle(ctx: &BtfTracePointContext) {
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    flat::exited(tgid);
     if !is_marked(tgid) {
         return;
     }

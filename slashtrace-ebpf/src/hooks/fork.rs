@@ -1,5 +1,5 @@
 //! `sched_process_fork` (kernel/fork.c, `kernel_clone`): runs in the forking thread, after the
-//! child is complete and before it runs. Threads are clones too, and are left out.
+//! child is complete and before it runs. Threads are clones too; `flat` looks at those of gateways.
 
 use aya_ebpf::{cty::c_void, helpers::bpf_get_current_pid_tgid, programs::BtfTracePointContext};
 use aya_log_ebpf::info;
@@ -7,6 +7,7 @@ use slashtrace_ebpf::{
     FORK_SLOTS, FORKED_AS_SIBLING, Field, ForkRecord, RecordKind, Role, TaskInfo, Tracked,
 };
 
+use super::flat;
 use crate::{
     emit::{header, submit},
     maps::{FORKS, LOG},
@@ -20,6 +21,7 @@ pub fn handle(ctx: &BtfTracePointContext) {
     let child = Kernel::new(ctx.arg::<*const c_void>(1));
     let tgid: u32 = child.read(Field::TaskTgid);
     if tgid != child.read::<u32>(Field::TaskPid) {
+        flat::cloned(forker, child, tgid);
         return;
     }
     let parent = (bpf_get_current_pid_tgid() >> 32) as u32;
@@ -42,6 +44,7 @@ pub fn handle(ctx: &BtfTracePointContext) {
             (*slot).parent_start_ns = parent_start_ns;
         }
     }
+    flat::forked(forker, parent, tgid, child_start_ns);
     // The pid is a new process's: what an earlier one may have left under it is removed here.
     known(tgid, child_start_ns);
     let Some(known) = known(parent, parent_start_ns) else {

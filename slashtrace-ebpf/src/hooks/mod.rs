@@ -3,7 +3,9 @@
 
 pub mod exec;
 pub mod exit;
+pub mod flat;
 pub mod fork;
 pub mod read;
+pub mod send;
 pub mod signal;
 pub mod terminal;

@@ -77,18 +77,23 @@ fn is_ready(checks: &[Check]) -> bool {
 
 /// The hook that `--count-calls` needs, and nothing else.
 const CALLS_HOOK: &str = "count-calls";
+/// The hook that joins workers to terminals where one gateway serves many.
+const REPLIES_HOOK: &str = "replies";
 
 fn hook(probed: &Capability) -> Check {
-    let calls = probed.name == CALLS_HOOK;
-    let next_step = if calls {
+    let optional = [CALLS_HOOK, REPLIES_HOOK].contains(&probed.name.as_str());
+    let next_step = if probed.name == CALLS_HOOK {
         "run without --count-calls: calls are then judged by samples"
+    } else if probed.name == REPLIES_HOOK {
+        "boot Linux 6.3 or newer: without it, a worker of a gateway that serves many terminals is \
+         joined to its own at most weakly"
     } else {
         "fix what is missing above, or run with --sensor poll, which needs no kernel programs"
     };
     Check {
         name: format!("hook {}", probed.name),
         ok: probed.ok,
-        level: if calls { Level::Optional } else { Level::Required },
+        level: if optional { Level::Optional } else { Level::Required },
         detail: probed.detail.clone(),
         next_step: (!probed.ok).then(|| next_step.to_owned()),
     }

@@ -6,10 +6,10 @@ use jiff::Timestamp;
 
 use crate::model::{
     Action, Body, Capability, Clients, Confidence, Connection, Exec, Exit, Finding, FindingWorker,
-    Forecast, Gap, GapReason, GatewayRef, Host, Identity, Install, Kind, Limits, Memory, Mode,
-    Outcome, Parent, ParentSource, Phase, Process, Program, Reaping, Record, Role, Sample, Sender,
-    Signal, Source, Spawn, Start, StdinPeer, StdinState, Step, Stop, Terminal, TerminalEvent,
-    TerminalState, Tick, testing,
+    Forecast, ForkingThread, Gap, GapReason, GatewayRef, Host, Identity, Install, Kind, Limits,
+    Memory, Mode, Outcome, Parent, ParentSource, Phase, Process, Program, Reaping, Record, Reply,
+    ReplyEnd, Role, Sample, Sender, Sent, Signal, Source, Spawn, Start, StdinPeer, StdinState,
+    Step, Stop, Terminal, TerminalEvent, TerminalState, ThreadClone, Tick, testing,
 };
 
 const GATEWAY: Identity = Identity { pid: 2800, start_ns: 50_000_000_000 };
@@ -77,6 +77,14 @@ pub(crate) fn spawn() -> Spawn {
             .to_vec(),
         argv_bytes: 98,
         terminal: Some(Terminal { instance: None, index: 3 }),
+        thread: Some(ForkingThread {
+            tid: 2831,
+            clones: vec![ThreadClone {
+                by: 2830,
+                at_ns: 60_000_000_000,
+                replied_ns: Some(60_100_000_000),
+            }],
+        }),
         ..testing::spawn(WORKER).session(SESSION)
     }
 }
@@ -122,6 +130,9 @@ fn terminal() -> TerminalEvent {
         leader: Some(process(Identity { pid: 2788, start_ns: 49_500_000_000 }, "node", "node")),
         processes: vec![Identity { pid: 2788, start_ns: 49_500_000_000 }, WORKER],
         session: Some(SESSION.to_owned()),
+        session_ns: Some(50_000_000_000),
+        resumes: Some(SESSION.to_owned()),
+        ports: vec![45_678],
         closer: Some(process(GATEWAY, "python", "~/v/bin/python")),
     }
 }
@@ -211,6 +222,17 @@ pub(crate) fn all() -> Vec<Record> {
             }],
             ..testing::clients(GATEWAY)
         }),
+        Body::Reply(Box::new(Reply {
+            pid: GATEWAY.pid,
+            start_ns: GATEWAY.start_ns,
+            worker: WORKER,
+            tid: 2831,
+            from_ns: 61_000_000_500,
+            until_ns: 61_150_000_500,
+            ended: ReplyEnd::Time,
+            sent: vec![Sent { port: 45_678, at_ns: 61_000_900_000 }],
+            complete: true,
+        })),
         Body::Action(Box::new(action())),
         Body::Tick(Tick { memory: Some(MEMORY) }),
         Body::Gap(Gap { reason: GapReason::RingFull, lost: 7, resynced: true }),

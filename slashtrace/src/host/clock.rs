@@ -9,6 +9,11 @@ pub fn boottime_ns() -> u64 {
     to_ns(clock_gettime(ClockId::Boottime))
 }
 
+/// CPU time of this thread so far, ns: what something costs, however busy the machine is.
+pub fn thread_cpu_ns() -> u64 {
+    to_ns(clock_gettime(ClockId::ThreadCPUTime))
+}
+
 /// Wall-clock time of a moment of the boot clock, by the offset between the clocks now. A step of
 /// the wall clock moves later times only; nothing is judged by them.
 pub fn wall_time(boottime_ns: u64) -> Timestamp {

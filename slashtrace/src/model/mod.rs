@@ -8,6 +8,7 @@ mod identity;
 mod observation;
 mod program;
 mod record;
+mod reply;
 mod signal;
 mod terminal;
 #[cfg(test)]
@@ -23,6 +24,7 @@ pub use observation::{
 };
 pub use program::{Install, Program};
 pub use record::{Body, FORMAT_VERSION, Observation, Record};
+pub use reply::{ForkingThread, Reply, ReplyEnd, Sent, ThreadClone};
 pub use signal::signal_name;
 pub use terminal::{Clients, Connection, TerminalEvent, TerminalState};
 
@@ -58,7 +60,7 @@ mod tests {
             let name = value["type"].as_str().unwrap();
             assert!(Body::VARIANTS.contains(&name), "{name}");
         }
-        assert_eq!(Body::VARIANTS.len(), 14);
+        assert_eq!(Body::VARIANTS.len(), 15);
     }
 
     #[test]

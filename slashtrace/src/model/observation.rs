@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use strum::IntoStaticStr;
 
-use super::{Identity, Mode};
+use super::{ForkingThread, Identity, Mode};
 use crate::profile::Profile;
 
 /// Which sensor set is in use for a recording.
@@ -184,6 +184,9 @@ pub struct Spawn {
     /// The profile's name for it if it is a known helper (descendants only).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub helper: Option<String>,
+    /// The thread that forked it (workers of gateways that serve several terminals only).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub thread: Option<ForkingThread>,
     /// Name of the worker rule that it matched, where the profile has several (workers only).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,

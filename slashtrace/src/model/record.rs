@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use strum::VariantNames;
 
 use super::{
-    Action, Clients, Exec, Exit, Finding, Gap, Program, Sample, Signal, Spawn, Start, Stop,
+    Action, Clients, Exec, Exit, Finding, Gap, Program, Reply, Sample, Signal, Spawn, Start, Stop,
     TerminalEvent, Tick,
 };
 
@@ -60,6 +60,8 @@ pub enum Body {
     Program(Box<Program>),
     /// How many clients are connected to a gateway.
     Clients(Clients),
+    /// What a gateway sent for a thread that had forked a worker.
+    Reply(Box<Reply>),
     /// The reaper did something, or was about to. An observation for whoever judges.
     Action(Box<Action>),
     /// Time passed.

@@ -43,6 +43,16 @@ pub struct TerminalEvent {
     /// that is no session key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<String>,
+    /// When that file was written last (its mtime), ns of the boot clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_ns: Option<u64>,
+    /// The session that its process was started to show, by the environment variable that the
+    /// profile names (`HERMES_TUI_RESUME`), escaped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resumes: Option<String>,
+    /// Local TCP ports of its processes' connections to the process that holds the master.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<u16>,
     /// Who closed it, where the kernel told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub closer: Option<Process>,

@@ -77,6 +77,7 @@ pub(crate) fn spawn(id: Identity) -> Spawn {
         model: None,
         terminal: None,
         helper: None,
+        thread: None,
         rule: None,
     }
 }
@@ -207,6 +208,9 @@ pub(crate) fn terminal(index: u32, opened_ns: u64) -> TerminalEvent {
         leader: None,
         processes: Vec::new(),
         session: None,
+        session_ns: None,
+        resumes: None,
+        ports: Vec::new(),
         closer: None,
     }
 }

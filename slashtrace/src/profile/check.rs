@@ -299,6 +299,9 @@ fn launchers(at: &str, launchers: &[String]) -> Checked {
 fn terminal(rule: &TerminalRule) -> Checked {
     name("terminal.session_file_env", &rule.session_file_env)?;
     name("terminal.session_key", &rule.session_key)?;
+    if let Some(resume) = &rule.resume_env {
+        name("terminal.resume_env", resume)?;
+    }
     let Some(OpenerRule { tokens: own, inner_gateway }) = &rule.opener else { return Ok(()) };
     tokens("terminal.opener.tokens", own)?;
     tokens("terminal.opener.inner_gateway", inner_gateway)

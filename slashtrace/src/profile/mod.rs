@@ -76,6 +76,9 @@ pub struct TerminalRule {
     pub session_file_env: String,
     /// Key in the file's JSON object: `session_id`.
     pub session_key: String,
+    /// Environment variable with the session that it was started to show: `HERMES_TUI_RESUME`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resume_env: Option<String>,
     /// Who opens terminals for sessions above their gateways. Without it, only a gateway itself is
     /// known to do so.
     #[serde(default, skip_serializing_if = "Option::is_none")]

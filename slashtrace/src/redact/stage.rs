@@ -63,6 +63,7 @@ impl Redaction {
             Body::Exit(_)
             | Body::Sample(_)
             | Body::Clients(_)
+            | Body::Reply(_)
             | Body::Tick(_)
             | Body::Gap(_)
             | Body::Stop(_)
@@ -95,6 +96,7 @@ impl Redaction {
             argv_truncated: _,
             terminal: _,
             helper: _,
+            thread: _,
             rule: _,
         } = spawn;
         self.text(comm);
@@ -126,6 +128,9 @@ impl Redaction {
             leader,
             closer,
             session,
+            resumes,
+            session_ns: _,
+            ports: _,
             instance: _,
             index: _,
             opened_ns: _,
@@ -134,9 +139,7 @@ impl Redaction {
             processes: _,
         } = event;
         [master, leader, closer].into_iter().flatten().for_each(|process| self.process(process));
-        if let Some(session) = session {
-            self.session(session);
-        }
+        [session, resumes].into_iter().flatten().for_each(|session| self.session(session));
     }
 
     fn program(&self, program: &mut Program) {

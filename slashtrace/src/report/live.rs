@@ -119,6 +119,7 @@ impl Live {
             | Body::Sample(_)
             | Body::Program(_)
             | Body::Clients(_)
+            | Body::Reply(_)
             | Body::Tick(_) => None,
         }
     }

@@ -306,6 +306,7 @@ mod tests {
             model: None,
             terminal: Some(Terminal { instance: None, index: pid % 2 }),
             helper: None,
+            thread: None,
             rule: None,
         }
     }

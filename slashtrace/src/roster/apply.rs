@@ -36,7 +36,10 @@ impl Roster {
                 self.rules.sees_use = start.capabilities.iter().any(|it| it.name == USE_CAPABILITY);
             }
             Body::Spawn(spawn) => match spawn.role {
-                Role::Worker => self.worker_spawned(record, spawn),
+                Role::Worker => {
+                    self.worker_spawned(record, spawn);
+                    self.thread_forked(record, spawn);
+                }
                 Role::Descendant => self.descendant_spawned(record, spawn),
                 Role::Gateway | Role::Ancestor => {}
             },
@@ -65,6 +68,7 @@ impl Roster {
                         sender.map(|it| Identity { pid: it.pid, start_ns: it.start_ns });
                 }
             }
+            Body::Reply(reply) => self.replied(record, reply),
             Body::Program(_) | Body::Gap(_) | Body::Finding(_) | Body::Stop(_) => {}
         }
     }

@@ -19,6 +19,7 @@ mod family;
 mod gateway;
 mod group;
 mod index;
+mod join;
 mod judged;
 mod origin;
 mod replacements;
@@ -107,6 +108,8 @@ pub struct Roster {
     /// Gateways that listen and have had no client without interruption: the first look at that.
     clientless: Index<Identity, Moment>,
     terminals: Terminals,
+    /// Of gateways that serve several terminals, which sessions are on which.
+    joins: Index<Identity, join::Sessions>,
     /// Remembered workers by session, and by the index of their terminal.
     by_session: Index<Arc<str>, Vec<Identity>>,
     by_tty: Index<u32, BTreeSet<Identity>>,
@@ -141,6 +144,7 @@ impl Roster {
             ends: Ends::default(),
             clientless: Index::default(),
             terminals: Terminals::default(),
+            joins: Index::default(),
             by_session: Index::default(),
             by_tty: Index::default(),
             launched: Index::default(),

@@ -53,6 +53,7 @@ impl Roster {
             let empty = |at: &super::Gateway| at.live.is_empty() && at.ended.is_empty();
             if self.gateways.get(&id).is_some_and(empty) {
                 self.gateways.remove(&id);
+                self.joins.remove(&id);
                 self.refresh_left_behind(id);
                 self.touch(super::Subject::Gateway(id));
             }
@@ -145,6 +146,7 @@ impl Roster {
             self.clientless.len(),
             self.retiring.len(),
             self.terminals.len(),
+            self.joins.len(),
             self.by_session.len(),
             self.by_tty.len(),
             self.left_behind.0.len(),

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
+    join::{By, Connected, View, Write},
     worker::{Moment, Worker},
     {Roster, Subject},
 };
@@ -16,7 +17,11 @@ const WINDOW: u64 = 30_000_000_000;
 const REMEMBERED: u64 = 60_000_000_000;
 
 /// One opening of an index: instance, index, when it was opened.
-type Key = (u64, u32, u64);
+pub(super) type Key = (u64, u32, u64);
+/// Writes of one terminal's session file that are remembered.
+const WRITES_MAX: usize = 16;
+/// Connections of one terminal's processes that are remembered.
+const PORTS_MAX: usize = 64;
 
 /// What is known of one terminal.
 #[derive(Debug)]
@@ -30,6 +35,12 @@ pub(crate) struct Known {
     master: Option<Identity>,
     /// The session that its process named last, and the record that says so.
     session: Option<(String, u64)>,
+    /// The session that its process was started to show, and the record that says so.
+    resumes: Option<(String, u64)>,
+    /// Writes of its session file, oldest first.
+    writes: Vec<Write>,
+    /// Connections of its processes to who holds its master, by port.
+    ports: BTreeMap<u16, Connected>,
 }
 
 impl Known {
@@ -51,6 +62,57 @@ impl Known {
         shown.is_some() && shown == session
     }
 
+    /// Takes what its processes did beside showing a session.
+    fn took_part(&mut self, record: &Record, event: &TerminalEvent) {
+        let (now, seq) = (record.boottime_ns, record.seq);
+        if let Some(resumes) = &event.resumes
+            && self.resumes.as_ref().is_none_or(|(known, _)| known != resumes)
+        {
+            self.resumes = Some((resumes.clone(), seq));
+        }
+        if let (Some(at), Some(session)) = (event.session_ns, &event.session)
+            && self.writes.last().is_none_or(|last| last.at < at)
+        {
+            if self.writes.len() >= WRITES_MAX {
+                self.writes.remove(0);
+            }
+            self.writes.push(Write { at, session: session.clone(), seq });
+        }
+        if event.ports.is_empty() {
+            return;
+        }
+        for (port, seen) in &mut self.ports {
+            seen.until = if event.ports.contains(port) { None } else { seen.until.or(Some(now)) };
+        }
+        for port in &event.ports {
+            if self.ports.len() < PORTS_MAX {
+                self.ports.entry(*port).or_insert(Connected { from: now, until: None });
+            }
+        }
+    }
+
+    /// What the session that its process was started to show is, if it has shown no other since.
+    fn started_for(&self) -> Option<&str> {
+        let resumes = self.resumes.as_ref().map(|(session, _)| session.as_str())?;
+        let shown = self.session.as_ref().map(|(session, _)| session.as_str());
+        (shown.is_none() || shown == Some(resumes)).then_some(resumes)
+    }
+
+    fn view(&self) -> View<'_, Key> {
+        View {
+            key: self.key(),
+            opened: self.opened_ns,
+            closed: self.closed.map(|closed| closed.at),
+            ports: &self.ports,
+            writes: &self.writes,
+        }
+    }
+
+    /// Whether its process has named another session since it wrote this.
+    fn moved_on(&self, from: &Write) -> bool {
+        self.writes.iter().any(|write| write.at > from.at && write.session != from.session)
+    }
+
     /// Whether its master is held by a process that opens terminals above the worker.
     fn opened_for(&self, worker: &Worker) -> bool {
         self.master
@@ -70,6 +132,15 @@ pub(crate) enum Join {
     ControllingTty,
     SessionFile,
     SpawnWindow,
+    /// Its process was started to show the worker's session.
+    Resumed,
+    /// The write of its session file and the reply of the gateway, for the first worker of the
+    /// session.
+    WriteAndReply,
+    /// The write alone.
+    Write,
+    /// The reply alone.
+    Reply,
     /// Its controlling terminal, opened by nobody who is known to be a gateway. It may be the one
     /// of a shell that the gateway was only started from, and that it was meant to outlive.
     OthersTty,
@@ -81,6 +152,10 @@ impl Join {
             Self::ControllingTty => "controlling terminal",
             Self::SessionFile => "session file",
             Self::SpawnWindow => "opened shortly before its spawn",
+            Self::Resumed => "started to resume this session",
+            Self::WriteAndReply => "session file written, and replied to, for its session",
+            Self::Write => "session file written for its session",
+            Self::Reply => "replied to for its session",
             Self::OthersTty => "controlling terminal, which its gateway did not open",
         }
     }
@@ -92,8 +167,10 @@ impl Join {
         match self {
             Self::ControllingTty if seen => Confidence::Proven,
             Self::ControllingTty => Confidence::Strong,
-            Self::SessionFile => Confidence::Strong.min(worker.surety),
-            Self::SpawnWindow | Self::OthersTty => Confidence::Weak,
+            Self::SessionFile | Self::Resumed | Self::WriteAndReply => {
+                Confidence::Strong.min(worker.surety)
+            }
+            Self::SpawnWindow | Self::OthersTty | Self::Write | Self::Reply => Confidence::Weak,
         }
     }
 }
@@ -103,8 +180,8 @@ impl Join {
 pub(crate) struct Attributed<'a> {
     pub(crate) terminal: &'a Known,
     pub(crate) join: Join,
-    /// The record of its session file.
-    pub(crate) session_seq: Option<u64>,
+    /// The record of its session file, and that of the gateway's reply.
+    pub(crate) seqs: [Option<u64>; 2],
 }
 
 /// All terminals that are open, or closed and still of use.
@@ -138,6 +215,16 @@ impl Terminals {
         self.by_master.get(&master).into_iter().flatten().filter_map(|key| self.all.get(key))
     }
 
+    /// What is known of one terminal, for the rule.
+    pub(super) fn view(&self, key: Key) -> Option<View<'_, Key>> {
+        self.all.get(&key).map(Known::view)
+    }
+
+    /// The same of those whose master a process holds or held.
+    pub(super) fn views_of(&self, master: Identity) -> impl Iterator<Item = View<'_, Key>> {
+        self.of_master(master).map(Known::view)
+    }
+
     fn showing(&self, session: &str) -> impl Iterator<Item = &Known> {
         self.by_session.get(session).into_iter().flatten().filter_map(|key| self.all.get(key))
     }
@@ -153,6 +240,9 @@ impl Terminals {
             closed: None,
             master: None,
             session: None,
+            resumes: None,
+            writes: Vec::new(),
+            ports: BTreeMap::new(),
         });
         self.by_index.entry(event.index).or_default().insert(key);
         let master = event.master.as_ref().map(Process::identity);
@@ -160,6 +250,7 @@ impl Terminals {
             known.master = Some(master);
             self.by_master.entry(master).or_default().insert(key);
         }
+        known.took_part(record, event);
         let mut before = None;
         if let Some(session) = &event.session
             && !known.shows(Some(session))
@@ -202,6 +293,10 @@ fn unlist<K: Ord>(index: &mut BTreeMap<K, BTreeSet<Key>>, at: &K, key: Key) {
 impl Roster {
     pub(super) fn terminal_seen(&mut self, record: &Record, event: &TerminalEvent) {
         let (key, before) = self.terminals.observe(record, event);
+        let master = self.terminals.all.get(&key).and_then(|known| known.master);
+        if let Some(master) = master {
+            self.join_sessions(master);
+        }
         for id in self.may_belong_to(key, before.as_deref()) {
             self.touch(Subject::Worker(id));
         }
@@ -220,7 +315,10 @@ impl Roster {
         let in_window = below.filter(|id| {
             self.workers.get(id).is_some_and(|worker| window.contains(&worker.birth.at))
         });
-        let all: BTreeSet<Identity> = by_session.chain(by_tty).chain(in_window).copied().collect();
+        let joined = known.master.map(|master| self.joined_to(master, key)).unwrap_or_default();
+        let named = known.resumes.as_ref().and_then(|(it, _)| self.by_session.get(it.as_str()));
+        let all = by_session.chain(by_tty).chain(in_window).chain(named.into_iter().flatten());
+        let all: BTreeSet<Identity> = all.chain(&joined).copied().collect();
         let live = |id: &Identity| self.workers.get(id).is_some_and(|worker| worker.is_live());
         all.into_iter().filter(live).collect()
     }
@@ -245,9 +343,23 @@ impl Roster {
         }
     }
 
-    /// Whether an open terminal shows this session: somebody is attached to it.
-    pub(crate) fn is_shown(&self, session: Option<&str>) -> bool {
-        self.terminals.shown(session)
+    /// Whether somebody is attached to a worker's session: an open terminal shows it, was started to,
+    /// or is the one that it was joined to; or names it as the one that it was joined to did.
+    pub(crate) fn is_shown(&self, worker: &Worker) -> bool {
+        let session = worker.session.as_deref();
+        if self.terminals.shown(session) {
+            return true;
+        }
+        let Some(gateway) = worker.gateway_id() else { return false };
+        let mut own = self.terminals.of_master(gateway).filter(|one| one.closed.is_none());
+        let started = own.any(|one| session.is_some() && one.started_for() == session);
+        let joined = self.joined(worker).is_some_and(|joined| {
+            let terminal = self.terminals.all.get(&joined.found.terminal);
+            let open = terminal.is_some_and(|terminal| terminal.closed.is_none());
+            let write = joined.found.write.as_ref();
+            open || self.terminals.shown(write.map(|write| write.session.as_str()))
+        });
+        started || joined
     }
 
     /// The terminal that a worker belongs to, by the surest join that there is.
@@ -255,6 +367,8 @@ impl Roster {
         let tty = self.by_tty(worker);
         tty.filter(|found| found.join == Join::ControllingTty)
             .or_else(|| self.by_session_file(worker))
+            .or_else(|| self.by_resume(worker))
+            .or_else(|| self.by_join(worker))
             .or_else(|| self.by_spawn_window(worker))
             .or(tty)
     }
@@ -272,7 +386,7 @@ impl Roster {
         // The index alone may be that of a terminal on another devpts.
         let own = place.instance.is_some() && terminal.opened_for(worker);
         let join = if own { Join::ControllingTty } else { Join::OthersTty };
-        Some(Attributed { terminal, join, session_seq: None })
+        Some(Attributed { terminal, join, seqs: [None; 2] })
     }
 
     fn by_session_file(&self, worker: &Worker) -> Option<Attributed<'_>> {
@@ -280,11 +394,41 @@ impl Roster {
             one.opened_for(worker) && one.closed.is_none_or(|closed| closed.at >= worker.birth.at)
         });
         let terminal = shown.max_by_key(|one| (one.opened_ns, one.instance, one.index))?;
-        let session_seq = terminal.session.as_ref().map(|&(_, seq)| seq);
-        Some(Attributed { terminal, join: Join::SessionFile, session_seq })
+        let seq = terminal.session.as_ref().map(|&(_, seq)| seq);
+        Some(Attributed { terminal, join: Join::SessionFile, seqs: [seq, None] })
+    }
+
+    fn by_resume(&self, worker: &Worker) -> Option<Attributed<'_>> {
+        let session = worker.session.as_deref()?;
+        let all = self.terminals.of_master(worker.gateway_id()?);
+        let started = all.filter(|one| {
+            one.started_for() == Some(session)
+                && one.closed.is_none_or(|closed| closed.at >= worker.birth.at)
+        });
+        let terminal = started.max_by_key(|one| (one.opened_ns, one.instance, one.index))?;
+        let seq = terminal.resumes.as_ref().map(|&(_, seq)| seq);
+        Some(Attributed { terminal, join: Join::Resumed, seqs: [seq, None] })
+    }
+
+    fn by_join(&self, worker: &Worker) -> Option<Attributed<'_>> {
+        let joined = self.joined(worker)?;
+        let terminal = self.terminals.all.get(&joined.found.terminal)?;
+        let write = joined.found.write.as_ref();
+        let join = match joined.found.by {
+            // It shows another session by now; this one may be somewhere else, too.
+            By::Both if write.is_some_and(|write| terminal.moved_on(write)) => Join::Write,
+            By::Both => Join::WriteAndReply,
+            By::Write => Join::Write,
+            By::Reply => Join::Reply,
+        };
+        Some(Attributed { terminal, join, seqs: [write.map(|write| write.seq), joined.reply_seq] })
     }
 
     fn by_spawn_window(&self, worker: &Worker) -> Option<Attributed<'_>> {
+        // More is known, and it did not do.
+        if self.could_be_joined(worker) {
+            return None;
+        }
         let gateway = worker.gateway_id()?;
         let from = worker.birth.at.saturating_sub(WINDOW);
         let mut free = self.terminals.of_master(gateway).filter(|one| {
@@ -295,7 +439,7 @@ impl Roster {
         let terminal = free.next()?;
         // What another user's worker claims leaves no other terminal as the only one.
         let only = free.next().is_none() && !self.claimed(terminal, worker, |_| true);
-        only.then_some(Attributed { terminal, join: Join::SpawnWindow, session_seq: None })
+        only.then_some(Attributed { terminal, join: Join::SpawnWindow, seqs: [None; 2] })
     }
 
     /// Whether another session has a claim to a terminal: its worker has it as controlling

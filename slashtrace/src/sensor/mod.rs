@@ -4,6 +4,7 @@
 
 pub mod clients;
 pub mod ebpf;
+mod join;
 pub mod poll;
 mod program;
 pub mod sampler;

@@ -67,11 +67,12 @@ impl Scope {
             Body::Signal(signal) => self.known.contains(&signal.identity()),
             Body::Sample(sample) => self.known.contains(&sample.identity()),
             Body::Clients(clients) => self.known.contains(&clients.identity()),
+            Body::Reply(reply) => self.known.contains(&reply.worker),
             Body::Program(program) => self.is_marked(program.identity()),
             Body::Terminal(event) => {
                 let named = [&event.master, &event.leader].into_iter().flatten();
                 let mut named = named.map(Process::identity).chain(event.processes.iter().copied());
-                named.any(|id| self.known.contains(&id))
+                named.any(|id| self.is_marked(id))
             }
             // The end of a worker is told again when it was reaped; whether one below it was reaped is
             // sampled.

@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 
 use super::{
     clients::ClientsWatch,
+    join::{FlatGateway, Replies, replies::Act},
     program::ProgramWatch,
     sampler::{Reads, Sampler},
     terminal::{Place, TerminalWatch},
@@ -32,6 +33,7 @@ pub(super) struct Surroundings {
     terminals: TerminalWatch,
     programs: ProgramWatch,
     clients: ClientsWatch,
+    replies: Replies,
     sampler: Sampler,
     ended: VecDeque<Identity>,
 }
@@ -50,6 +52,7 @@ impl Surroundings {
             terminals: TerminalWatch::start(proc.clone(), profile.terminal.clone()),
             programs: ProgramWatch::new(proc.clone(), profile),
             clients: ClientsWatch::new(proc.clone()),
+            replies: Replies::default(),
             sampler,
             ended: VecDeque::new(),
         }
@@ -85,6 +88,7 @@ impl Surroundings {
                     self.book.name(opener);
                 }
                 batch.extend(self.named(found));
+                self.replies.spawned(spawn);
                 let above = match spawn.role {
                     // A reaper that adopted it holds no pipe to it.
                     Role::Worker => spawn.parent.as_ref().filter(|parent| !parent.reaper),
@@ -149,6 +153,7 @@ impl Surroundings {
     /// Looks again at clients and terminals.
     pub(super) fn refresh(&mut self, now_ns: u64, into: &mut Vec<Observation>) {
         into.extend(self.clients.round(now_ns));
+        self.replies.pass(now_ns, into);
         let found = self.terminals.round();
         into.extend(self.named(found));
     }
@@ -185,6 +190,27 @@ impl Surroundings {
     /// more.
     pub(super) fn terminal_changes(&mut self) -> Vec<(bool, Place)> {
         self.terminals.take_changes()
+    }
+
+    /// The gateways that serve several terminals since the last time, and those that do no more.
+    pub(super) fn gateway_changes(&mut self) -> Vec<(bool, FlatGateway)> {
+        self.terminals.take_gateways()
+    }
+
+    /// A thread of a gateway that serves several terminals forked a child.
+    pub(super) fn thread_forked(&mut self, gateway: u32, tid: u32, child: Identity) {
+        self.replies.forked(gateway, tid, child);
+    }
+
+    /// A gateway that serves several terminals did something, at `at_ns` of the boot clock.
+    pub(super) fn gateway_acted(
+        &mut self,
+        gateway: u32,
+        at_ns: u64,
+        act: Act,
+        into: &mut Vec<Observation>,
+    ) {
+        self.replies.acted(gateway, at_ns, act, into);
     }
 
     /// Observations of terminals with the processes by the identities that they have in this

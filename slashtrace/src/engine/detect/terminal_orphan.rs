@@ -1,10 +1,11 @@
 //! `terminal-orphan`: a worker that outlives the terminal of its session.
 //!
 //! Holds for a live worker whose terminal (its controlling terminal, opened by a gateway above it;
-//! else one that its gateway opened and whose process names its session; else the only one that its
-//! gateway opened shortly before; else its controlling terminal, whoever opened it) closed longer
-//! than the terminal grace ago, while it was asked nothing since and has been quiet for the grace,
-//! with all that descends from it. A terminal that is kept open for re-attach is not closed. Another
+//! else one that its gateway opened and whose process names its session, or was started to; else the
+//! one that its session is joined to (`roster::join`); else the only one that its gateway opened
+//! shortly before; else its controlling terminal, whoever opened it) closed longer than the terminal
+//! grace ago, while it was asked nothing since and has been quiet for the grace, with all that
+//! descends from it. A terminal that is kept open for re-attach is not closed. Another
 //! open one that shows the same session withdraws the finding, as does a connection of its own or
 //! somebody else than its gateway who holds its stdin.
 //!
@@ -24,8 +25,7 @@ pub(super) fn judge(roster: &Roster, id: Identity) -> Judgement {
     let Some(closed) = found.terminal.closed else { return Judgement::default() };
     let rules = &roster.rules;
     let active = worker.activity.newest_rise().is_some_and(|rise| rise.from >= closed.at);
-    if active || roster.is_shown(worker.session.as_deref()) || worker.used_directly(rules).is_some()
-    {
+    if active || roster.is_shown(worker) || worker.used_directly(rules).is_some() {
         return Judgement::default();
     }
     let due = worker.quiet_at(closed.at.max(worker.birth.at), rules.terminal, rules);
@@ -45,7 +45,7 @@ pub(super) fn judge(roster: &Roster, id: Identity) -> Judgement {
     let mut verdict = Verdict::about(&[worker], text)
         .unused()
         .because([found.terminal.opened, closed.seq])
-        .because(found.session_seq);
+        .because(found.seqs.into_iter().flatten());
     verdict.terminal = Some(found.terminal.place());
     // That it was on this terminal does not rest on who forked it.
     verdict.confidence = found.join.confidence(worker).min(close);

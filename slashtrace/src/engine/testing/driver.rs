@@ -16,7 +16,7 @@ use crate::{
 #[derive(Debug)]
 pub(in crate::engine) struct Driver {
     engine: Engine,
-    roster: Roster,
+    pub(in crate::engine) roster: Roster,
     pub(in crate::engine) records: Vec<Record>,
     pub(in crate::engine) said: Vec<Finding>,
     pub(in crate::engine) open: BTreeMap<String, Finding>,

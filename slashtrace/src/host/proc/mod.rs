@@ -38,7 +38,7 @@ pub use book::IdentityBook;
 pub use ends::{Holder, Target, WriteEnds};
 pub use fds::FdEnd;
 pub(crate) use held::Held;
-pub(crate) use root::{Links, Root, itself};
+pub(crate) use root::{Links, Root, itself, read_itself};
 pub use scan::{Scan, Seen};
 pub use snapshot::{Resync, inferred_exit, resync, snapshot, snapshot_of};
 pub use stat::ProcStat;

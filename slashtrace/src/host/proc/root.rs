@@ -39,17 +39,17 @@ impl Root {
     /// a device) is an error, and is not opened: opening alone starts a watchdog, rewinds a tape or
     /// lets a pipe's writer go on.
     pub(crate) fn read(&self, path: &Path, max: u64, links: Links) -> io::Result<Vec<u8>> {
+        read_itself(&self.file(path, links)?, max)
+    }
+
+    /// A regular file, to be watched or asked about. It is not opened for reading: see [`Self::read`].
+    pub(crate) fn file(&self, path: &Path, links: Links) -> io::Result<OwnedFd> {
         let found = self.open(path, OFlags::PATH, links)?;
         let kind = FileType::from_raw_mode(fstat(&found)?.st_mode);
         if kind != FileType::RegularFile {
             return Err(io::Error::other("not a regular file"));
         }
-        // Not waiting: who holds a lease on it (F_SETLEASE, fcntl(2)) has the next one wait.
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let file = File::from(rustix::fs::open(itself(&found), flags, Mode::empty())?);
-        let mut bytes = Vec::new();
-        file.take(max).read_to_end(&mut bytes)?;
-        Ok(bytes)
+        Ok(found)
     }
 
     /// Names in a folder, in no particular order, at most `max`.
@@ -72,6 +72,16 @@ impl Root {
         }
         Ok(openat2(&self.0, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)?)
     }
+}
+
+/// The beginning of a regular file that [`Root::file`] gave, up to `max` bytes.
+pub(crate) fn read_itself(found: &OwnedFd, max: u64) -> io::Result<Vec<u8>> {
+    // Not waiting: who holds a lease on it (F_SETLEASE, fcntl(2)) has the next one wait.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::open(itself(found), flags, Mode::empty())?);
+    let mut bytes = Vec::new();
+    file.take(max).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// The path that leads to what a descriptor is open on, whatever its name is by now.

@@ -166,6 +166,7 @@ impl<'a> Scan<'a> {
             model: None,
             terminal,
             helper: None,
+            thread: None,
             rule: None,
         })
     }

@@ -52,6 +52,35 @@ impl Diag {
         Ok(found)
     }
 
+    /// The ports on which those of these sockets listen that do.
+    pub(in crate::sensor) fn listening(&mut self, own: &HashSet<u64>) -> io::Result<Vec<u16>> {
+        let all = self.listeners()?.into_iter();
+        Ok(all.filter(|one| own.contains(&one.inode)).map(|one| one.port).collect())
+    }
+
+    /// Gives inode and local port of each connection to this port, whoever's: the kernel filters by
+    /// the port of the other end (`inet_diag_dump_icsk`, net/ipv4/inet_diag.c).
+    pub(in crate::sensor) fn connected_to(
+        &mut self,
+        port: u16,
+        mut each: impl FnMut(u64, u16),
+    ) -> io::Result<()> {
+        for family in [AF_INET, AF_INET6] {
+            let mut id = any(family);
+            id.destination_port = port;
+            let request = inet(family, StateFlags::ESTABLISHED, ExtensionFlags::empty(), id);
+            self.dump(request, |message| {
+                if let SockDiagMessage::InetResponse(socket) = message
+                    && socket.header.state == TCP_ESTABLISHED
+                    && socket.header.socket_id.destination_port == port
+                {
+                    each(socket.header.inode.into(), socket.header.socket_id.source_port);
+                }
+            })?;
+        }
+        Ok(())
+    }
+
     /// TCP sockets of one process. What it accepted has the family and the port of its listener,
     /// by which the kernel filters (`inet_diag_dump_icsk`, net/ipv4/inet_diag.c). `ends` remembers
     /// other ends from one look to the next.

@@ -3,7 +3,8 @@
 //!
 //! `btf` finds kernel fields, `object` loads and attaches the programs, `optional` the hooks that a
 //! kernel may not offer, `rule` turns a profile into the kernel's filter, `ring` reads records while
-//! others judge, `wire` decodes them, `translate` makes observations of them, `mistaken` knows who is
+//! others judge, `wire` decodes them, `replies` is the hook for
+//! what gateways send, `translate` makes observations of them, `mistaken` knows who is
 //! tracked and should not be, `loss` reconciles counters, `inventory` is what /proc shows beside all
 //! that, `long_argv` what it shows of arguments that the kernel programs do not search.
 
@@ -15,6 +16,7 @@ mod marks;
 mod mistaken;
 mod object;
 mod optional;
+mod replies;
 mod ring;
 mod rule;
 mod translate;
@@ -83,6 +85,8 @@ pub struct EbpfSensor {
     /// Records that are to be translated before what inotify had is applied; none if nothing is
     /// held.
     terminals_after: Option<usize>,
+    /// Messages that the hook for replies had missed when a reply was last observed.
+    missed_messages: u64,
     swept_ns: u64,
     long: LongArgvWatch,
 }
@@ -119,6 +123,7 @@ impl EbpfSensor {
             pending: VecDeque::new(),
             translated_ns: 0,
             terminals_after: None,
+            missed_messages: 0,
             swept_ns: boottime_ns(),
             long: LongArgvWatch::default(),
         };
@@ -133,6 +138,11 @@ impl EbpfSensor {
             (TerminalHook::Inotify { .. }, _) | (_, false) => inotify,
             _ => Capability { detail: format!("{hook}; {}", inotify.detail), ..inotify },
         }
+    }
+
+    fn reply_capability(&self) -> Capability {
+        let (name, hook) = (replies::REPLIES.to_owned(), &self.object.reply_hook);
+        Capability { name, ok: hook.is_there(), detail: hook.describe() }
     }
 
     async fn wait(&mut self) -> Result<Vec<Observation>> {
@@ -215,6 +225,7 @@ impl EbpfSensor {
             self.terminals_after = None;
             self.surroundings.apply_terminals(&mut batch);
         }
+        self.doubt_replies(&mut batch);
         self.surroundings.complete(batch.drain(..), boottime_ns(), &mut self.pending);
         self.batch = batch;
         self.hand_over_terminals();
@@ -250,11 +261,33 @@ impl EbpfSensor {
                 let place = (instance_of(device), index);
                 self.surroundings.terminal_closed(place, boottime_ns, closer, batch);
             }
+            Translated::ThreadForked { gateway, tid, child } => {
+                self.surroundings.thread_forked(gateway, tid, child);
+            }
+            Translated::Act { gateway, act, boottime_ns } => {
+                self.surroundings.gateway_acted(gateway, boottime_ns, act, batch);
+            }
             Translated::LongArgv(long) => self.long_argv(long, batch),
             Translated::Dropped => {}
         }
         for (tgid, tracked) in self.translator.corrections.drain(..) {
             self.object.correct(tgid, tracked);
+        }
+    }
+
+    /// Where the hook missed messages since the last time, any of these may be missing in a reply.
+    fn doubt_replies(&mut self, batch: &mut [Observation]) {
+        let replies = batch.iter_mut().filter_map(|observation| match &mut observation.body {
+            Body::Reply(reply) => Some(reply),
+            _ => None,
+        });
+        let mut replies = replies.peekable();
+        if replies.peek().is_none() {
+            return;
+        }
+        let missed = self.object.missed_messages();
+        if mem::replace(&mut self.missed_messages, missed) != missed {
+            replies.for_each(|reply| reply.complete = false);
         }
     }
 
@@ -274,6 +307,15 @@ impl EbpfSensor {
                 self.object.forget_terminal(terminal);
             }
         }
+        for (watch, gateway) in self.surroundings.gateway_changes() {
+            let done = if watch {
+                self.object.watch_gateway(gateway.id.pid, &gateway.ports)
+            } else {
+                self.object.forget_gateway(gateway.id.pid)
+            };
+            // Its workers are joined to terminals less surely, or not at all.
+            drop(done);
+        }
     }
 
     /// One round of samples, and the books.
@@ -290,6 +332,7 @@ impl EbpfSensor {
         let mut found = Vec::new();
         self.surroundings.sample(boottime_ns(), &reads, &mut found);
         self.surroundings.refresh(boottime_ns(), &mut found);
+        self.doubt_replies(&mut found);
         self.pending.extend(found);
         self.hand_over_terminals();
         Ok(())
@@ -344,6 +387,7 @@ impl Sensor for EbpfSensor {
             capabilities: hooks
                 .chain(calls)
                 .chain([self.surroundings.clients_capability(), self.terminal_capability()])
+                .chain([self.reply_capability()])
                 .chain([Surroundings::use_capability()])
                 .collect(),
             calls_counted: self.count_calls,

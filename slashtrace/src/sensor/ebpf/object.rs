@@ -13,7 +13,8 @@ use aya::{
 };
 use aya_log::EbpfLogger;
 use slashtrace_ebpf::{
-    Counter, FIELD_COUNT, Field, TerminalKey, Tracked, UNKNOWN_OFFSET, is_same_start,
+    Counter, FIELD_COUNT, FLAT_PORTS, Field, FlatGateway, TerminalKey, Tracked, UNKNOWN_OFFSET,
+    gateway_bit, is_same_start,
 };
 
 use super::{
@@ -22,6 +23,7 @@ use super::{
     optional::{
         COUNT_CALLS, CallHook, TERMINAL, TerminalHook, attach_call_hook, attach_terminal_hook,
     },
+    replies::{REPLIES, ReplyHook},
     rule::Rule,
 };
 use crate::{
@@ -57,16 +59,29 @@ struct TerminalPlace(TerminalKey);
 // SAFETY: `TerminalKey` is `repr(C)`, of integers, and without padding.
 unsafe impl Pod for TerminalPlace {}
 
+/// A map value that may be written as bytes.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct GatewayValue(FlatGateway);
+
+// SAFETY: `FlatGateway` is `repr(C)`, of integers, and without padding.
+unsafe impl Pod for GatewayValue {}
+
 /// The loaded and attached programs. Dropping it detaches them.
 pub struct Object {
     /// Keeps programs and links alive.
-    _ebpf: Ebpf,
+    ebpf: Ebpf,
     events: Option<RingBuf<MapData>>,
     /// Log lines from the programs, if asked for.
     pub log: Option<EbpfLogger<StderrLog>>,
     tracked: HashMap<MapData, u32, TrackedValue>,
     marks: Marks,
     terminals: HashMap<MapData, TerminalPlace, u32>,
+    gateway_bits: Array<MapData, u64>,
+    gateways: HashMap<MapData, u32, GatewayValue>,
+    /// What the replies of gateways are seen by.
+    pub reply_hook: ReplyHook,
+    reply_program: Option<OwnedFd>,
     counters: PerCpuArray<MapData, [u64; Counter::ALL.len()]>,
     /// What the end of a terminal is told by.
     pub terminal_hook: TerminalHook,
@@ -115,6 +130,7 @@ impl Object {
         }
         let (terminal_hook, program) = attach_terminal_hook(&mut ebpf, &btf, terminal)?;
         programs.extend(program);
+        let (reply_hook, reply_program) = ReplyHook::load(&mut ebpf, &btf)?;
         drop(btf);
         let events = Some(RingBuf::try_from(take(&mut ebpf, "EVENTS")?)?);
         Ok(Self {
@@ -124,11 +140,15 @@ impl Object {
             marks: Marks::map(&Array::try_from(take(&mut ebpf, "MARKS")?)?)
                 .context("cannot map the kernel programs' table of marks")?,
             terminals: HashMap::try_from(take(&mut ebpf, "TERMINALS")?)?,
+            gateway_bits: Array::try_from(take(&mut ebpf, "GATEWAY_BITS")?)?,
+            gateways: HashMap::try_from(take(&mut ebpf, "GATEWAYS")?)?,
+            reply_hook,
+            reply_program,
             counters: PerCpuArray::try_from(take(&mut ebpf, "COUNTERS")?)?,
             terminal_hook,
             call_hook,
             programs,
-            _ebpf: ebpf,
+            ebpf,
         })
     }
 
@@ -234,6 +254,41 @@ impl Object {
         }
     }
 
+    /// Has the kernel look at the threads and messages of a gateway that serves several terminals. The
+    /// hook for messages is attached while there is one.
+    ///
+    /// # Errors
+    /// If the map is full, or the hook cannot be attached.
+    pub fn watch_gateway(&mut self, pid: u32, ports: &[u16]) -> Result<()> {
+        let mut value =
+            FlatGateway { open_until_ns: 0, ports: [0; FLAT_PORTS], budget: 0, reserved: 0 };
+        value.ports.iter_mut().zip(ports).for_each(|(slot, port)| *slot = *port);
+        self.gateways
+            .insert(pid, GatewayValue(value), 0)
+            .context("the map of gateways that serve several terminals is full")?;
+        self.renew_gateway_bits()?;
+        self.reply_hook.attach(&mut self.ebpf)
+    }
+
+    /// Has the kernel forget such a gateway.
+    ///
+    /// # Errors
+    /// If the hook cannot be detached.
+    pub fn forget_gateway(&mut self, pid: u32) -> Result<()> {
+        // It may never have been known.
+        drop(self.gateways.remove(&pid));
+        if self.renew_gateway_bits()? == 0 {
+            self.reply_hook.detach(&mut self.ebpf)?;
+        }
+        Ok(())
+    }
+
+    fn renew_gateway_bits(&mut self) -> Result<u64> {
+        let bits = self.gateways.keys().flatten().fold(0, |bits, pid| bits | gateway_bit(pid));
+        self.gateway_bits.set(0, bits, 0)?;
+        Ok(bits)
+    }
+
     /// The counters, summed over the CPUs.
     pub fn counters(&self) -> Result<[u64; Counter::ALL.len()]> {
         let mut sums = [0u64; Counter::ALL.len()];
@@ -243,6 +298,12 @@ impl Object {
             }
         }
         Ok(sums)
+    }
+
+    /// The same of the hook for replies: it runs for every message of the machine, and one that is
+    /// skipped hides no process.
+    pub fn missed_messages(&self) -> u64 {
+        self.reply_program.as_ref().and_then(|fd| recursion_misses(fd.as_fd())).unwrap_or(0)
     }
 
     /// Runs of the programs that the kernel skipped because the same program was already running
@@ -386,7 +447,20 @@ pub fn probe_hooks(rule: &Rule) -> Vec<Capability> {
         detail: probed.unwrap_or_else(|error| format!("{error:#}")),
     };
     let hooks = HOOKS.into_iter().map(|hook| capability(hook, probe(hook)));
-    let optional = [capability(COUNT_CALLS, count_calls()), capability(TERMINAL, terminal())];
+    let replies = || -> Result<String> {
+        let (mut ebpf, btf) = prepare()?;
+        let (mut hook, _) = ReplyHook::load(&mut ebpf, &btf)?;
+        if let ReplyHook::Absent { why } = &hook {
+            bail!("{why}");
+        }
+        hook.attach(&mut ebpf)?;
+        Ok(hook.describe())
+    };
+    let optional = [
+        capability(COUNT_CALLS, count_calls()),
+        capability(TERMINAL, terminal()),
+        capability(REPLIES, replies()),
+    ];
     hooks.chain(optional).collect()
 }
 

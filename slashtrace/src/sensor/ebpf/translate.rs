@@ -1,6 +1,8 @@
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
-use slashtrace_ebpf::{ParentKnownBy, Role as WireRole, TerminalKey, Tracked};
+use slashtrace_ebpf::{
+    CloneInfo, ParentKnownBy, Role as WireRole, TerminalKey, ThreadAct, Tracked,
+};
 
 use super::{
     mistaken::Mistaken,
@@ -9,18 +11,20 @@ use super::{
 use crate::{
     host::proc::{ARGV_BYTES_MAX, IdentityBook, ProcFs},
     model::{
-        Body, Exec, Exit, Identity, Observation, Parent, ParentSource, Process, Role, Sender,
-        Signal, Source, Spawn, Terminal, signal_name,
+        Body, Exec, Exit, ForkingThread, Identity, Observation, Parent, ParentSource, Process,
+        Role, Sender, Signal, Source, Spawn, Terminal, ThreadClone, signal_name,
     },
     profile::{Profile, tokens_of},
     redact,
-    sensor::terminal::instance_of,
+    sensor::{join::replies::Act, terminal::instance_of},
 };
 
 /// Launchers above one another that are looked through.
 const LAUNCHERS_MAX: usize = 8;
 /// Most bytes of a gateway's argument area that are read for its first token.
 const ARGV0_MAX: usize = 4096;
+/// Children of gateways whose forkers are remembered until they execute.
+const FORKERS_MAX: usize = 256;
 
 /// Of so many tracked processes no room is given back.
 const KNOWN_FEW: usize = 1_024;
@@ -42,6 +46,24 @@ pub enum Translated {
         /// When, ns of the boot clock.
         boottime_ns: u64,
     },
+    /// A thread of a gateway of a flat tree forked a child.
+    ThreadForked {
+        /// Thread group id of the gateway.
+        gateway: u32,
+        /// Thread id.
+        tid: u32,
+        /// Whom it forked.
+        child: Identity,
+    },
+    /// A gateway of a flat tree, or a thread of it that had forked a worker, did something.
+    Act {
+        /// Thread group id of the gateway.
+        gateway: u32,
+        /// What.
+        act: Act,
+        /// When, ns of the boot clock.
+        boottime_ns: u64,
+    },
     /// An exec whose arguments are longer than what the kernel searches.
     LongArgv(LongArgv),
     /// Nothing that can be said: a signal of a number that no kernel has, or the end of a process
@@ -60,6 +82,8 @@ pub struct Translator {
     pub known: HashMap<Identity, Role>,
     /// Gateways and ancestors as they were first described; forgotten when they end.
     described: HashMap<Identity, Process>,
+    /// Which threads forked children of gateways that have not executed yet, oldest first.
+    forkers: VecDeque<((u32, u64), ForkingThread)>,
     /// Who is tracked by mistake.
     mistaken: Mistaken,
     /// A hash of the arguments that each worker was executed with.
@@ -78,6 +102,7 @@ impl Translator {
             count_calls,
             known: HashMap::new(),
             described: HashMap::new(),
+            forkers: VecDeque::new(),
             mistaken: Mistaken::default(),
             arguments: HashMap::new(),
             corrections: Vec::new(),
@@ -91,6 +116,21 @@ impl Translator {
             What::Terminal { device, index, closer } => {
                 let closer = self.closer(&closer, book);
                 return Translated::Terminal { device, index, closer, boottime_ns };
+            }
+            What::ThreadFork { gateway, child, tid, clones } => {
+                self.forked_by(child, tid, &clones);
+                // Not by the book, which would keep whoever a gateway forks: most are no workers.
+                let child = Identity { pid: child.0, start_ns: child.1 };
+                return Translated::ThreadForked { gateway, tid, child };
+            }
+            What::ThreadAct { tgid, tid, act, port } => {
+                let act = match act {
+                    ThreadAct::Woke => Act::Woke { tid },
+                    ThreadAct::Exited => Act::Exited { tid },
+                    ThreadAct::Sent => Act::Sent { port },
+                    ThreadAct::Cut => Act::Cut,
+                };
+                return Translated::Act { gateway: tgid, act, boottime_ns };
             }
             What::LongArgv(long) => return Translated::LongArgv(long),
             What::Exec(exec) => match self.exec(&exec, book) {
@@ -154,6 +194,18 @@ impl Translator {
             }
         };
         Translated::Observation(Observation { boottime_ns, body })
+    }
+
+    fn forked_by(&mut self, child: (u32, u64), tid: u32, clones: &[CloneInfo]) {
+        let clones = clones.iter().map(|made| ThreadClone {
+            by: made.by,
+            at_ns: made.at_ns,
+            replied_ns: (made.replied_ns != 0).then_some(made.replied_ns),
+        });
+        self.forkers.push_back((child, ForkingThread { tid, clones: clones.collect() }));
+        if self.forkers.len() > FORKERS_MAX {
+            self.forkers.pop_front();
+        }
     }
 
     /// A process ended.
@@ -230,6 +282,8 @@ impl Translator {
         let rule = self.profile.name_of(found.rule);
         let argv = redact::worker_argv(&self.profile, &tokens);
         let parent = self.parent(exec, book);
+        let forker = self.forkers.iter().position(|(it, _)| *it == (task.tgid, task.start_ns));
+        let thread = forker.and_then(|at| self.forkers.remove(at)).map(|(_, thread)| thread);
         let above = if exec.reparented { &[][..] } else { exec.chain.get(1..).unwrap_or(&[]) };
         let mut ancestors: Vec<Process> =
             above.iter().map(|task| self.describe(task, book)).collect();
@@ -267,6 +321,7 @@ impl Translator {
             model,
             terminal: terminal(exec),
             helper: None,
+            thread,
             rule,
         })))
     }
@@ -492,6 +547,7 @@ impl Translator {
             model: None,
             terminal: child.terminal.map(place),
             helper: None,
+            thread: None,
             rule: None,
         })))
     }

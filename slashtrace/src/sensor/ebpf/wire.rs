@@ -1,8 +1,9 @@
 use bytes::Bytes;
 use slashtrace_ebpf::{
-    ARGV_MAX, CHAIN_MAX, ExecRecord, ExitRecord, ForkRecord, Header, LongArgvRecord, NO_TERMINAL,
-    ParentKnownBy, RecordKind, Role, SENT_AT_PARENT_END, SENT_BY_KERNEL, SignalRecord, TaskInfo,
-    TerminalKey, TerminalRecord, WIRE_VERSION, argv_padded,
+    ARGV_MAX, CHAIN_MAX, CloneInfo, ExecRecord, ExitRecord, ForkRecord, Header, LongArgvRecord,
+    NO_TERMINAL, ParentKnownBy, RecordKind, Role, SENT_AT_PARENT_END, SENT_BY_KERNEL, SignalRecord,
+    TaskInfo, TerminalKey, TerminalRecord, ThreadAct, ThreadActRecord, ThreadForkRecord,
+    WIRE_VERSION, argv_padded,
 };
 use zerocopy::FromBytes;
 
@@ -69,6 +70,19 @@ pub enum What {
         device: u32,
         index: u32,
         closer: Task,
+    },
+    ThreadFork {
+        gateway: u32,
+        child: (u32, u64),
+        tid: u32,
+        /// Nearest first.
+        clones: Vec<CloneInfo>,
+    },
+    ThreadAct {
+        tgid: u32,
+        tid: u32,
+        act: ThreadAct,
+        port: u16,
     },
     LongArgv(LongArgv),
 }
@@ -156,6 +170,22 @@ pub fn decode(record: &Bytes) -> Result<Event, DecodeError> {
             let TerminalRecord { closer, terminal, .. } = whole(record)?;
             What::Terminal { device: terminal.device, index: terminal.index, closer: task(&closer) }
         }
+        RecordKind::ThreadFork => {
+            let this: ThreadForkRecord = whole(record)?;
+            let clones = this.clones.get(..this.clones_len as usize).ok_or(DecodeError::Size)?;
+            What::ThreadFork {
+                gateway: this.tgid,
+                child: (this.child, this.child_start_ns),
+                tid: this.tid,
+                clones: clones.to_vec(),
+            }
+        }
+        RecordKind::ThreadAct => {
+            let ThreadActRecord { tgid, tid, act, port, .. } = whole(record)?;
+            let act = ThreadAct::from_u32(act).ok_or(DecodeError::Unknown)?;
+            let port = u16::try_from(port).map_err(|_| DecodeError::Unknown)?;
+            What::ThreadAct { tgid, tid, act, port }
+        }
         RecordKind::LongArgv => {
             let this: LongArgvRecord = whole(record)?;
             let known_by = u8::try_from(this.parent_known_by).ok();
@@ -241,7 +271,7 @@ fn task(info: &TaskInfo) -> Task {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use slashtrace_ebpf::{SENT_BY_TASK, TerminalKey};
+    use slashtrace_ebpf::{CLONES_MAX, SENT_BY_TASK, TerminalKey};
     use zerocopy::IntoBytes as _;
 
     use super::*;
@@ -339,6 +369,23 @@ mod tests {
             parent_known_by: ParentKnownBy::Fork as u32,
             is_last: 1,
         };
+        let made = |by| CloneInfo { at_ns: 1, replied_ns: 2, by, reserved: 0 };
+        let forked = ThreadForkRecord {
+            header: header(RecordKind::ThreadFork, size_of::<ThreadForkRecord>()),
+            child_start_ns: 50_000,
+            clones: [made(42), made(43), CloneInfo::NONE, CloneInfo::NONE],
+            child: 50,
+            tgid: 40,
+            tid: 41,
+            clones_len: 2,
+        };
+        let act = ThreadActRecord {
+            header: header(RecordKind::ThreadAct, size_of::<ThreadActRecord>()),
+            tgid: 40,
+            tid: 41,
+            act: ThreadAct::Sent as u32,
+            port: 45_678,
+        };
         vec![
             exec_record(b"python3\0-m\0worker\0", &[info(40), info(30)]),
             fork.as_bytes().to_vec(),
@@ -346,7 +393,23 @@ mod tests {
             signal.as_bytes().to_vec(),
             terminal.as_bytes().to_vec(),
             long.as_bytes().to_vec(),
+            forked.as_bytes().to_vec(),
+            act.as_bytes().to_vec(),
         ]
+    }
+
+    #[test]
+    fn a_fork_by_a_thread_carries_where_that_came_from() {
+        let What::ThreadFork { child, tid, clones, .. } =
+            decode(&records()[6].clone().into()).unwrap().what
+        else {
+            panic!("a fork by a thread");
+        };
+        assert_eq!((child, tid), ((50, 50_000), 41));
+        assert_eq!(clones.iter().map(|made| made.by).collect::<Vec<_>>(), [42, 43]);
+        let mut more = records()[6].clone();
+        more[core::mem::offset_of!(ThreadForkRecord, clones_len)] = CLONES_MAX as u8 + 1;
+        assert_eq!(decode(&more.into()), Err(DecodeError::Size));
     }
 
     #[test]
@@ -405,7 +468,7 @@ mod tests {
         };
         assert_eq!(change(0, WIRE_VERSION - 1), Err(DecodeError::Version(WIRE_VERSION - 1)));
         assert_eq!(change(1, 0), Err(DecodeError::Unknown));
-        assert_eq!(change(1, 7), Err(DecodeError::Unknown));
+        assert_eq!(change(1, 99), Err(DecodeError::Unknown));
         assert_eq!(change(core::mem::offset_of!(ExitRecord, role), 0), Err(DecodeError::Unknown));
     }
 
@@ -418,7 +481,7 @@ mod tests {
         /// Damaged where it hurts: a valid record with some bytes replaced.
         #[test]
         fn a_damaged_record_is_an_error_or_within_its_bounds(
-            kind in 0..6_usize,
+            kind in 0..8_usize,
             damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
         ) {
             let mut record = records().swap_remove(kind);

@@ -108,6 +108,7 @@ impl PollSensor {
         self.surroundings.refresh(now, &mut self.pending);
         // There is no kernel program to hand them to.
         drop(self.surroundings.terminal_changes());
+        drop(self.surroundings.gateway_changes());
         Ok(())
     }
 

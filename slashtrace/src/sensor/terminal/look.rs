@@ -1,24 +1,22 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
-    ffi::OsStr,
-    fs::{self, File},
-    io::Read,
-    os::unix::ffi::OsStrExt as _,
+    fs,
     path::Path,
 };
 
 use super::Place;
 use crate::{
     host::devpts::{Devpts, instance_of_tty, numbers},
-    host::proc::{Links, ProcFs, Root},
+    host::proc::ProcFs,
     model::{Identity, Process},
     profile::TerminalRule,
     redact,
+    sensor::join::{
+        Named,
+        ports::{self, Callers},
+    },
 };
 
-/// More than an environment that execve(2) takes is not read.
-const ENVIRON_MAX: u64 = 2 << 20;
-const SESSION_FILE_MAX: u64 = 64 << 10;
 /// Descriptors of one process among which masters are looked for.
 const DESCRIPTORS_MAX: usize = 16_384;
 
@@ -69,8 +67,17 @@ pub(super) fn users(
     proc: &ProcFs,
     places: &BTreeMap<Place, Option<u32>>,
 ) -> BTreeMap<Place, Users> {
+    users_among(proc, places, proc.pids().unwrap_or_default())
+}
+
+/// The same of these processes.
+pub(super) fn users_among(
+    proc: &ProcFs,
+    places: &BTreeMap<Place, Option<u32>>,
+    pids: impl IntoIterator<Item = u32>,
+) -> BTreeMap<Place, Users> {
     let mut found: BTreeMap<Place, Users> = BTreeMap::new();
-    for pid in proc.pids().unwrap_or_default() {
+    for pid in pids {
         let Ok(Some(stat)) = proc.stat(pid) else { continue };
         let Some(index) = stat.terminal.map(|terminal| terminal.index) else { continue };
         if stat.ended() || !places.keys().any(|place| place.1 == index) {
@@ -106,29 +113,21 @@ pub(super) fn users(
 }
 
 impl Users {
-    /// The session that the first process names that names one and is to be believed.
-    pub(super) fn session(&self, proc: &ProcFs, rule: &TerminalRule) -> Option<String> {
+    /// What the first process says of the session that it shows that says anything and is to be
+    /// believed.
+    pub(super) fn named(&self, proc: &ProcFs, rule: &TerminalRule) -> Option<Named> {
         let is_still =
             |id: Identity| matches!(proc.stat(id.pid), Ok(Some(stat)) if proc.is_same(id, &stat));
         let mut believed = self.believed.iter();
         // They may have been found a while ago.
-        believed.find_map(|id| session_of(proc, rule, id.pid).filter(|_| is_still(*id)))
+        believed.find_map(|id| Named::by(proc, rule, id.pid).filter(|_| is_still(*id)))
     }
-}
 
-fn session_of(proc: &ProcFs, rule: &TerminalRule, pid: u32) -> Option<String> {
-    let mut environ = Vec::new();
-    File::open(proc.path(pid, "environ")).ok()?.take(ENVIRON_MAX).read_to_end(&mut environ).ok()?;
-    let path = environ.split(|&b| b == 0).find_map(|entry| {
-        entry.strip_prefix(rule.session_file_env.as_bytes())?.strip_prefix(b"=")
-    })?;
-    // No link is followed anywhere in the path.
-    let path = Path::new(OsStr::from_bytes(path.strip_prefix(b"/")?));
-    let root = Root::of(proc, pid).ok()?;
-    let text = root.read(path, SESSION_FILE_MAX, Links::Refuse).ok()?;
-    let object: serde_json::Value = serde_json::from_slice(&text).ok()?;
-    let session = object.get(&rule.session_key)?.as_str().filter(|key| !key.is_empty())?;
-    Some(redact::value(session.as_bytes()))
+    /// The ports that its processes have among those of a gateway's callers.
+    pub(super) fn ports(&self, proc: &ProcFs, callers: &Callers) -> Vec<u16> {
+        let all = self.believed.iter().flat_map(|id| ports::of(proc, id.pid, callers));
+        all.collect::<BTreeSet<u16>>().into_iter().collect()
+    }
 }
 
 #[cfg(test)]
@@ -167,7 +166,7 @@ mod tests {
             let users = &found[&place];
             let pids: Vec<u32> = users.processes.iter().map(|id| id.pid).collect();
             assert_eq!(pids, [10], "that it has a terminal of this index is so");
-            (users.leader.is_some(), users.session(&proc, &rule))
+            (users.leader.is_some(), users.named(&proc, &rule).and_then(|it| it.session))
         };
         assert_eq!(seen(Some(1000)), (true, Some("wanted".to_owned())));
         assert_eq!(seen(Some(1001)), (false, None));

@@ -17,6 +17,7 @@ use std::{collections::BTreeMap, io, path::Path};
 use rustix::fs::inotify::ReadFlags;
 use slashtrace_ebpf::TerminalKey;
 
+pub(super) use self::opener::has as has_tokens;
 use self::{
     opener::Openers,
     pace::{Lives, Looked, Masters, Spawns, Walks},
@@ -33,6 +34,7 @@ use crate::{
         Terminal, TerminalEvent, TerminalState,
     },
     profile::TerminalRule,
+    sensor::join::{FlatGateway, FlatGateways, Ports, SessionFiles},
 };
 
 /// Terminals that one devpts instance can have (`NR_UNIX98_PTY_MAX`, include/linux/pty.h, is
@@ -86,6 +88,10 @@ pub(super) struct TerminalWatch {
     /// looked for.
     gateways: BTreeMap<u32, Process>,
     openers: Openers,
+    /// Gateways that serve several terminals, and what there is to be known of their processes.
+    flat: FlatGateways,
+    ports: Ports,
+    files: SessionFiles,
     lives: Lives,
     spawns: Spawns,
     masters: Masters,
@@ -100,7 +106,11 @@ impl TerminalWatch {
     /// Watches the devpts of this mount namespace; where there is none it watches nothing.
     pub(super) fn start(proc: ProcFs, rule: Option<TerminalRule>) -> Self {
         let (watches, why_not) = Watches::new(proc.clone());
+        let ports = Ports::new(&proc);
         let mut watch = Self {
+            flat: FlatGateways::default(),
+            ports,
+            files: SessionFiles::new(),
             watches,
             why_not: why_not.map(|error| format!("inotify: {error}")).unwrap_or_default(),
             proc,
@@ -140,7 +150,10 @@ impl TerminalWatch {
 
     /// Waits until the kernel has something to tell. Cancel-safe: it takes nothing.
     pub(super) async fn readable(&self) {
-        self.watches.readable().await;
+        tokio::select! {
+            () = self.watches.readable() => {}
+            () = self.files.readable() => {}
+        }
     }
 
     /// Takes what the kernel told.
@@ -200,7 +213,14 @@ impl TerminalWatch {
                 self.insert(place, now, Source::Inotify);
             }
         }
+        self.files_written(&mut found);
+        self.search_gateways(&mut found);
         found
+    }
+
+    /// The gateways that serve several terminals since the last time, and those that do no more.
+    pub(super) fn take_gateways(&mut self) -> Vec<(bool, FlatGateway)> {
+        self.flat.take_changes()
     }
 
     /// A spawn is about to be told: fills in the instance of its terminal, and tells of the
@@ -282,7 +302,10 @@ impl TerminalWatch {
         self.openers.retain(|id| lives.of(proc, id));
         self.masters.retain(|pid| self.gateways.contains_key(&pid));
         self.spawns.round(boottime_ns());
+        self.flat.retain(|id| lives.of(proc, id));
         self.watches.look_for_viewers(&self.known());
+        self.files_written(&mut found);
+        self.search_gateways(&mut found);
         self.tell(None, None, &mut found);
         found
     }
@@ -317,6 +340,7 @@ impl TerminalWatch {
         // Its index may be another terminal's the next moment.
         self.masters.closed(place);
         self.walks.users.remove(&place);
+        self.files.forget(place);
         let Some(mut event) = open.told else { return };
         self.changes.push((false, place));
         event.state = TerminalState::Closed;

@@ -103,7 +103,7 @@ impl Openers {
 }
 
 /// Whether an argv has these tokens, one behind the other, somewhere behind its first one.
-fn has(argv: &Cmdline, tokens: &[String]) -> bool {
+pub(in crate::sensor) fn has(argv: &Cmdline, tokens: &[String]) -> bool {
     let argv = argv.tokens();
     let arguments = argv.get(1..).unwrap_or_default();
     let mut places = arguments.windows(tokens.len().max(1));

@@ -12,7 +12,7 @@ const APART_NS: u64 = 100_000_000;
 /// Descriptors of one gateway that are looked at in one round; one with more has its turn in every
 /// other round, and so on.
 const DESCRIPTORS_A_ROUND: usize = 512;
-/// A walk over all processes may take this part of the time that passes.
+/// A walk over all processes may take this part of the time that passes, as CPU time.
 const WALK_PART: u64 = 500;
 /// The same where a worker was born on a terminal of which nothing is known yet.
 const URGENT_PART: u64 = 20;
