@@ -156,6 +156,7 @@ name = "test"
 tokens = ["-m", "{token}"]
 session_flag = "--session-key"
 model_flag = "--model"
+channel = "stdin"
 [graces]
 overlap = "1s"
 orphan = "2s"

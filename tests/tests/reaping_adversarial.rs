@@ -48,9 +48,11 @@ fn a_reused_pid_gets_no_sigkill() {
         // Reaped by this process, so that it is known when the pid is free.
         let steps = vec![Step::IgnoreTerm, Step::Sleep(LONG)];
         let worker = recording.worker("stubborn", steps);
-        // Its stdin is held by nobody: `unreachable`.
-        let mut old = worker.command().stdin(null_pipe()).spawn().expect("it starts");
+        // Its stdin is held, and then by nobody: `unreachable`.
+        let mut old = worker.command().stdin(Stdio::piped()).spawn().expect("it starts");
         let first = worker_of(&recording, "stubborn").identity();
+        thread::sleep(Duration::from_secs(2));
+        drop(old.stdin.take());
         recording.wait_for("SIGTERM", PATIENCE, |records| sent(records, first));
         recording.freeze(true);
         old.kill().expect("it is ours");
@@ -74,13 +76,6 @@ fn a_reused_pid_gets_no_sigkill() {
         return;
     }
     host::skip("other processes took the pid five times");
-}
-
-/// The read end of a pipe whose write end is closed.
-fn null_pipe() -> Stdio {
-    let (reader, writer) = std::io::pipe().expect("a pipe");
-    drop(writer);
-    reader.into()
 }
 
 #[test]
@@ -115,16 +110,16 @@ fn one_that_executes_something_else_before_sigterm_gets_none() {
     if !host::may_load_kernel_programs() {
         return;
     }
-    // Found to be an orphan after 2 s, old enough after 6 s, and another program in between.
-    let recording = reaper_at_age("enforce", "6s").start();
+    // Found to be an orphan after 5 s, old enough after 12 s, and another program in between.
+    let recording = reaper_at_age("enforce", "12s").start();
     let other = Program::new("other", vec![Step::Sleep(LONG)]);
-    gone_gateway([recording.worker("turned", vec![Step::Sleep(4_000), Step::Exec(other)])]);
+    gone_gateway([recording.worker("turned", vec![Step::Sleep(9_000), Step::Exec(other)])]);
     let worker = worker_of(&recording, "turned").identity();
     recording.wait_for("the finding", PATIENCE, |records| {
         records.iter().filter_map(finding).any(|finding| finding.kind == Kind::GatewayOrphan)
     });
     assert!(actions(&recording.so_far()).is_empty(), "it is too young");
-    thread::sleep(Duration::from_secs(6));
+    thread::sleep(Duration::from_secs(10));
     assert!(is_there(worker.pid));
     let recorded = recording.stop();
     assert!(actions(&recorded.records).is_empty(), "{recorded}");
@@ -169,7 +164,7 @@ fn the_first_process_of_a_container_and_a_subreaper_are_parents_like_others() {
             Step::SpawnWithPipe(
                 recording.worker("adopted", vec![Step::IgnoreTerm, Step::Sleep(LONG)]),
             ),
-            Step::Sleep(500),
+            Step::Sleep(3_000),
         ],
     );
     let steps =
@@ -190,7 +185,8 @@ fn the_first_process_of_a_container_and_a_subreaper_are_parents_like_others() {
         assert!(recorded.signals_of(worker).is_empty(), "{recorded}");
     }
     let first = actions(&recorded.records)[0];
-    assert_eq!((first.worker, first.kind), (Some(adopted), Some(Kind::GatewayOrphan)));
+    assert_eq!(first.worker, Some(adopted));
+    assert!(matches!(first.kind, Some(Kind::GatewayOrphan | Kind::Unreachable)), "{first:?}");
     drop((contained, subreaper));
 }
 
@@ -222,7 +218,7 @@ fn a_foreigner_cannot_have_the_worker_of_another_user_ended() {
         "gateway",
         vec![
             Step::SpawnWithPipe(setup.worker("victim", vec![Step::Sleep(LONG)])),
-            Step::Sleep(1_000),
+            Step::Sleep(3_000),
         ],
     );
     let adopted = vec![
