@@ -66,6 +66,9 @@ impl Roster {
                     let sender = signal.sender.as_ref().filter(|_| !signal.parent_ended);
                     worker.signalled_by =
                         sender.map(|it| Identity { pid: it.pid, start_ns: it.start_ns });
+                    if worker.exit.is_some() {
+                        self.leave_alone(signal.identity());
+                    }
                 }
             }
             Body::Reply(reply) => self.replied(record, reply),
@@ -141,6 +144,7 @@ impl Roster {
         self.workers.insert(id, Box::new(worker));
         self.enlist(id);
         self.note_launchers(id, spawn);
+        self.left_alone(id);
         if let Some(launcher) = launcher
             && !self.spreads(launcher, id)
         {
@@ -303,10 +307,11 @@ impl Roster {
             let news = surer(end, worker.exit);
             if news {
                 worker.exit = Some(end);
+                worker.exited_well = exit.code == Some(0);
             }
             self.activity_changed(id);
             if news {
-                self.leave_alone(id, exit);
+                self.leave_alone(id);
                 self.release(id, end);
                 self.life_changed(id);
             }
@@ -485,6 +490,7 @@ fn new_worker(record: &Record, spawn: &Spawn) -> Worker {
         launcher_exit: None,
         candidate: None,
         signalled_by: None,
+        exited_well: false,
         survived: None,
         exit: None,
         left: None,

@@ -206,14 +206,24 @@ impl Roster {
         parts
     }
 
+    /// The same for a worker that is reported after the end of another one.
+    pub(super) fn left_alone(&mut self, id: Identity) {
+        let Some(worker) = self.workers.get(&id).filter(|worker| worker.is_live()) else { return };
+        let Some(group) = worker.key().and_then(|key| self.groups.get(&key)) else { return };
+        let beside: Vec<Identity> = group.ended.within(worker.birth.at..).map(|it| it.1).collect();
+        for other in beside {
+            self.leave_alone(other);
+        }
+    }
+
     /// A worker ended: what it leaves alone of its session, if the two were born at once and its
     /// gateway ended it.
-    pub(super) fn leave_alone(&mut self, id: Identity, exit: &Exit) {
+    pub(super) fn leave_alone(&mut self, id: Identity) {
         let Some(ended) = self.workers.get(&id) else { return };
         let (Some(end), Some(key)) = (ended.exit, ended.key()) else { return };
         let by_gateway = match ended.signalled_by {
             Some(sender) => Some(sender) == ended.gateway_id(),
-            None => exit.code == Some(0),
+            None => ended.exited_well,
         };
         let live = self.groups.get(&key).into_iter().flat_map(|group| &group.live);
         let others: Vec<Identity> =

@@ -102,6 +102,8 @@ pub(crate) struct Worker {
     pub(super) candidate: Option<Box<Link>>,
     /// Who sent it the last signal that ends a process.
     pub(super) signalled_by: Option<Identity>,
+    /// It exited by itself, with 0.
+    pub(super) exited_well: bool,
     /// What it outlived of its session, born at the same time.
     pub(crate) survived: Option<Survived>,
     pub(crate) exit: Option<Moment>,

@@ -4,6 +4,7 @@
 //! which worker is on which terminal. Compiled for tests alone.
 //! May touch: everything pure.
 
+mod confidence;
 mod driver;
 mod histories;
 mod joins;

@@ -11,6 +11,7 @@ use crate::model::{
     Process, Role, Sample, Source, Spawn, StdinPeer, StdinState, TerminalEvent, TerminalState,
     testing::{self, spawn},
 };
+use crate::profile::Profile;
 
 /// A second in ns.
 pub(in crate::engine) const S: u64 = 1_000_000_000;
@@ -40,6 +41,18 @@ impl History {
             starts: BTreeMap::new(),
             terminals: BTreeMap::new(),
         }
+    }
+
+    /// One of workers of another profile.
+    pub(in crate::engine) fn with_profile(text: &str) -> Self {
+        let profile = Profile::parse(text).expect("a profile");
+        Self { driver: Driver::of(&profile), ..Self::new() }
+    }
+
+    /// A gateway is killed, seen in the kernel.
+    pub(in crate::engine) fn killed_gateway(&mut self, pid: u32) -> &mut Self {
+        let exit = testing::exit(self.identity(pid));
+        self.tell(Body::Exit(Exit { role: Role::Gateway, code: None, signal: Some(9), ..exit }))
     }
 
     /// Where the history begins.
