@@ -59,7 +59,6 @@ type Words = [u64; ARGV_MAX / 8];
 /// The argv behind the record, as words. The copy that the verifier sees has no other bounds.
 #[inline(always)]
 fn words_of(scratch: &ExecScratch) -> *const Words {
-    #[expect(clippy::cast_ptr_alignment, reason = "argv is 8-byte aligned, see above")]
     scratch.tail.as_ptr().cast()
 }
 

@@ -240,8 +240,9 @@ fn document() -> String {
         too.\n\n\
         ## When a worker is not called unused\n\n\
         Only a worker that a finding of confidence `strong` or better shows to be *unused* may be \
-        ended. Each of these observations contradicts that, in the engine and again at the moment \
-        of acting:\n\n"
+        ended. Each of these observations contradicts that. At the moment of acting the machine is \
+        asked again who holds its stdin and who reads its output, where the finding says that \
+        nobody can use it, and always whether it has read something since it was last sampled:\n\n"
         .to_owned();
     let _ = writeln!(text, "| observed | withdraws it for |\n| --- | --- |");
     for veto in VETOES {
