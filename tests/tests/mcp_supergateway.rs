@@ -25,7 +25,7 @@ channel = "stdin"
 client = "8s"
 "#;
 /// Longer than the client grace and some rounds of looks, seconds.
-const WAIT: &str = "20";
+const WAIT: &str = "30";
 /// What the fixture exits with where the packages are not to be had.
 const MISSING: i32 = 77;
 
@@ -100,11 +100,16 @@ fn servers_of_clients_that_are_gone_are_named_and_no_others() {
         let used = pids(finding).iter().any(|pid| tabs.second.contains(pid));
         assert!(*at > gone_at || !used, "in use: {finding:?}");
     }
-    let mut before_left = findings.iter().filter(|(at, _)| *at <= left_at);
-    let (at, last) = before_left.next_back().unwrap_or_else(|| panic!("no finding\n{recorded}"));
-    assert_ne!(last.state, FindingState::Closed, "{last:?}");
-    assert_eq!((set(&pids(last)), last.confidence), (servers, Confidence::Strong), "{last:?}");
-    assert!(last.workers.iter().all(|worker| worker.unused), "{last:?}");
+    // Each of them; not in one finding, because node tidies up its memory now and then, which is work.
+    let strong = findings.iter().filter(|(at, finding)| {
+        let open = finding.state != FindingState::Closed;
+        *at > gone_at && *at <= left_at && open && finding.confidence == Confidence::Strong
+    });
+    let strong: Vec<(u64, &Finding)> = strong.copied().collect();
+    let unused = strong.iter().flat_map(|(_, finding)| &finding.workers).filter(|it| it.unused);
+    let unused: BTreeSet<u32> = unused.map(|worker| worker.pid).collect();
+    assert_eq!(unused, servers, "named\n{recorded}");
+    let (at, last) = strong[0];
     println!("named {} ms after the last client was gone", (at - gone_at) / 1_000_000);
 
     // /proc told of the gateway before the kernel did: it is one process all the same.
