@@ -209,9 +209,14 @@ fn without_a_grace_each_worker_is_ended_when_its_terminal_closes() {
         Gateway::start(Command::new("python3").args(["-c", CLOSER, recording.token()]));
     for count in 1..=8 {
         closer.order("open");
+        // Any dashboard that another test runs opens terminals, too.
+        let own = closer.child.id();
         recording.wait_for("its terminal", PATIENCE, |records| {
             let opened = records.iter().filter(|record| match &record.body {
-                Body::Terminal(event) => event.state == TerminalState::Opened,
+                Body::Terminal(event) => {
+                    event.state == TerminalState::Opened
+                        && event.master.as_ref().is_some_and(|master| master.pid == own)
+                }
                 _ => false,
             });
             opened.count() >= count

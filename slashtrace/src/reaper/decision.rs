@@ -25,7 +25,8 @@ pub struct Decision {
     /// Whether the kernel saw it execute what made it a worker: an argv that is another by now, in a
     /// program that is the same, is a title that it wrote over the old one.
     pub seen_exec: bool,
-    /// Read system calls that it had made when it was last sampled, if that could be read.
+    /// Read system calls that it had made when it was last sampled, if that could be read and its
+    /// start was over.
     pub syscr: Option<u64>,
     /// Whether nobody was seen to read its output, which has another end.
     pub output_unread: bool,

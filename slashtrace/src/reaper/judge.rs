@@ -273,7 +273,8 @@ impl Judge {
             confidence: open.confidence,
             terminal: open.terminal,
             seen_exec: worker.birth.source == Source::Kernel && !worker.birth.inherited,
-            syscr: worker.usage().syscr(),
+            // While it starts it reads for itself.
+            syscr: worker.served(now_ns, &roster.rules).and_then(|_| worker.usage().syscr()),
             output_unread: worker.usage().is_unread(),
             ways: worker.ways(&roster.rules, now_ns),
             seq: open.seq,
