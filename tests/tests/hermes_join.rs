@@ -124,8 +124,9 @@ fn workers_are_joined_to_the_right_terminal_or_to_none() {
             }
         }
     }
-    // Tabs that people open one after the other. On a busy machine a few of them meet.
-    assert!(apart.strong >= 2 * apart.unsure, "{apart:?}");
+    // Tabs that people open one after the other. On a busy machine some of them meet; none may be
+    // wrong (above).
+    assert!(apart.strong > apart.unsure, "{apart:?}");
 }
 
 /// No flag but the policy, and whose workers it is about.
