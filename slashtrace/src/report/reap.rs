@@ -62,6 +62,9 @@ pub struct Row {
     pub finding: Option<String>,
     /// What became of the worker.
     pub fate: Fate,
+    /// What was seen of each way to use it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ways: Option<String>,
     /// How, or why not.
     pub detail: String,
 }
@@ -125,10 +128,18 @@ impl Reaped {
                 (Some(kind), Some(confidence)) => format!("{kind} ({confidence})"),
                 _ => "–".to_owned(),
             };
+            let because = || {
+                let finding = row.finding.as_deref()?;
+                Some(
+                    row.ways
+                        .as_ref()
+                        .map_or(finding.to_owned(), |ways| format!("{finding} ({ways})")),
+                )
+            };
             let (what, why) = match row.fate {
-                Fate::WouldEnd => ("would be ended", row.finding.as_deref()),
-                Fate::Ended => ("ended", row.finding.as_deref()),
-                Fate::Refused => ("let alone", None),
+                Fate::WouldEnd => ("would be ended", because()),
+                Fate::Ended => ("ended", row.finding.clone()),
+                Fate::Refused => ("left alone", None),
                 Fate::Gone => ("had ended", None),
                 Fate::Lives => ("lives", None),
             };
@@ -138,7 +149,7 @@ impl Reaped {
                 age(row.age_s.saturating_mul(1_000_000_000)).into(),
                 finding.into(),
                 what.into(),
-                plain(why.unwrap_or(&row.detail)).as_ref().into(),
+                plain(why.as_ref().unwrap_or(&row.detail)).as_ref().into(),
             ]);
         }
         table.write(2, None, out)
@@ -162,6 +173,8 @@ impl Reaped {
             _ => return,
         };
         let finding = action.finding.as_ref().and_then(|id| self.texts.get(id)).cloned();
+        let known = roster.worker(worker).filter(|_| fate == Fate::WouldEnd);
+        let ways = known.map(|worker| worker.ways(&roster.rules, at_ns));
         self.rows.insert(
             worker,
             Row {
@@ -175,6 +188,7 @@ impl Reaped {
                 confidence: action.confidence,
                 finding,
                 fate,
+                ways,
                 detail: action.detail.clone(),
             },
         );
@@ -218,7 +232,7 @@ mod tests {
         assert!(!reaped.all_gone());
         insta::assert_snapshot!(printed(&reaped), @r"
         WORKER  SESSION                 AGE    FINDING               WHAT            WHY
-        2835    20261122_131836_536459  5m38s  lost-worker (strong)  would be ended  worker 2835 has read nothing while its sibling served
+        2835    20261122_131836_536459  5m38s  lost-worker (strong)  would be ended  worker 2835 has read nothing while its sibling served (its stdin: not known; work: none for 0 ms)
         ");
     }
 
@@ -232,7 +246,7 @@ mod tests {
         assert!(ended.all_gone());
         assert_eq!(ended.rows()[0].fate, Fate::Ended);
         let refused = reaped(&[(Step::Refuse, Phase::After, Some(Outcome::Refused))]);
-        assert!(printed(&refused).contains("let alone"), "{}", printed(&refused));
+        assert!(printed(&refused).contains("left alone"), "{}", printed(&refused));
         let mut json = Vec::new();
         refused.json(&mut json).unwrap();
         let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
