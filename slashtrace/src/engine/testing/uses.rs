@@ -317,7 +317,14 @@ impl World {
 
     fn step(&mut self, step: &Step) {
         match *step {
-            Step::Spawn { .. } => self.spawn(step),
+            Step::Spawn { gateway, session, .. } => {
+                // One of a session that somebody uses: a second one is made by a race.
+                let at = self.gateways[gateway];
+                let there = |it: &Worker| Some(it.gateway) == at && it.session == session;
+                if !self.workers.values().any(there) {
+                    self.spawn(step);
+                }
+            }
             Step::Wait(ms) => self.pass(self.now + ms * 1_000_000),
             Step::Kill(n) => {
                 let Some(id) = self.gateways[n].take() else { return };
@@ -402,7 +409,6 @@ impl World {
         else {
             return;
         };
-        // One of a session, but for races.
         let gateway = self.gateway(gateway);
         let forker = match how {
             How::Direct => gateway,
