@@ -47,7 +47,7 @@ pub(crate) use self::{
     group::Group,
     index::{Index, give_back},
     rules::Rules,
-    usage::{Reach, span},
+    usage::{Doubt, Reach, span},
     worker::{Moment, Witness, Worker, witness},
 };
 use self::{ends::Ends, retire::Retiring, terminal::Terminals, unreaped::Unreaped};

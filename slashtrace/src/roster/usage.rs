@@ -270,7 +270,12 @@ impl Worker {
                 (!self.above.contains(&holder)).then_some(Way::Stdin(Some(holder)))
             }
             // Who let go of its stdin and reads on waits for the result of what it asked.
-            Reach::Somebody(way @ Way::Output(_)) if self.usage.unheld.is_some() => Some(way),
+            Reach::Somebody(way @ Way::Output(_))
+                if self.usage.unheld.is_some()
+                    || matches!(self.spoken_to_by(rules), None | Some(Channel::Task)) =>
+            {
+                Some(way)
+            }
             Reach::Somebody(Way::Stdin(_) | Way::Output(_))
                 if self.spoken_to_by(rules).is_some() =>
             {

@@ -12,7 +12,7 @@
 use super::{Judgement, Verdict, count, ids, time};
 use crate::{
     model::{Confidence, Identity, Source},
-    roster::{Reach, Roster, Worker},
+    roster::{Doubt, Reach, Roster, Worker},
 };
 
 pub(super) fn judge(roster: &Roster, id: Identity) -> Judgement {
@@ -34,7 +34,10 @@ pub(super) fn judge(roster: &Roster, id: Identity) -> Judgement {
         match worker.reach(rules) {
             // What was recorded without a look at its stdin was judged without one.
             Reach::Unknown(_) if !rules.sees_use => Some(event.saturating_add(rules.orphan)),
-            Reach::Nobody { doubt: None, .. } => Some(worker.quiet_at(event, rules.orphan, rules)),
+            // That its stdin was held is no question: its gateway forked it and is gone.
+            Reach::Nobody { doubt, .. } if doubt != Some(Doubt::Siblings) => {
+                Some(worker.quiet_at(event, rules.orphan, rules))
+            }
             _ => None,
         }
     };

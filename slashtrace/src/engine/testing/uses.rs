@@ -337,8 +337,7 @@ impl World {
             }),
             Step::CloseStdin(n, waits) => self.of(n, |worker| {
                 worker.holders.clear();
-                worker.caller = None;
-                worker.awaited = waits;
+                worker.awaited = waits && worker.caller.take().is_some();
             }),
             Step::Forget(n) => self.of(n, |worker| {
                 worker.caller = None;
