@@ -87,7 +87,9 @@ impl Recorded {
         let told = String::from_utf8_lossy(&replay.stderr);
         // Evidence that is whole may be of workers that could not be judged.
         let judged = !told.contains("could not be judged");
-        let code = if code == 0 && !judged { 3 } else { code };
+        // On a busy machine something of other programs may be missed; tests of loss look at the gaps.
+        let gaps = self.records.iter().any(|record| matches!(record.body, Body::Gap(_)));
+        let code = if code == 0 && (!judged || gaps) { 3 } else { code };
         assert_eq!(replay.status.code(), Some(code), "replay: {told}");
         let of_findings = self.lines().zip(&self.records).filter(|(_, record)| is_finding(record));
         let recorded: String = of_findings.flat_map(|(line, _)| [line, "\n"]).collect();

@@ -1,5 +1,7 @@
 //! The cases of `tests/cases`: real processes in shapes that public reports describe, each judged
 //! by the real slashtrace in dry-run, several side by side.
+//!
+//! Runs alone: one of them starts thousands of processes, and others are judged by what they use.
 
 use std::{fs, process::Command};
 
