@@ -229,8 +229,7 @@ fn session(index: usize, rule: &WorkerRule) -> Checked {
                 flag(&at("flag"), own)?;
                 let place = rule.tokens.iter().rposition(|token| token == own);
                 if let Some(behind) = place.and_then(|place| rule.tokens.get(place + 1)) {
-                    let reason =
-                        format!("in the rule's tokens, `{behind}` always stands behind it");
+                    let reason = format!("in the rule's tokens, `{behind}` always follows it");
                     return refuse(&at("flag"), reason);
                 }
             }
@@ -281,12 +280,12 @@ fn launchers(at: &str, launchers: &[String]) -> Checked {
         let words: Vec<&str> = launcher.split(' ').collect();
         let plain = |word: &&str| !word.is_empty() && !word.contains(['/', '\0', '\t', '\n']);
         if !words.iter().all(plain) || words.len() > 4 || launcher.len() > TEXT_BYTES_MAX {
-            let reason = "a launcher is a program's name, with the words behind it that make it one: \
+            let reason = "a launcher is a program's name, with the words that follow and make it one: \
                           `npx`, `uv run`";
             return refuse(&at, reason);
         }
         if words.len() == 1 && program::is_interpreter(launcher.as_bytes()) {
-            let reason = format!("`{launcher}` runs anything: name the words behind it, too");
+            let reason = format!("`{launcher}` runs anything: name the words that follow, too");
             return refuse(&at, reason);
         }
         if nth >= LIST_MAX {

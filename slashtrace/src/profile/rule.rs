@@ -11,7 +11,7 @@ pub struct WorkerRule {
     /// Its name; see [`Self::name`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Tokens that stand one behind the other somewhere in `argv[1..]`. `-m` and the token behind it
+    /// Consecutive tokens somewhere in `argv[1..]`. `-m` and the token after it
     /// may be glued together: `-mpkg.mod`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tokens: Vec<String>,
@@ -84,7 +84,7 @@ impl WorkerRule {
         })
     }
 
-    /// The token sequences that match: its tokens, with each `-m` glued to the token behind it or
+    /// The token sequences that match: its tokens, with each `-m` glued to the token after it or
     /// not. None if it has no tokens.
     pub fn spellings(&self) -> Vec<Vec<String>> {
         if self.tokens.is_empty() { Vec::new() } else { spellings(&self.tokens) }

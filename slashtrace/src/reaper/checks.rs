@@ -280,7 +280,7 @@ impl Checks {
     /// every process of its session (`__tty_hangup`, drivers/tty/tty_io.c).
     ///
     /// It is told a moment before that (`devpts_pty_kill` and `tty_vhangup` in `pty_close`,
-    /// drivers/tty/pty.c), so who has it still is asked again; not where that was in vain just now.
+    /// drivers/tty/pty.c), so who has it still is asked again; not where that wait expired just now.
     ///
     /// Returns the gateway, if it lived at the last look: the end of a terminal may be its end. What
     /// was read of the worker is read anew at each look.

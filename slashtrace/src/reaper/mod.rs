@@ -221,7 +221,7 @@ impl Reaper {
     fn wake(&self, now_ns: u64) -> Duration {
         let unwatched = self.running.iter().any(|running| running.end.is_none());
         let most = if unwatched { LOOK_UNWATCHED } else { LOOK_AGAIN };
-        // A little later rather than earlier, or it would be looked in vain.
+        // A little later rather than earlier, or the look would come too early.
         let ahead = |due: u64| Duration::from_nanos(due.saturating_sub(now_ns));
         let due = self.next_deadline().into_iter().chain(self.executor.next_to_prepare()).min();
         due.map_or(most, |due| ahead(due).min(most)) + Duration::from_millis(1)

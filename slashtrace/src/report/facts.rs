@@ -38,7 +38,7 @@ pub(super) fn unjudged(session: &Session, in_part: bool) -> Option<String> {
 pub(super) fn growth(memory: &MemoryChange) -> Option<String> {
     let growth = memory.growth?;
     let mut text = format!(
-        "Workers become more by {} ({}) an hour",
+        "Growing by {} ({}) an hour",
         count(growth.workers_per_hour, "worker"),
         mib(growth.kib_per_hour)
     );

@@ -212,7 +212,7 @@ fn who_is_about_to_lose_a_terminal_is_waited_for() {
         assert_eq!(checks.was_hung_up(&mut seen, None, &decision), Ok(None));
         assert_eq!(seen.terminal, None, "as it was at the last look");
     });
-    // One that was waited for in vain is the last for a while.
+    // After a wait that expired there is no other for a while.
     put(136 << 8 | 3);
     for waits in [true, false] {
         let asked = std::time::Instant::now();

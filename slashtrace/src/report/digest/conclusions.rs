@@ -133,7 +133,7 @@ fn grows(memory: &MemoryChange) -> String {
         return "How fast they become more cannot be said from this recording.".to_owned();
     };
     let rate = format!(
-        "They become more by {} ({}) an hour",
+        "Growing by {} ({}) an hour",
         count(growth.workers_per_hour, "worker"),
         mib(growth.kib_per_hour)
     );
