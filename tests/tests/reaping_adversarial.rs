@@ -20,6 +20,8 @@ use slashtrace_tests::{
     recorded::finding,
 };
 
+/// From SIGTERM to SIGKILL where the pid is reused in between.
+const TERM_GRACE_S: u64 = 15;
 /// A user who owns nothing.
 const NOBODY: u32 = 65_534;
 
@@ -44,7 +46,8 @@ fn a_reused_pid_gets_no_sigkill() {
         return;
     }
     for _ in 0..5 {
-        let recording = reaper("enforce").flag("--term-grace=3s").start();
+        // Time enough for a slow machine to stop the daemon between its two signals.
+        let recording = reaper("enforce").flag(&format!("--term-grace={TERM_GRACE_S}s")).start();
         // Reaped by this process, so that it is known when the pid is free.
         let steps = vec![Step::IgnoreTerm, Step::Sleep(LONG)];
         let worker = recording.worker("stubborn", steps);
@@ -64,7 +67,7 @@ fn a_reused_pid_gets_no_sigkill() {
             drop(recording.stop());
             continue;
         };
-        thread::sleep(Duration::from_secs(5));
+        thread::sleep(Duration::from_secs(TERM_GRACE_S));
         reused.call();
         let recorded = recording.stop();
         let second = recorded.workers_of("stubborn")[1].identity();

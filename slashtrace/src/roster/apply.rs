@@ -144,7 +144,7 @@ impl Roster {
         self.workers.insert(id, Box::new(worker));
         self.enlist(id);
         self.note_launchers(id, spawn);
-        self.left_alone(id);
+        self.leave_alone(id);
         if let Some(launcher) = launcher
             && !self.spreads(launcher, id)
         {
@@ -311,7 +311,6 @@ impl Roster {
             }
             self.activity_changed(id);
             if news {
-                self.leave_alone(id);
                 self.release(id, end);
                 self.life_changed(id);
             }

@@ -194,6 +194,7 @@ impl Roster {
         if end.is_some() {
             self.keep_for_now(id);
         }
+        self.leave_alone(id);
     }
 
     fn relist(&mut self, id: Identity, before: Option<u64>, end: Option<u64>) {

@@ -3,7 +3,8 @@
 use super::{
     Roster, Subject,
     attribution::{self, Origin},
-    worker::{Link, Moment, Survived},
+    group::Group,
+    worker::{Link, Moment, Survived, Worker},
 };
 use crate::model::{Exit, Identity, ParentSource, Source, Spawn, StdinPeer, StdinState};
 
@@ -21,6 +22,11 @@ const RACE_OLDER_STAYS: u64 = 15_000_000_000;
 /// had lived for 1.9 to 3.5 s, a second of which was the driver's pause, and its call was answered
 /// after 0.8 s at the earliest; a gateway that notices its race ends it in the same call.
 const READY: u64 = 1_000_000_000;
+/// What happened so close together to different processes may be recorded in either order, ns: the
+/// kernel's queues are one a processor.
+const AT_ONCE: u64 = 50_000_000;
+/// Of more workers of one session that ended at once, none was one of a pair.
+const PAIRS: usize = 16;
 
 impl Roster {
     /// Who uses a new worker. What was recorded before launchers were is judged by its forker.
@@ -206,45 +212,69 @@ impl Roster {
         parts
     }
 
-    /// The same for a worker that is reported after the end of another one.
-    pub(super) fn left_alone(&mut self, id: Identity) {
-        let Some(worker) = self.workers.get(&id).filter(|worker| worker.is_live()) else { return };
-        let Some(group) = worker.key().and_then(|key| self.groups.get(&key)) else { return };
-        let beside: Vec<Identity> = group.ended.within(worker.birth.at..).map(|it| it.1).collect();
-        for other in beside {
-            self.leave_alone(other);
+    /// Judges anew what a session's group left alone, after one of it was spawned, ended or became
+    /// something else.
+    pub(super) fn leave_alone(&mut self, id: Identity) {
+        let Some(key) = self.workers.get(&id).and_then(|worker| worker.key()) else { return };
+        let Some(group) = self.groups.get(&key) else { return };
+        let [(_, stays)] = *group.live.as_slice() else { return };
+        let survived = self.survived(group, stays);
+        let Some(stays) = self.workers.get_mut(&stays) else { return };
+        if survived.is_some() || stays.survived.is_some() {
+            stays.survived = survived;
+            self.touch(Subject::Group(key));
         }
     }
 
-    /// A worker ended: what it leaves alone of its session, if the two were born at once and its
-    /// gateway ended it.
-    pub(super) fn leave_alone(&mut self, id: Identity) {
-        let Some(ended) = self.workers.get(&id) else { return };
-        let (Some(end), Some(key)) = (ended.exit, ended.key()) else { return };
+    /// Whom the only live worker of a group survived: one that was born with it, that their gateway
+    /// ended, and after whose end nothing was spawned. Ends as close together as `AT_ONCE` have no
+    /// order.
+    fn survived(&self, group: &Group, stays: Identity) -> Option<Survived> {
+        let (last_end, _) = group.ended.last()?;
+        let since = last_end.saturating_sub(2 * AT_ONCE);
+        let lately = || group.ended.within(since..).filter_map(|(_, id)| self.workers.get(&id));
+        // So many are no race.
+        if lately().count() > PAIRS {
+            return None;
+        }
+        let stays = self.workers.get(&stays)?;
+        let pairs = lately().filter(|ended| {
+            let end = ended.exit.map_or(0, |end| end.at);
+            let before = end.saturating_sub(AT_ONCE);
+            end + AT_ONCE >= last_end
+                && !lately().any(|other| other.id != ended.id && other.birth.at >= before)
+                && self.were_a_pair(ended, stays)
+        });
+        let ended = pairs.min_by_key(|ended| (ended.birth.at, ended.id))?;
+        let served = ended.served(self.now, &self.rules);
+        let rise = ended.activity.newest_rise();
+        Some(Survived {
+            id: ended.id,
+            spawn_seq: ended.birth.seq,
+            end: ended.exit?,
+            preferred: served.is_some_and(|served| served.exact)
+                && rise.is_some_and(|rise| rise.from >= stays.birth.at),
+        })
+    }
+
+    /// Whether two workers of one session come from a race that their gateway ended by ending one
+    /// of them, in which the other one may have been lost.
+    fn were_a_pair(&self, ended: &Worker, stays: &Worker) -> bool {
+        let Some(end) = ended.exit else { return false };
         let by_gateway = match ended.signalled_by {
             Some(sender) => Some(sender) == ended.gateway_id(),
             None => ended.exited_well,
         };
-        let live = self.groups.get(&key).into_iter().flat_map(|group| &group.live);
-        let others: Vec<Identity> =
-            live.map(|(_, live)| *live).filter(|live| *live != id).take(2).collect();
-        let [other] = others.as_slice() else { return };
-        let Some(stays) = self.workers.get(other) else { return };
-        let apart = stays.birth.at.abs_diff(ended.birth.at);
         let older_stays = stays.birth.at < ended.birth.at;
         let race = if older_stays { RACE_OLDER_STAYS } else { RACE };
         let ready =
             ended.birth.at <= stays.birth.at || end.at.saturating_sub(ended.birth.at) >= READY;
         let beside = ended.overlap(stays, self.now);
-        let pair = apart <= race && beside > 0 && beside < self.rules.overlap;
-        if by_gateway && ready && pair && stays.model == ended.model && stays.uid == ended.uid {
-            let served = ended.served(self.now, &self.rules);
-            let survived = Survived { id, spawn_seq: ended.birth.seq, end, served };
-            let other = *other;
-            if let Some(stays) = self.workers.get_mut(&other) {
-                stays.survived = Some(survived);
-            }
-            self.touch(Subject::Group(key));
-        }
+        by_gateway
+            && ready
+            && stays.birth.at.abs_diff(ended.birth.at) <= race
+            && (1..self.rules.overlap).contains(&beside)
+            && stays.model == ended.model
+            && stays.uid == ended.uid
     }
 }

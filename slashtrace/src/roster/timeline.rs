@@ -51,6 +51,10 @@ impl Timeline {
         self.0.front().copied()
     }
 
+    pub(crate) fn last(&self) -> Option<(u64, Identity)> {
+        self.0.back().copied()
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.0.len()
     }

@@ -63,8 +63,8 @@ pub(crate) struct Survived {
     pub(crate) id: Identity,
     pub(crate) spawn_seq: u64,
     pub(crate) end: Moment,
-    /// Calls that it served, if that is known.
-    pub(crate) served: Option<Served>,
+    /// Its calls were counted, and it served one while the other was there too.
+    pub(crate) preferred: bool,
 }
 
 /// A worker, live or not long ended.

@@ -11,8 +11,8 @@
 //! or were born further apart (a restart).
 //!
 //! Weak: a gateway that notices its race late does the same, and then the session goes on with the
-//! one that stays. Strong where calls were counted, the one that ended had served some and this one
-//! has served none: then the session went with the other. Its session's terminal or client being
+//! one that stays. Strong where calls were counted, the one that ended served one while this one was
+//! there too, and this one has served none: then the session was with the other. Its session's terminal or client being
 //! gone is what `terminal-orphan` and `abandoned` say.
 
 use super::{GroupView, Judgement, Verdict, place, time};
@@ -31,9 +31,8 @@ pub(super) fn judge(view: &GroupView) -> Judgement {
         return Judgement::new(None, Some(due));
     }
     let served = stays.served(view.now, view.rules);
-    let counted = |served: Option<crate::roster::Served>| served.filter(|served| served.exact);
-    let sure = counted(survived.served).is_some_and(|other| other.calls > 0)
-        && counted(served).is_some_and(|served| served.calls == 0);
+    let never = served.is_some_and(|served| served.exact && served.calls == 0);
+    let sure = survived.preferred && never;
     let surer = if sure {
         ""
     } else {
@@ -156,10 +155,55 @@ mod tests {
     }
 
     #[test]
+    fn calls_before_the_other_was_there_tell_nothing_of_the_two() {
+        let mut history = History::new();
+        history.spawn(101, 100, K).reads(101, 0).after(S).reads(101, 1).after(S / 10);
+        history.spawn(102, 100, K).reads(102, 0).after(3 * S).exit(101).after(60 * S);
+        let finding = history.found(Kind::LostAtClose);
+        assert_eq!((pids(finding), finding.confidence), (vec![102], Confidence::Weak));
+    }
+
+    #[test]
+    fn ends_at_once_have_no_order() {
+        let found = |first: u32, second: u32| {
+            let mut history = History::new();
+            history.spawn(101, 100, K).after(S / 10).spawn(102, 100, K);
+            history.after(S / 10).spawn(103, 100, K).after(3 * S);
+            history.terminated(first, 100).after(S / 100).terminated(second, 100).after(60 * S);
+            pids(history.found(Kind::LostAtClose))
+        };
+        assert_eq!((found(101, 102), found(102, 101)), (vec![103], vec![103]));
+    }
+
+    #[test]
+    fn one_that_becomes_something_else_at_once_is_another_end() {
+        let found = |leaves_first: bool| {
+            let mut history = History::new();
+            history.spawn(101, 100, K).after(S / 10).spawn(102, 100, K);
+            history.after(S / 10).spawn(103, 100, K).after(3 * S);
+            if leaves_first {
+                history.exec(101, false).after(S / 100).terminated(102, 100);
+            } else {
+                history.terminated(102, 100).after(S / 100).exec(101, false);
+            }
+            history.after(60 * S);
+            pids(history.found(Kind::LostAtClose))
+        };
+        assert_eq!((found(true), found(false)), (vec![103], vec![103]));
+    }
+
+    #[test]
+    fn what_was_spawned_and_ended_since_is_another_race() {
+        let mut history = pair(101, 3 * S);
+        history.after(S).spawn(103, 100, K).after(S / 2).exit(103).after(60 * S);
+        assert!(!history.ever(Kind::LostAtClose), "{:?}", history.findings());
+    }
+
+    #[test]
     fn counted_calls_make_it_strong() {
         let mut history = History::new();
-        history.spawn(101, 100, K).after(S / 10).spawn(102, 100, K).reads(102, 0).after(S);
-        history.reads(101, 1).after(2 * S).terminated(101, 100).after(10 * S);
+        history.spawn(101, 100, K).after(S / 10).spawn(102, 100, K).reads(102, 0).reads(101, 0);
+        history.after(S).reads(101, 1).after(2 * S).terminated(101, 100).after(10 * S);
         let finding = history.found(Kind::LostAtClose);
         assert_eq!((pids(finding), finding.confidence), (vec![102], Confidence::Strong));
         assert!(finding.workers[0].unused);

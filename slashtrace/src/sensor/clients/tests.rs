@@ -35,15 +35,16 @@ fn clients(found: &Found) -> Vec<u64> {
 fn both_ways_show_the_same_of_real_sockets() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("listens");
-    let (_served, _) = listener.accept().expect("it connected");
+    let (served, _) = listener.accept().expect("it connected");
     let id = Identity { pid: std::process::id(), start_ns: 1 };
+    let ours = [inode(&client), inode(&served)];
     for diag in [true, false] {
         let clients = looked(diag, id);
         assert!(clients.complete && clients.listening >= 1, "{clients:?}");
-        assert_eq!(clients.connected, 0, "both ends are ours");
-        assert_eq!(clients.connections, []);
+        // Other tests of this process may have clients.
+        let ids: Vec<u64> = clients.connections.iter().map(|client| client.id).collect();
+        assert!(!ours.iter().any(|one| ids.contains(one)), "both ends are ours: {clients:?}");
     }
-    drop(client);
 }
 
 #[test]
@@ -81,8 +82,13 @@ fn netlink_tells_when_each_client_was_heard_from() {
         assert_eq!(clients(&found), [served[1]]);
         // One that went away is none either.
         drop(speaker);
-        let found = netlink.tcp(&listeners, &own, &mut ends).expect("it tells");
-        assert!(clients(&found).is_empty(), "{found:?}");
+        // The kernel says so to the other end when it has time to.
+        let gone = (0..1_000).any(|_| {
+            thread::sleep(Duration::from_millis(10));
+            let found = netlink.tcp(&listeners, &own, &mut ends).expect("it tells");
+            clients(&found).is_empty()
+        });
+        assert!(gone, "it is a client for 10 s after it closed its socket");
         drop(unrelated);
     }
 }
@@ -239,7 +245,8 @@ fn a_gateway_s_own_connections_to_the_outside_are_counted() {
             to_gateway.write_all(b"\n").expect("it waits");
             lines.read_line(&mut String::new()).expect("it says so");
             let closed = (3..20).find_map(|round| outbound(&mut watch, round));
-            assert_eq!(closed, (!to_worker).then_some(0));
+            let now = (gateway.try_wait(), &watch.gateways);
+            assert_eq!(closed, (!to_worker).then_some(0), "{to} {to_worker} {now:?}");
             drop((to_gateway, accepted));
             gateway.wait().expect("a child");
         }

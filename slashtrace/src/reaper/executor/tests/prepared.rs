@@ -111,7 +111,10 @@ fn one_that_ended_after_it_was_opened_is_gone() {
 fn who_became_another_user_after_it_was_opened_is_refused() {
     let rule = "-m tui_gateway.slash_worker --session-key k";
     let become_other = format!("exec setpriv --reuid 65534 sh -c '{LOOP}' {rule}");
-    let other = |subject: &Subject, before: u32| subject.uid() != before;
+    // It has another user before it executes its loop, and for a moment no arguments.
+    let other = |subject: &Subject, before: u32| {
+        subject.uid() != before && subject.has_token("-c") && !subject.has_token("--reuid")
+    };
     let (mut worker, mut gateway) = (turning(&become_other), turning(&become_other));
     let uid = worker.uid();
     if uid != 0 || Command::new("setpriv").arg("--version").output().is_err() {
