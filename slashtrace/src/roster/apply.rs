@@ -99,6 +99,8 @@ impl Roster {
                 return;
             }
             came_back = known.left.is_some();
+            let away = known.left.map(|left| Box::new(left.at..record.boottime_ns));
+            worker.away = away.or_else(|| known.away.clone());
             worker.exit = known.exit;
             worker.zombie = known.zombie;
             worker.rss_kib = known.rss_kib;
@@ -286,6 +288,9 @@ impl Roster {
         }
         let Some(worker) = self.workers.get_mut(&id) else { return };
         if exec.is_worker == worker.left.is_some() && worker.exit.is_none() {
+            if let Some(left) = worker.left {
+                worker.away = Some(Box::new(left.at..record.boottime_ns));
+            }
             worker.left = (!exec.is_worker).then(|| moment(record, exec.source));
             self.life_changed(id);
         }
@@ -493,6 +498,7 @@ fn new_worker(record: &Record, spawn: &Spawn) -> Worker {
         survived: None,
         exit: None,
         left: None,
+        away: None,
         zombie: None,
         rss_kib: None,
         activity: Activity::default(),

@@ -89,9 +89,10 @@ pub(crate) fn surety(spawn: &Spawn) -> Confidence {
 }
 
 /// Whether `parent`, a worker, only launched `child` (`uv run`, a wrapper script): both carry the
-/// same session key, and the parent had not become another program by then.
+/// same session key, and the parent was not another program then.
 pub(crate) fn launched(parent: &Worker, child: &Worker) -> bool {
     parent.session.is_some()
         && parent.session == child.session
         && parent.left.is_none_or(|left| left.at > child.birth.at)
+        && parent.away.as_deref().is_none_or(|away| !away.contains(&child.birth.at))
 }

@@ -39,7 +39,7 @@ use jiff::Timestamp;
 
 pub use self::judged::{Reasons, Unjudged};
 pub(crate) use self::{
-    activity::{Rise, Served},
+    activity::Rise,
     attribution::GroupKey,
     client::How,
     family::Descendant,

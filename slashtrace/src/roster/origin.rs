@@ -241,7 +241,7 @@ impl Roster {
         let pairs = lately().filter(|ended| {
             let end = ended.exit.map_or(0, |end| end.at);
             let before = end.saturating_sub(AT_ONCE);
-            end + AT_ONCE >= last_end
+            end.saturating_add(AT_ONCE) >= last_end
                 && !lately().any(|other| other.id != ended.id && other.birth.at >= before)
                 && self.were_a_pair(ended, stays)
         });

@@ -109,6 +109,8 @@ pub(crate) struct Worker {
     pub(crate) exit: Option<Moment>,
     /// It executed something that is no worker.
     pub(crate) left: Option<Moment>,
+    /// When it was another program before it became a worker again, ns of the boot clock.
+    pub(crate) away: Option<Box<std::ops::Range<u64>>>,
     /// First sample in state `Z`, until it is reaped.
     pub(crate) zombie: Option<Moment>,
     pub(crate) rss_kib: Option<u64>,
