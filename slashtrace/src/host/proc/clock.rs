@@ -18,6 +18,9 @@ impl ProcFs {
     /// of that pid. A process whose time stands still has not run: it has read nothing, opened and
     /// closed nothing, and is in the state it was in. A zombie is there until it is reaped.
     ///
+    /// One that runs at the moment is counted up to the last tick of its processor
+    /// (`thread_group_cputime`, kernel/sched/cputime.c): what it did since is seen next time.
+    ///
     /// This is one short system call, where reading `stat` is three long ones. Anybody may ask for
     /// any process (`pid_for_clock`, kernel/time/posix-cpu-timers.c).
     ///
