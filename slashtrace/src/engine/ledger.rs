@@ -189,7 +189,8 @@ fn id(subject: &Subject, kind: Kind) -> String {
     match subject {
         Subject::Group(key) => format!("{kind}/{}/{}", part(&key.gateway), key.session),
         Subject::Gateway(id) | Subject::Worker(id) => format!("{kind}/{}", part(id)),
-        Subject::Reaper => kind.name().to_owned(),
+        Subject::Reaper(None) => kind.name().to_owned(),
+        Subject::Reaper(Some(uid)) => format!("{kind}/{uid}"),
     }
 }
 

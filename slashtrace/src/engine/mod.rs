@@ -85,7 +85,10 @@ impl Engine {
                     && self.surpluses.of_group(key) == 0
                     && !self.ledger.is_open(subject)
             }
-            Subject::Gateway(_) | Subject::Reaper => false,
+            Subject::Gateway(_) => false,
+            Subject::Reaper(uid) => {
+                roster.reaper_stopped(*uid).is_none() && !self.ledger.is_open(subject)
+            }
         }
     }
 

@@ -140,6 +140,7 @@ fn terminal() -> TerminalEvent {
 /// The worker is about to be sent SIGTERM.
 pub(crate) fn action() -> Action {
     Action {
+        uid: None,
         worker: Some(WORKER),
         step: Step::Terminate,
         phase: Phase::After,

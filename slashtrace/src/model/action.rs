@@ -45,8 +45,10 @@ pub enum Step {
     Kill,
     /// What came of it.
     Result,
-    /// The circuit breaker opened: no more is ended until it is resumed.
+    /// A circuit breaker opened: no more of that user's workers is ended until it closes.
     Stop,
+    /// It closed: after a while by itself, or because somebody asked for it.
+    Resume,
 }
 
 /// Whether a step is about to be done, or was.
@@ -82,8 +84,11 @@ pub enum Outcome {
 /// A step of the reaper: written before and after it is done.
 #[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 pub struct Action {
-    /// The worker; null for the circuit breaker.
+    /// The worker; null for a circuit breaker.
     pub worker: Option<Identity>,
+    /// Whose breaker it is (`stop` and `resume`), a real user id; earlier versions had one for all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
     /// The step.
     pub step: Step,
     /// Before or after it.

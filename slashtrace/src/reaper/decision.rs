@@ -44,6 +44,7 @@ impl Decision {
     /// An action about this worker.
     pub(super) fn action(&self, step: Step, phase: Phase, detail: impl Into<String>) -> Action {
         Action {
+            uid: None,
             worker: Some(self.worker),
             step,
             phase,

@@ -14,6 +14,8 @@ use crate::{
 
 /// The budget counts decisions within this time.
 const WINDOW_NS: u64 = 60_000_000_000;
+/// A breaker closes by itself after this long; if there are still too many, it opens again.
+const RESUME_NS: u64 = 900_000_000_000;
 /// What was refused is judged again after this long, although nothing new was found.
 const AGAIN_NS: u64 = 300_000_000_000;
 
@@ -25,9 +27,12 @@ const AGAIN_NS: u64 = 300_000_000_000;
 /// opened again, or is surer) or five minutes have passed. In `dry-run` one that would be ended
 /// stays chosen as long as the finding is open.
 ///
-/// The circuit breaker: when more workers want to be ended than the budget has left, none of them
-/// is, and no other either, until [`Self::resume`]. Those that opened it are then ended at the pace
-/// of the budget; anyone new that exceeds it opens it again.
+/// Each user has a budget and a circuit breaker of their own, so that nobody who can start processes
+/// can keep other users' workers from being ended. When more workers of a user want to be ended than
+/// that user's budget has left, none of them is, and no other of theirs either, until fifteen minutes
+/// have passed or [`Self::resume`]. After the latter, those that opened it are ended at the pace of
+/// the budget; after the former nobody agreed to them, and if they are still too many the breaker
+/// opens again.
 ///
 /// It has to be given every record in order, those of the reaper's own actions, too.
 #[derive(Debug)]
@@ -37,22 +42,61 @@ pub struct Judge {
     findings: BTreeMap<String, Open>,
     /// Workers that these show to be unused, and those that are being ended.
     named: BTreeMap<Identity, Named>,
+    /// By real user id, the owners of those that are named.
+    users: BTreeMap<u32, User>,
+    /// That breakers opened or closed, until it was told.
+    told: Vec<Action>,
+}
+
+/// What one user's workers may cost, and whether it was too much.
+#[derive(Debug, Default)]
+struct User {
     /// Those that may be chosen, by from when on.
     due: BTreeSet<(u64, Identity)>,
     /// When decisions of the last minute were made.
     decided: VecDeque<u64>,
-    /// Whether the breaker is open.
-    open: bool,
-    /// That it opened, until it was told.
-    stop: Option<Action>,
+    /// While the breaker is open: when it closes by itself.
+    open_until: Option<u64>,
     /// Who opened it last: `resume` agrees to these.
     storm: BTreeSet<Identity>,
     agreed: BTreeSet<Identity>,
 }
 
+impl User {
+    fn forget_decisions(&mut self, now_ns: u64) {
+        while self.decided.front().is_some_and(|at| at.saturating_add(WINDOW_NS) <= now_ns) {
+            self.decided.pop_front();
+        }
+    }
+
+    fn is_nobody(&self) -> bool {
+        self.due.is_empty() && self.decided.is_empty() && self.open_until.is_none()
+    }
+
+    /// When one of theirs may be chosen, or the breaker closes.
+    fn next_deadline(&self, budget: usize) -> Option<u64> {
+        if self.open_until.is_some() {
+            return self.open_until;
+        }
+        // One that was agreed to waits for the budget without opening the breaker.
+        let full = self.decided.len() >= budget;
+        let free = self.decided.front().map_or(u64::MAX, |at| at.saturating_add(WINDOW_NS));
+        let free = if full { free } else { 0 };
+        let from = |&(from, id): &(u64, Identity)| {
+            if self.agreed.contains(&id) { from.max(free) } else { from }
+        };
+        if self.agreed.is_empty() || !full {
+            return self.due.first().map(from);
+        }
+        self.due.iter().map(from).min()
+    }
+}
+
 /// What is kept of a worker beside what the roster knows.
 #[derive(Debug, Default)]
 struct Named {
+    /// Its owner, if it was there when it was last looked for.
+    uid: Option<u32>,
     under_way: bool,
     /// The findings that show it to be unused and justify ending it.
     findings: BTreeSet<String>,
@@ -88,12 +132,8 @@ impl Judge {
             policy,
             findings: BTreeMap::new(),
             named: BTreeMap::new(),
-            due: BTreeSet::new(),
-            decided: VecDeque::new(),
-            open: false,
-            stop: None,
-            storm: BTreeSet::new(),
-            agreed: BTreeSet::new(),
+            users: BTreeMap::new(),
+            told: Vec::new(),
         }
     }
 
@@ -122,15 +162,37 @@ impl Judge {
             })
     }
 
-    /// Who is to be ended now, oldest first. Nobody in `observe`, nor while the breaker is open.
+    /// Who is to be ended now, oldest first. Nobody in `observe`, and nobody of a user whose breaker
+    /// is open.
     pub fn decide(&mut self, now_ns: u64, roster: &Roster) -> Vec<Decision> {
-        if self.policy.mode == Mode::Observe || self.open {
+        if self.policy.mode == Mode::Observe {
             return Vec::new();
         }
-        while self.decided.front().is_some_and(|at| at.saturating_add(WINDOW_NS) <= now_ns) {
-            self.decided.pop_front();
+        let is_due = |user: &User| user.due.first().is_some_and(|(from, _)| *from <= now_ns);
+        let closes = |user: &User| user.open_until.is_some_and(|until| until <= now_ns);
+        let users = self.users.iter().filter(|(_, user)| is_due(user) || closes(user));
+        let users: Vec<u32> = users.map(|(uid, _)| *uid).collect();
+        let mut chosen = Vec::new();
+        for uid in users {
+            self.close_breaker(uid, now_ns);
+            chosen.extend(self.decide_for(uid, now_ns, roster));
         }
-        let ready = self.due.iter().take_while(|(from, _)| *from <= now_ns).map(|(_, id)| *id);
+        self.users.retain(|_, user| {
+            user.forget_decisions(now_ns);
+            !user.is_nobody()
+        });
+        chosen.sort_by_key(|decision| (decision.worker.start_ns, decision.worker.pid));
+        chosen
+    }
+
+    fn decide_for(&mut self, uid: u32, now_ns: u64, roster: &Roster) -> Vec<Decision> {
+        let Some(user) = self.users.get_mut(&uid).filter(|user| user.open_until.is_none()) else {
+            return Vec::new();
+        };
+        user.forget_decisions(now_ns);
+        let left = (self.policy.budget_per_minute as usize).saturating_sub(user.decided.len());
+        let user = &self.users[&uid];
+        let ready = user.due.iter().take_while(|(from, _)| *from <= now_ns).map(|(_, id)| *id);
         let mut due: Vec<(Identity, String)> = ready
             .filter_map(|id| {
                 let candidates = self.candidates(id, roster);
@@ -142,14 +204,13 @@ impl Judge {
             return Vec::new();
         }
         due.sort_by_key(|(id, _)| (id.start_ns, id.pid));
-        let left = (self.policy.budget_per_minute as usize).saturating_sub(self.decided.len());
-        let unforeseen = due.iter().filter(|(id, _)| !self.agreed.contains(id)).count();
-        if unforeseen > left {
-            self.open_breaker(&due);
+        let agreed = |id: &Identity| user.agreed.contains(id);
+        if due.iter().filter(|(id, _)| !agreed(id)).count() > left {
+            self.open_breaker(uid, &due, now_ns);
             return Vec::new();
         }
         // Those that nobody agreed to in advance are within the budget; the others wait for theirs.
-        due.sort_by_key(|(id, _)| self.agreed.contains(id));
+        due.sort_by_key(|(id, _)| agreed(id));
         due.truncate(left);
         due.iter().filter_map(|(id, finding)| self.choose(*id, finding, now_ns, roster)).collect()
     }
@@ -157,38 +218,41 @@ impl Judge {
     /// The earliest moment (ns of the boot clock) at which [`Self::decide`] may have something to
     /// say; it may have passed already.
     pub fn next_deadline(&self) -> Option<u64> {
-        if self.policy.mode == Mode::Observe || self.open {
+        if self.policy.mode == Mode::Observe {
             return None;
         }
-        // One that was agreed to waits for the budget without opening the breaker.
-        let full = self.decided.len() >= self.policy.budget_per_minute as usize;
-        let free = self.decided.front().map_or(u64::MAX, |at| at.saturating_add(WINDOW_NS));
-        let free = if full { free } else { 0 };
-        let from = |&(from, id): &(u64, Identity)| {
-            if self.agreed.contains(&id) { from.max(free) } else { from }
-        };
-        if self.agreed.is_empty() || !full {
-            return self.due.first().map(from);
-        }
-        self.due.iter().map(from).min()
+        let budget = self.policy.budget_per_minute as usize;
+        self.users.values().filter_map(|user| user.next_deadline(budget)).min()
     }
 
-    /// The action that tells of the breaker, once after it opened.
-    pub fn take_stop(&mut self) -> Option<Action> {
-        self.stop.take()
+    /// The actions that tell of breakers, once after each opened or closed.
+    pub fn take_told(&mut self) -> Vec<Action> {
+        std::mem::take(&mut self.told)
     }
 
-    /// Whether the breaker is open.
+    /// Whether some user's breaker is open.
     pub fn is_stopped(&self) -> bool {
-        self.open
+        self.users.values().any(|user| user.open_until.is_some())
     }
 
-    /// Closes the breaker, by the will of a person who saw whom it is about: those that opened it
+    /// Closes every breaker, by the will of a person who saw whom it is about: those that opened it
     /// are ended at the pace of the budget, as long as their findings hold.
     pub fn resume(&mut self) {
-        if self.open {
-            self.open = false;
-            self.agreed = std::mem::take(&mut self.storm);
+        for (uid, user) in &mut self.users {
+            if user.open_until.take().is_some() {
+                user.agreed = std::mem::take(&mut user.storm);
+                self.told.push(resumed(*uid, "somebody asked for it"));
+            }
+        }
+    }
+
+    fn close_breaker(&mut self, uid: u32, now_ns: u64) {
+        let Some(user) = self.users.get_mut(&uid) else { return };
+        if user.open_until.is_some_and(|until| until <= now_ns) {
+            user.open_until = None;
+            user.storm.clear();
+            let why = format!("{} minutes have passed", RESUME_NS / 60_000_000_000);
+            self.told.push(resumed(uid, &why));
         }
     }
 
@@ -238,14 +302,17 @@ impl Judge {
         }
         let from = self.candidates(id, roster).into_iter().map(|(_, from)| from).min();
         let Some(named) = self.named.get_mut(&id) else { return };
+        named.uid = roster.worker(id).map(|worker| worker.uid).or(named.uid);
+        let uid = named.uid.unwrap_or_default();
         let before = std::mem::replace(&mut named.from_ns, from);
         let nothing = named.findings.is_empty() && named.held.is_empty() && !named.under_way;
         if before != from {
+            let user = self.users.entry(uid).or_default();
             if let Some(before) = before {
-                self.due.remove(&(before, id));
+                user.due.remove(&(before, id));
             }
             if let Some(from) = from {
-                self.due.insert((from, id));
+                user.due.insert((from, id));
             }
         }
         if nothing {
@@ -282,49 +349,42 @@ impl Judge {
             gateway_of: roster.forked_by(id),
         };
         self.named.entry(id).or_default().under_way = true;
-        self.decided.push_back(now_ns);
-        self.agreed.remove(&id);
+        let user = self.users.entry(worker.uid).or_default();
+        user.decided.push_back(now_ns);
+        user.agreed.remove(&id);
         self.refresh(id, roster);
         Some(decision)
     }
 
-    fn open_breaker(&mut self, due: &[(Identity, String)]) {
-        self.open = true;
-        self.storm = due.iter().map(|(id, _)| *id).collect();
+    fn open_breaker(&mut self, uid: u32, due: &[(Identity, String)], now_ns: u64) {
         let findings: BTreeSet<&str> = due.iter().map(|(_, finding)| finding.as_str()).collect();
         let because = findings.iter().filter_map(|id| self.findings.get(*id)).map(|open| open.seq);
         let mut because: Vec<u64> = because.collect();
         because.sort_unstable();
         because.dedup();
         because.truncate(64);
+        let user = self.users.entry(uid).or_default();
+        user.open_until = Some(now_ns.saturating_add(RESUME_NS));
+        user.storm = due.iter().map(|(id, _)| *id).collect();
         let detail = format!(
-            "{} workers are to be ended at once; the budget is {} a minute, of which {} are used: \
-             none of them is, and no other, until the reaper is resumed",
+            "{} workers of user {uid} are to be ended at once; the budget is {} a minute, of which \
+             {} are used: none of them is, and no other of that user, for {} minutes",
             due.len(),
             self.policy.budget_per_minute,
-            self.decided.len(),
+            user.decided.len(),
+            RESUME_NS / 60_000_000_000,
         );
-        self.stop = Some(Action {
-            worker: None,
-            step: Step::Stop,
-            phase: Phase::After,
-            finding: None,
-            kind: None,
-            confidence: None,
-            because,
-            outcome: None,
-            took_ms: None,
-            descendants: Vec::new(),
-            detail,
-        });
+        self.told.push(about_breaker(uid, Step::Stop, because, detail));
     }
 
     fn forget(&mut self, id: Identity) {
-        if let Some(from) = self.named.remove(&id).and_then(|named| named.from_ns) {
-            self.due.remove(&(from, id));
+        let Some(named) = self.named.remove(&id) else { return };
+        let Some(user) = named.uid.and_then(|uid| self.users.get_mut(&uid)) else { return };
+        if let Some(from) = named.from_ns {
+            user.due.remove(&(from, id));
         }
-        self.agreed.remove(&id);
-        self.storm.remove(&id);
+        user.agreed.remove(&id);
+        user.storm.remove(&id);
     }
 
     fn finding(&mut self, seq: u64, finding: &Finding, roster: &Roster) {
@@ -387,6 +447,28 @@ impl Judge {
         worker.under_way = false;
         worker.held.insert(finding.clone(), held);
         self.refresh(id, roster);
+    }
+}
+
+fn resumed(uid: u32, why: &str) -> Action {
+    let detail = format!("workers of user {uid} may be ended again: {why}");
+    about_breaker(uid, Step::Resume, Vec::new(), detail)
+}
+
+fn about_breaker(uid: u32, step: Step, because: Vec<u64>, detail: String) -> Action {
+    Action {
+        worker: None,
+        uid: Some(uid),
+        step,
+        phase: Phase::After,
+        finding: None,
+        kind: None,
+        confidence: None,
+        because,
+        outcome: None,
+        took_ms: None,
+        descendants: Vec::new(),
+        detail,
     }
 }
 

@@ -194,7 +194,9 @@ impl Reaper {
     }
 
     fn choose(&mut self, now_ns: u64, said: &mut Vec<Action>, roster: &Roster) {
-        for decision in self.judge.decide(now_ns, roster) {
+        let decisions = self.judge.decide(now_ns, roster);
+        said.extend(self.judge.take_told());
+        for decision in decisions {
             let holds = |worker: &_| self.judge.holds(worker, roster);
             match self.executor.begin(decision, &holds) {
                 Begun::Ready(ready) => {
@@ -204,7 +206,6 @@ impl Reaper {
                 Begun::Said(action) => said.push(*action),
             }
         }
-        said.extend(self.judge.take_stop());
     }
 
     /// Has the runtime watch the pidfds of those that got a signal.

@@ -161,7 +161,9 @@ async fn a_storm_is_told_of_and_ends_nobody() {
     let mut ids = vec![id];
     for pid in 0..20 {
         let other = crate::model::Identity { pid: 4_000_000 + pid, ..id };
-        bench.tell(Body::Spawn(Box::new(spawn(other, Role::Worker))));
+        let mut spawn = spawn(other, Role::Worker);
+        spawn.uid = bench.subject.uid();
+        bench.tell(Body::Spawn(Box::new(spawn)));
         ids.push(other);
     }
     bench.tell(Body::Finding(Box::new(finding(Kind::GatewayOrphan, &ids))));
@@ -171,7 +173,8 @@ async fn a_storm_is_told_of_and_ends_nobody() {
     assert!(bench.subject.runs());
     bench.reaper.resume();
     let said = bench.next().await;
-    assert_eq!(said.len(), 10);
+    assert_eq!(said.len(), 11);
+    assert!(said.contains(&(Step::Resume, Phase::After, None)), "{said:?}");
     let gone = (Step::Refuse, Phase::After, Some(Outcome::Gone));
     assert_eq!(said.iter().filter(|one| **one == gone).count(), 9);
     wait_until(|| bench.subject.runs());

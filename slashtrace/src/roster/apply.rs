@@ -49,10 +49,17 @@ impl Roster {
             Body::Clients(clients) => self.clients_counted(record, clients),
             Body::Terminal(event) => self.terminal_seen(record, event),
             Body::Action(action) => {
-                if action.step == Step::Stop {
-                    self.reaper_stopped = Some((record.seq, action.detail.clone()));
-                    self.touch(Subject::Reaper);
+                let stopped = match action.step {
+                    Step::Stop => Some((record.seq, action.detail.clone())),
+                    Step::Resume => None,
+                    _ => return,
+                };
+                if let Some(stopped) = stopped {
+                    self.reaper_stopped.insert(action.uid, stopped);
+                } else {
+                    self.reaper_stopped.remove(&action.uid);
                 }
+                self.touch(Subject::Reaper(action.uid));
             }
             Body::Tick(tick) => {
                 if let Some(memory) = tick.memory {

@@ -33,7 +33,10 @@ mod unreaped;
 mod usage;
 mod worker;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use jiff::Timestamp;
 
@@ -65,8 +68,8 @@ pub(crate) enum Subject {
     Gateway(Identity),
     /// A worker.
     Worker(Identity),
-    /// slashtrace's own reaper.
-    Reaper,
+    /// slashtrace's own reaper, for the workers of one user; none in recordings that had one for all.
+    Reaper(Option<u32>),
 }
 
 /// How many workers there were and are. Launchers are not counted: the worker that one launched is.
@@ -120,7 +123,7 @@ pub struct Roster {
     /// The machine's memory and the record that gave it.
     memory: Option<(Memory, u64)>,
     /// That the reaper's circuit breaker opened: the record that says so, and what it says.
-    reaper_stopped: Option<(u64, String)>,
+    reaper_stopped: BTreeMap<Option<u32>, (u64, String)>,
     totals: Totals,
     /// Why workers could not be judged that are forgotten.
     unjudged_before: Reasons,
@@ -150,7 +153,7 @@ impl Roster {
             launched: Index::default(),
             left_behind: (Index::default(), 0),
             memory: None,
-            reaper_stopped: None,
+            reaper_stopped: BTreeMap::new(),
             totals: Totals::default(),
             unjudged_before: Reasons::default(),
             unreaped: Unreaped::default(),
@@ -238,8 +241,8 @@ impl Roster {
         self.memory
     }
 
-    pub(crate) fn reaper_stopped(&self) -> Option<&(u64, String)> {
-        self.reaper_stopped.as_ref()
+    pub(crate) fn reaper_stopped(&self, uid: Option<u32>) -> Option<&(u64, String)> {
+        self.reaper_stopped.get(&uid)
     }
 
     /// Marks something as changed.

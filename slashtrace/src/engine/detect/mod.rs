@@ -138,7 +138,7 @@ pub(super) fn judge(
                 (Kind::Accumulation, accumulation::judge(roster, surpluses, *id, said)),
             ]
         }
-        Subject::Reaper => vec![(Kind::ReaperStopped, reaper_stopped::judge(roster))],
+        Subject::Reaper(uid) => vec![(Kind::ReaperStopped, reaper_stopped::judge(*uid, roster))],
         Subject::Worker(id) => vec![
             (Kind::LauncherOrphan, launcher_orphan::judge(roster, *id)),
             (Kind::TerminalOrphan, terminal_orphan::judge(roster, *id)),

@@ -1,16 +1,17 @@
 //! `reaper-stopped`: slashtrace's own circuit breaker opened.
 //!
-//! Holds from the action that says so to the end of the recording: more workers were to be ended at
-//! once than the budget allows, and nobody is ended any more. It is about slashtrace, and names no
-//! worker: what was to be ended stands in the findings that it is because of.
+//! Holds from the action that says so to the one that says that it closed: more workers of one user
+//! were to be ended at once than the budget allows, and nobody of that user is ended any more. It is
+//! about slashtrace, and names no worker: what was to be ended stands in the findings that it is
+//! because of.
 //!
 //! Proven: slashtrace knows it of itself.
 
 use super::{Judgement, Verdict};
 use crate::{engine::ledger::Renewal, model::Confidence, roster::Roster};
 
-pub(super) fn judge(roster: &Roster) -> Judgement {
-    let verdict = roster.reaper_stopped().map(|(seq, detail)| Verdict {
+pub(super) fn judge(uid: Option<u32>, roster: &Roster) -> Judgement {
+    let verdict = roster.reaper_stopped(uid).map(|(seq, detail)| Verdict {
         confidence: Confidence::Proven,
         gateway: None,
         session: None,
@@ -28,11 +29,16 @@ pub(super) fn judge(roster: &Roster) -> Judgement {
 #[cfg(test)]
 mod tests {
     use crate::engine::testing::scenario::{History, K, S};
-    use crate::model::{Action, Body, Kind, Phase, Step};
+    use crate::model::{Action, Body, FindingState, Kind, Phase, Step};
 
     fn action(step: Step) -> Body {
+        action_of(step, None)
+    }
+
+    fn action_of(step: Step, uid: Option<u32>) -> Body {
         Body::Action(Box::new(Action {
             worker: None,
+            uid,
             step,
             phase: Phase::After,
             finding: None,
@@ -55,6 +61,19 @@ mod tests {
         assert_eq!((finding.id.as_str(), &finding.because[..]), ("reaper-stopped", &[2][..]));
         assert!(finding.workers.is_empty());
         assert_eq!(history.states(Kind::ReaperStopped).len(), 1, "said once");
+    }
+
+    #[test]
+    fn each_user_has_one_until_it_closes() {
+        let mut history = History::new();
+        history.tell(action_of(Step::Stop, Some(1))).tell(action_of(Step::Stop, Some(2)));
+        let ids: Vec<&str> = history.findings().iter().map(|it| it.id.as_str()).collect();
+        assert_eq!(ids, ["reaper-stopped/1", "reaper-stopped/2"]);
+        history.tell(action_of(Step::Resume, Some(1)));
+        assert_eq!(history.last(Kind::ReaperStopped).id, "reaper-stopped/1");
+        assert_eq!(history.last(Kind::ReaperStopped).state, FindingState::Closed);
+        history.tell(action_of(Step::Stop, Some(1))).after(S);
+        assert_eq!(history.states(Kind::ReaperStopped).len(), 4, "opened again");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::{
 
 use proptest::prelude::*;
 
-use super::{AGAIN_NS, Decision, Judge, Policy, WINDOW_NS};
+use super::{AGAIN_NS, Decision, Judge, Policy, RESUME_NS, WINDOW_NS};
 use crate::{
     engine::testing::recordings,
     model::{
@@ -260,12 +260,22 @@ fn a_storm_ends_nobody_and_opens_the_breaker_until_it_is_resumed() {
     let all: Vec<u32> = (100..600).collect();
     assert_eq!(court.orphans(&all).pids(), [0; 0]);
     assert!(court.judge.is_stopped());
-    let stop = court.judge.take_stop().expect("told");
-    assert_eq!((stop.step, stop.worker, stop.because), (Step::Stop, None, vec![501]));
-    assert!(stop.detail.starts_with("500 workers are to be ended at once; the budget is 10"));
-    assert_eq!(court.judge.take_stop(), None, "told once");
-    assert_eq!(court.judge.next_deadline(), None);
-    assert_eq!(court.after(3_600 * S).pids(), [0; 0]);
+    let told = court.judge.take_told();
+    let [stop] = told.as_slice() else { panic!("told once: {told:?}") };
+    assert_eq!((stop.step, stop.worker, stop.because.clone()), (Step::Stop, None, vec![501]));
+    assert_eq!(stop.uid, Some(1_000));
+    assert!(
+        stop.detail.starts_with("500 workers of user 1000 are to be ended at once; the budget")
+    );
+    let closes = court.now + RESUME_NS;
+    assert_eq!(court.judge.next_deadline(), Some(closes));
+    assert_eq!(court.after(RESUME_NS - 1).pids(), [0; 0]);
+    assert!(court.judge.take_told().is_empty());
+    // By itself it closes and, for they are all still there, opens again.
+    assert_eq!(court.after(1).pids(), [0; 0]);
+    let steps: Vec<Step> = court.judge.take_told().iter().map(|it| it.step).collect();
+    assert_eq!(steps, [Step::Resume, Step::Stop]);
+    assert!(court.judge.is_stopped());
 
     // Agreed to: at the pace of the budget, oldest first.
     court.judge.resume();
@@ -275,7 +285,27 @@ fn a_storm_ends_nobody_and_opens_the_breaker_until_it_is_resumed() {
     // Somebody new while the budget is used up: that was not agreed to.
     court.worker(50).find(Kind::Unreachable, &[50], |_| {});
     assert_eq!(court.pids(), [0; 0]);
-    assert!(court.judge.is_stopped() && court.judge.take_stop().is_some());
+    assert!(court.judge.is_stopped() && !court.judge.take_told().is_empty());
+}
+
+#[test]
+fn one_user_s_storm_stops_nobody_else_s_workers() {
+    let mut court = Court::new(policy());
+    for pid in 100..111 {
+        let mut spawn = spawn(id(pid), Role::Worker);
+        (spawn.inherited, spawn.uid) = (true, 2_000);
+        court.tell(Body::Spawn(Box::new(spawn)));
+    }
+    court.find(Kind::Unreachable, &(100..111).collect::<Vec<_>>(), |_| {});
+    court.orphans(&[7]);
+    assert_eq!(court.pids(), [7]);
+    assert!(court.judge.is_stopped());
+    assert_eq!(court.judge.take_told()[0].uid, Some(2_000));
+    assert_eq!(court.after(S).worker(8).find(Kind::GatewayOrphan, &[7, 8], |_| {}).pids(), [8]);
+    // One of the eleven ends by itself: the others are within the budget when the breaker closes.
+    court.tell(exit(100));
+    assert_eq!(court.after(RESUME_NS).pids(), (101..111).collect::<Vec<_>>());
+    assert!(!court.judge.is_stopped());
 }
 
 #[test]
@@ -373,7 +403,8 @@ proptest! {
         let min_age = Duration::from_secs(1);
         let mut judge = Judge::new(Policy { budget_per_minute: budget, min_age, ..policy() });
         let mut roster = Roster::blank();
-        let mut decided: Vec<u64> = Vec::new();
+        let mut decided: Vec<(u32, u64)> = Vec::new();
+        let mut stopped: BTreeSet<u32> = BTreeSet::new();
         let mut now = 0;
         for (at, record) in records.iter().enumerate() {
             now = now.max(record.boottime_ns);
@@ -382,13 +413,21 @@ proptest! {
             if at % resume == 0 {
                 judge.resume();
             }
-            let stopped = judge.is_stopped();
             let some = judge.decide(now, &roster);
-            prop_assert!(some.is_empty() || !(stopped || judge.is_stopped()));
-            decided.extend(some.iter().map(|_| now));
-            let minute = decided.iter().filter(|at| **at + WINDOW_NS > now).count();
-            prop_assert!(minute <= budget as usize);
-            prop_assert_eq!(judge.take_stop().is_some(), judge.is_stopped() && !stopped);
+            for action in judge.take_told() {
+                let uid = action.uid.expect("a user's");
+                let opened = action.step == Step::Stop;
+                let news = if opened { stopped.insert(uid) } else { stopped.remove(&uid) };
+                prop_assert!(news);
+            }
+            prop_assert_eq!(judge.is_stopped(), !stopped.is_empty());
+            prop_assert!(some.iter().all(|decision| !stopped.contains(&decision.uid)));
+            decided.extend(some.iter().map(|decision| (decision.uid, now)));
+            let mut minute: BTreeMap<u32, u32> = BTreeMap::new();
+            for (uid, _) in decided.iter().filter(|(_, at)| at + WINDOW_NS > now) {
+                *minute.entry(*uid).or_default() += 1;
+            }
+            prop_assert!(minute.values().all(|count| *count <= budget));
             prop_assert!(judge.next_deadline().is_none_or(|due| due > now));
         }
     }
