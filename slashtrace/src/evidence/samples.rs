@@ -126,6 +126,7 @@ fn terminal() -> TerminalEvent {
         opened_ns: 49_000_000_000,
         state: TerminalState::Closed,
         source: Source::Inotify,
+        uid: Some(1_000),
         master: Some(process(GATEWAY, "python", "~/v/bin/python")),
         leader: Some(process(Identity { pid: 2788, start_ns: 49_500_000_000 }, "node", "node")),
         processes: vec![Identity { pid: 2788, start_ns: 49_500_000_000 }, WORKER],

@@ -29,6 +29,10 @@ pub struct TerminalEvent {
     pub state: TerminalState,
     /// How this was observed; `inotify` and `kernel` tell the moment.
     pub source: Source,
+    /// The user whose terminal it is: the owner of its node (devpts(5)). What its processes say of a
+    /// session counts for that user's workers; root's counts for everybody's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
     /// A process that holds the master (`tty-index` in its fdinfo, proc_pid_fdinfo(5)).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub master: Option<Process>,

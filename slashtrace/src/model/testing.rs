@@ -204,6 +204,7 @@ pub(crate) fn terminal(index: u32, opened_ns: u64) -> TerminalEvent {
         opened_ns,
         state: TerminalState::Opened,
         source: Source::Inotify,
+        uid: None,
         master: None,
         leader: None,
         processes: Vec::new(),

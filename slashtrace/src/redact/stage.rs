@@ -129,6 +129,7 @@ impl Redaction {
             closer,
             session,
             resumes,
+            uid: _,
             session_ns: _,
             ports: _,
             instance: _,

@@ -32,6 +32,8 @@ pub(crate) struct Known {
     /// The first record that named it.
     pub(crate) opened: u64,
     pub(crate) closed: Option<Moment>,
+    /// Whose it is, if that is known.
+    uid: Option<u32>,
     master: Option<Identity>,
     /// The session that its process named last, and the record that says so.
     session: Option<(String, u64)>,
@@ -55,6 +57,11 @@ impl Known {
 
     fn is_at(&self, place: Terminal) -> bool {
         self.index == place.index && place.instance.is_none_or(|at| at == self.instance)
+    }
+
+    /// Whether what its processes say counts for this worker: they are its own user's, or root's.
+    fn speaks_for(&self, worker: &Worker) -> bool {
+        self.uid.is_none_or(|uid| uid == 0 || uid == worker.uid)
     }
 
     fn shows(&self, session: Option<&str>) -> bool {
@@ -196,10 +203,10 @@ pub(super) struct Terminals {
 }
 
 impl Terminals {
-    /// Whether an open terminal shows this session: somebody is attached to it.
-    pub(super) fn shown(&self, session: Option<&str>) -> bool {
+    /// Whether an open terminal shows this session of a worker's: somebody is attached to it.
+    fn shown(&self, session: Option<&str>, worker: &Worker) -> bool {
         let mut showing = session.into_iter().flat_map(|session| self.showing(session));
-        showing.any(|one| one.closed.is_none())
+        showing.any(|one| one.closed.is_none() && one.speaks_for(worker))
     }
 
     #[cfg(test)]
@@ -238,6 +245,7 @@ impl Terminals {
             opened_ns: event.opened_ns,
             opened: record.seq,
             closed: None,
+            uid: None,
             master: None,
             session: None,
             resumes: None,
@@ -245,6 +253,7 @@ impl Terminals {
             ports: BTreeMap::new(),
         });
         self.by_index.entry(event.index).or_default().insert(key);
+        known.uid = event.uid.or(known.uid);
         let master = event.master.as_ref().map(Process::identity);
         if let Some(master) = master.filter(|_| known.master.is_none()) {
             known.master = Some(master);
@@ -347,17 +356,18 @@ impl Roster {
     /// or is the one that it was joined to; or names it as the one that it was joined to did.
     pub(crate) fn is_shown(&self, worker: &Worker) -> bool {
         let session = worker.session.as_deref();
-        if self.terminals.shown(session) {
+        if self.terminals.shown(session, worker) {
             return true;
         }
         let Some(gateway) = worker.gateway_id() else { return false };
         let mut own = self.terminals.of_master(gateway).filter(|one| one.closed.is_none());
-        let started = own.any(|one| session.is_some() && one.started_for() == session);
+        let started = own
+            .any(|one| session.is_some() && one.started_for() == session && one.speaks_for(worker));
         let joined = self.joined(worker).is_some_and(|joined| {
             let terminal = self.terminals.all.get(&joined.found.terminal);
             let open = terminal.is_some_and(|terminal| terminal.closed.is_none());
             let write = joined.found.write.as_ref();
-            open || self.terminals.shown(write.map(|write| write.session.as_str()))
+            open || self.terminals.shown(write.map(|write| write.session.as_str()), worker)
         });
         started || joined
     }
@@ -391,7 +401,9 @@ impl Roster {
 
     fn by_session_file(&self, worker: &Worker) -> Option<Attributed<'_>> {
         let shown = self.terminals.showing(worker.session.as_deref()?).filter(|one| {
-            one.opened_for(worker) && one.closed.is_none_or(|closed| closed.at >= worker.birth.at)
+            one.opened_for(worker)
+                && one.speaks_for(worker)
+                && one.closed.is_none_or(|closed| closed.at >= worker.birth.at)
         });
         let terminal = shown.max_by_key(|one| (one.opened_ns, one.instance, one.index))?;
         let seq = terminal.session.as_ref().map(|&(_, seq)| seq);
@@ -403,6 +415,7 @@ impl Roster {
         let all = self.terminals.of_master(worker.gateway_id()?);
         let started = all.filter(|one| {
             one.started_for() == Some(session)
+                && one.speaks_for(worker)
                 && one.closed.is_none_or(|closed| closed.at >= worker.birth.at)
         });
         let terminal = started.max_by_key(|one| (one.opened_ns, one.instance, one.index))?;
@@ -454,7 +467,7 @@ impl Roster {
         if at.any(|other| other.terminal.is_some_and(|place| terminal.is_at(place))) {
             return true;
         }
-        let shown = terminal.session.as_ref();
+        let shown = terminal.session.as_ref().filter(|_| terminal.speaks_for(worker));
         let shown = shown.and_then(|(session, _)| self.by_session.get(session.as_str()));
         if shown.into_iter().flatten().any(|id| other(id).is_some()) {
             return true;

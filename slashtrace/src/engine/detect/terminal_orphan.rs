@@ -126,6 +126,42 @@ mod tests {
         assert_eq!(history.found(Kind::TerminalOrphan).confidence, Confidence::Strong);
     }
 
+    #[test]
+    fn what_another_user_s_terminal_shows_withdraws_nothing() {
+        for (owner, shows, worker) in
+            [(1_000, false, 0), (0, true, 0), (1_000, true, 1_000), (0, true, 1_000)]
+        {
+            let mut history = History::new();
+            history.open_terminal(3, 100, None).after(S).spawn_with(101, 100, |spawn| {
+                spawn.session = Some(K.to_owned());
+                spawn.terminal = Some(PLACE);
+                spawn.uid = worker;
+            });
+            history.after(S).close_terminal(3).after(30 * S);
+            assert!(history.open(Kind::TerminalOrphan).is_some());
+            history.open_terminal_of_user(4, 90, owner, K).after(S);
+            let open = history.open(Kind::TerminalOrphan).is_some();
+            assert_eq!(open, !shows, "terminal of {owner}, worker of {worker}");
+        }
+    }
+
+    #[test]
+    fn another_user_s_terminal_that_names_a_session_proves_nothing() {
+        for (owner, confidence) in [(1_000, None), (2_000, Some(Confidence::Strong))] {
+            let mut history = History::new();
+            let opener = history.process(50);
+            history.open_terminal_of_user(3, 50, owner, K).after(60 * S);
+            history.spawn_with(101, 100, |spawn| {
+                spawn.session = Some(K.to_owned());
+                spawn.opener = Some(opener);
+                spawn.uid = 2_000;
+            });
+            history.after(S).close_terminal(3).after(30 * S);
+            let found = history.open(Kind::TerminalOrphan).map(|finding| finding.confidence);
+            assert_eq!(found, confidence, "of {owner}");
+        }
+    }
+
     /// A scan and the kernel may both tell of one worker, each with what it could find out.
     #[test]
     fn who_opened_the_terminal_is_kept_when_a_spawn_is_told_again() {

@@ -292,6 +292,23 @@ impl History {
         testing::process(self.identity(pid))
     }
 
+    /// A terminal of a user's, whose process names a session, and whose master `gateway` holds.
+    pub(in crate::engine) fn open_terminal_of_user(
+        &mut self,
+        index: u32,
+        gateway: u32,
+        uid: u32,
+        session: &str,
+    ) -> &mut Self {
+        self.terminals.insert(index, self.now);
+        let master = self.process(gateway);
+        self.terminal(index, TerminalState::Opened, |event| {
+            event.uid = Some(uid);
+            event.master = Some(master);
+            event.session = Some(session.to_owned());
+        })
+    }
+
     /// A terminal that no process opened which is known to have forked workers: a shell's.
     pub(in crate::engine) fn open_terminal_of_others(&mut self, index: u32) -> &mut Self {
         self.terminals.insert(index, self.now);

@@ -68,6 +68,8 @@ pub(super) fn key_of((instance, index): Place) -> TerminalKey {
 struct Open {
     opened_ns: u64,
     source: Source,
+    /// Whose it is, once that was asked.
+    uid: Option<u32>,
     /// What was told of it, once it was related to a worker.
     told: Option<TerminalEvent>,
 }
@@ -331,7 +333,12 @@ impl TerminalWatch {
     fn insert(&mut self, place: Place, now: u64, source: Source) {
         self.opened += 1;
         if self.open.len() < OPEN_MAX {
-            self.open.entry(place).or_insert(Open { opened_ns: now, source, told: None });
+            self.open.entry(place).or_insert(Open {
+                opened_ns: now,
+                source,
+                uid: None,
+                told: None,
+            });
         }
     }
 

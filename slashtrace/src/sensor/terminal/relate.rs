@@ -45,6 +45,11 @@ impl TerminalWatch {
             return;
         }
         let owners = self.owners(&related);
+        for (place, owner) in &owners {
+            if let Some(open) = self.open.get_mut(place) {
+                open.uid = owner.or(open.uid);
+            }
+        }
         // Whom else's master it may be that somebody holds: he may have been given it, or only
         // pretend to hold one of this instance.
         masters.retain(|place, holders| {
@@ -120,6 +125,7 @@ impl TerminalWatch {
             opened_ns: open.opened_ns,
             state: TerminalState::Opened,
             source: open.source,
+            uid: open.uid,
             master,
             leader: leader.or_else(|| before.and_then(|told| told.leader.clone())),
             processes: pids.to_vec(),
