@@ -219,6 +219,7 @@ pub(crate) fn all() -> Vec<Record> {
                 id: 4711,
                 since_ns: Some(60_000_000_000),
                 heard_ns: Some(61_000_000_000),
+                port: Some(45_678),
             }],
             ..testing::clients(GATEWAY)
         }),

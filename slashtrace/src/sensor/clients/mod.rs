@@ -312,6 +312,7 @@ fn look(
             heard_ns: it
                 .heard_ms_ago
                 .map(|ms| now_ns.saturating_sub(u64::from(ms).saturating_mul(1_000_000))),
+            port: it.port,
         }),
     );
     clients.connections.sort_by_key(|connection| connection.id);
