@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     model::{Identity, Spawn},
+    profile::Profile,
     redact,
     roster::Roster,
 };
@@ -96,14 +97,15 @@ pub struct WorkerRow {
 /// Memory of a worker, read when the table is made: resident and proportional set, KiB.
 pub type Memory = (u64, Option<u64>);
 
-/// Groups the workers of a snapshot. `memory` is `None` for a worker that is gone by now; a worker
+/// Groups the workers of a profile in a snapshot. `memory` is `None` for a worker that is gone by now; a worker
 /// that launched another of the same session stands behind that one.
 pub fn group(
+    profile: &Profile,
     spawns: &[Spawn],
     now_ns: u64,
     mut memory: impl FnMut(Identity) -> Option<Memory>,
 ) -> Vec<Group> {
-    let roster = Roster::of(spawns, now_ns);
+    let roster = Roster::of(profile, spawns, now_ns);
     let by_id: BTreeMap<Identity, &Spawn> =
         spawns.iter().map(|spawn| (spawn.identity(), spawn)).collect();
     // Who started it, if that is one with it.
@@ -335,7 +337,7 @@ mod tests {
             child,
         ];
         spawns.extend((40..50).map(|pid| spawn(pid, Some("M"), Some((8, false)))));
-        group(&spawns, 4000 * SECOND, |identity| {
+        group(&Profile::hermes(), &spawns, 4000 * SECOND, |identity| {
             (identity.pid != 25)
                 .then_some((95 * 1024, (identity.pid != 22).then_some(identity.pid.into())))
         })
@@ -381,7 +383,7 @@ total: 15 workers in 5 groups, oldest 1h06m, RSS 1425 MiB
             spawn(30, None, Some((7, false))),
             spawn(31, None, Some((30, false))),
         ];
-        let groups = group(&spawns, 60 * SECOND, |_| Some((1, None)));
+        let groups = group(&Profile::hermes(), &spawns, 60 * SECOND, |_| Some((1, None)));
         let seen: Vec<_> = groups
             .iter()
             .map(|group| {

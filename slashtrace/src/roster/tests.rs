@@ -104,6 +104,21 @@ fn whoever_was_passed_over_in_a_storm_is_forgotten_later() {
 }
 
 #[test]
+fn a_snapshot_is_read_by_the_profile_in_use() {
+    let text = "name = \"p\"\n[worker]\ntokens = [\"-m\", \"w\"]\nsession = \"none\"\n\
+                one_per = \"gateway\"\n";
+    let one_each = Profile::parse(text).expect("it is one");
+    let spawn = |n| testing::spawn(id(n)).forked_by(id(100));
+    let spawns = [spawn(1), spawn(2)];
+    let grouped = |profile: &Profile| {
+        let roster = Roster::of(profile, &spawns, S);
+        roster.worker(id(1)).and_then(|worker| Some(roster.group(&worker.key()?)?.live.len()))
+    };
+    assert_eq!(grouped(&one_each), Some(2), "both of one gateway");
+    assert_eq!(grouped(&Profile::hermes()), None, "they name no session");
+}
+
+#[test]
 fn after_a_storm_time_alone_makes_it_forget() {
     let mut roster = Roster::new(&Profile::hermes());
     let mut seq = 0;
