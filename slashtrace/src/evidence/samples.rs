@@ -191,6 +191,7 @@ pub(crate) fn all() -> Vec<Record> {
         }),
         Body::Sample(Sample {
             rss_kib: Some(96_000),
+            launchers_rss_kib: Some(52_000),
             pss_kib: Some(60_123),
             threads: Some(4),
             syscr: Some(912),
