@@ -53,7 +53,7 @@ fn run_on(proc: &ProcFs, profile: &Profile, json: bool, out: &mut dyn Write) -> 
         };
         Some((stat.rss_kib, pss))
     };
-    let groups = ps::group(&spawns, clock::boottime_ns(), memory);
+    let groups = ps::group(profile, &spawns, clock::boottime_ns(), memory);
     if json {
         ps::json(&groups, out)?;
     } else {

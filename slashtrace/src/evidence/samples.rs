@@ -193,6 +193,7 @@ pub(crate) fn all() -> Vec<Record> {
         }),
         Body::Sample(Sample {
             rss_kib: Some(96_000),
+            launchers_rss_kib: Some(52_000),
             pss_kib: Some(60_123),
             threads: Some(4),
             syscr: Some(912),
@@ -221,6 +222,7 @@ pub(crate) fn all() -> Vec<Record> {
                 id: 4711,
                 since_ns: Some(60_000_000_000),
                 heard_ns: Some(61_000_000_000),
+                port: Some(45_678),
             }],
             ..testing::clients(GATEWAY)
         }),

@@ -37,6 +37,9 @@ pub(crate) struct UnixSocket {
     pub(crate) is_datagram: bool,
     pub(crate) name: Option<UnixDiagName>,
     pub(crate) peer: Option<u64>,
+    /// Of one that was asked for by itself and listens: connections that wait to be accepted
+    /// (`sk_diag_show_rqlen`, net/unix/diag.c).
+    pub(crate) waiting: u32,
     /// `sk_shutdown`: `RCV_SHUTDOWN` and `SEND_SHUTDOWN`; both once its peer is closed.
     shutdown: u8,
 }
@@ -82,7 +85,7 @@ impl Diag {
         let request = UnixRequest {
             state_flags: UnixStateFlags::all(),
             inode: u32::try_from(inode).map_err(io::Error::other)?,
-            show_flags: ShowFlags::NAME | ShowFlags::PEER,
+            show_flags: ShowFlags::NAME | ShowFlags::PEER | ShowFlags::RQLEN,
             cookie: ANY,
         };
         let mut found = None;
@@ -196,12 +199,16 @@ impl UnixSocket {
             is_datagram: i32::from(response.header.kind) == libc::SOCK_DGRAM,
             name: None,
             peer: None,
+            waiting: 0,
             shutdown: 0,
         };
         for attribute in response.nlas {
             match attribute {
                 UnixNla::Name(name) => socket.name = Some(name),
                 UnixNla::Peer(inode) => socket.peer = Some(inode.into()),
+                UnixNla::ReceiveQueueLength(waiting, _) if socket.listens => {
+                    socket.waiting = waiting;
+                }
                 UnixNla::Shutdown(how) => socket.shutdown = how,
                 _ => {}
             }

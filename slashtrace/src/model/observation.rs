@@ -418,6 +418,10 @@ pub struct Sample {
     /// Resident set, KiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rss_kib: Option<u64>,
+    /// Resident sets of what only launched it and waits for it (`npm exec`, `sh -c`), KiB in all: they
+    /// and it are one worker. Read seldom.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub launchers_rss_kib: Option<u64>,
     /// Proportional set, KiB (/proc/PID/smaps_rollup; read seldom because it is costly).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pss_kib: Option<u64>,

@@ -106,6 +106,10 @@ pub struct Connection {
     /// (`tcpi_last_data_recv`); absent where that is not known. Not told anew when it moved alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub heard_ns: Option<u64>,
+    /// TCP port of the other end, as in `reply` records; absent for Unix sockets and in recordings of
+    /// earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
 }
 
 impl Clients {

@@ -169,6 +169,7 @@ pub(crate) fn sample(id: Identity) -> Sample {
         start_ns: id.start_ns,
         state: 'S',
         rss_kib: None,
+        launchers_rss_kib: None,
         pss_kib: None,
         threads: None,
         syscr: None,

@@ -1,3 +1,4 @@
+mod sockets;
 mod stdin;
 
 use std::{
@@ -17,6 +18,7 @@ use crate::{
     },
     model::{Identity, Kind, Terminal},
     profile::Profile,
+    sensor::clients::census::CensusTaker,
 };
 
 /// An exec that came before this was reported long since.
@@ -62,6 +64,7 @@ pub(super) struct Checks {
     protect: Protect,
     prepared: Prepared,
     unix: RefCell<UnixEnds>,
+    census: RefCell<CensusTaker>,
     /// Slashtrace itself and the processes above it at its start. Later there are none but these:
     /// an orphan is adopted by a process that was above it before, or by the first of its pid
     /// namespace (`find_new_reaper`, kernel/exit.c), which is never ended.
@@ -79,6 +82,7 @@ impl Checks {
             protect: policy.protect.clone(),
             prepared: Prepared::new(proc.clone(), policy),
             unix: RefCell::default(),
+            census: RefCell::new(CensusTaker::new(root)),
             ours: above(&proc, process::id()),
             in_vain: Cell::new(None),
             proc,
@@ -115,6 +119,7 @@ impl Checks {
         if orphaned || unreached {
             self.is_not_in_use(decision)?;
         }
+        self.has_no_client(decision, &cmdline)?;
         self.has_been_quiet(decision)
     }
 

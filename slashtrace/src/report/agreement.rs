@@ -19,6 +19,7 @@ use crate::{
         Body, Confidence, Exec, FindingState, Identity, Kind, ParentSource, Record, Role, Sample,
         Source, Stop,
     },
+    profile::Profile,
     roster::Roster,
     sink::Sink as _,
 };
@@ -265,7 +266,8 @@ fn ps_rows(world: &World, roster: &Roster) -> BTreeSet<LiveRow> {
         (spawn.source, spawn.parent.as_mut()?.how) = (Source::Proc, ParentSource::Proc);
         Some(*spawn)
     });
-    let groups = ps::group(&spawns.collect::<Vec<_>>(), 1_000 * S, |_| Some((1, None)));
+    let spawns: Vec<_> = spawns.collect();
+    let groups = ps::group(&Profile::hermes(), &spawns, 1_000 * S, |_| Some((1, None)));
     let gateway = |group: &ps::Group| group.gateway.as_ref().map(|gateway| gateway.pid);
     groups.iter().map(|it| (gateway(it), it.session.clone(), it.live as u64)).collect()
 }

@@ -14,8 +14,9 @@ use super::{
 };
 use crate::{
     model::{Identity, Spawn},
+    profile::Profile,
     redact,
-    roster::Roster,
+    roster::{Roster, Worker},
 };
 
 const COLUMNS: [Column; 8] = [
@@ -81,29 +82,30 @@ pub struct WorkerRow {
     pub age_s: u64,
     /// Real user id.
     pub uid: u32,
-    /// Resident set, KiB.
+    /// Resident set, KiB, with those of what only started it.
     pub rss_kib: u64,
-    /// Proportional set, KiB; null if it could not be read (or only slowly).
+    /// Proportional set, KiB, likewise; null if it could not be read (or only slowly).
     pub pss_kib: Option<u64>,
     /// Index of its terminal.
     pub terminal: Option<u32>,
     /// Model in its arguments.
     pub model: Option<String>,
-    /// A worker that only started this one (`uv run`) and is not counted.
+    /// What only started this one (`uv run`, `npm exec`) and is not counted; its memory is the worker's.
     pub launcher: Option<u32>,
 }
 
 /// Memory of a worker, read when the table is made: resident and proportional set, KiB.
 pub type Memory = (u64, Option<u64>);
 
-/// Groups the workers of a snapshot. `memory` is `None` for a worker that is gone by now; a worker
+/// Groups the workers of a profile in a snapshot. `memory` is `None` for a worker that is gone by now; a worker
 /// that launched another of the same session stands behind that one.
 pub fn group(
+    profile: &Profile,
     spawns: &[Spawn],
     now_ns: u64,
     mut memory: impl FnMut(Identity) -> Option<Memory>,
 ) -> Vec<Group> {
-    let roster = Roster::of(spawns, now_ns);
+    let roster = Roster::of(profile, spawns, now_ns);
     let by_id: BTreeMap<Identity, &Spawn> =
         spawns.iter().map(|spawn| (spawn.identity(), spawn)).collect();
     // Who started it, if that is one with it.
@@ -118,11 +120,20 @@ pub fn group(
     };
     let mut groups: Vec<Group> = Vec::new();
     for spawn in spawns.iter().filter(counted) {
-        let Some((rss_kib, pss_kib)) = memory(spawn.identity()) else {
+        let Some((mut rss_kib, mut pss_kib)) = memory(spawn.identity()) else {
             continue;
         };
-        let first = std::iter::successors(launcher_of(spawn), |above| launcher_of(above)).last();
-        let (gateway, adopted_by) = parent_of(first.unwrap_or(spawn));
+        let above = std::iter::successors(launcher_of(spawn), |above| launcher_of(above));
+        let mut launchers: Vec<Identity> = above.clone().map(Spawn::identity).collect();
+        let first = above.last().unwrap_or(spawn);
+        let known = roster.worker(first.identity());
+        launchers.extend(known.into_iter().flat_map(|first| first.launchers.iter().copied()));
+        // They and the worker are one. One that is gone has none.
+        for (rss, pss) in launchers.iter().filter_map(|launcher| memory(*launcher)) {
+            rss_kib += rss;
+            pss_kib = pss_kib.zip(pss).map(|(one, other)| one + other);
+        }
+        let (gateway, adopted_by) = parent_of(first, known);
         let worker = WorkerRow {
             pid: spawn.pid,
             start_ns: spawn.start_ns,
@@ -132,7 +143,7 @@ pub fn group(
             pss_kib,
             terminal: spawn.terminal.map(|terminal| terminal.index),
             model: spawn.model.clone(),
-            launcher: launcher_of(spawn).map(|launcher| launcher.pid),
+            launcher: launchers.first().map(|launcher| launcher.pid),
         };
         let same = groups.iter_mut().find(|group| {
             (&group.gateway, &group.adopted_by, &group.session)
@@ -166,12 +177,13 @@ pub fn group(
     groups
 }
 
-/// The gateway, or else who adopted the worker.
-fn parent_of(spawn: &Spawn) -> (Option<GatewayRow>, Option<GatewayRow>) {
+/// The gateway, which is above what only launched the worker, or else who adopted it.
+fn parent_of(spawn: &Spawn, known: Option<&Worker>) -> (Option<GatewayRow>, Option<GatewayRow>) {
     let Some(parent) = &spawn.parent else {
         return (None, None);
     };
-    let process = &parent.process;
+    let gateway = known.and_then(|worker| worker.gateway.as_ref()).filter(|_| !parent.reaper);
+    let process = gateway.map_or(&parent.process, |link| &link.process);
     let row = GatewayRow {
         pid: process.pid,
         start_ns: process.start_ns,
@@ -335,7 +347,7 @@ mod tests {
             child,
         ];
         spawns.extend((40..50).map(|pid| spawn(pid, Some("M"), Some((8, false)))));
-        group(&spawns, 4000 * SECOND, |identity| {
+        group(&Profile::hermes(), &spawns, 4000 * SECOND, |identity| {
             (identity.pid != 25)
                 .then_some((95 * 1024, (identity.pid != 22).then_some(identity.pid.into())))
         })
@@ -381,7 +393,7 @@ total: 15 workers in 5 groups, oldest 1h06m, RSS 1425 MiB
             spawn(30, None, Some((7, false))),
             spawn(31, None, Some((30, false))),
         ];
-        let groups = group(&spawns, 60 * SECOND, |_| Some((1, None)));
+        let groups = group(&Profile::hermes(), &spawns, 60 * SECOND, |_| Some((1, None)));
         let seen: Vec<_> = groups
             .iter()
             .map(|group| {
@@ -392,6 +404,28 @@ total: 15 workers in 5 groups, oldest 1h06m, RSS 1425 MiB
         let expected =
             [(7, 1, 21, Some(20)), (21, 1, 22, None), (7, 1, 30, None), (30, 1, 31, None)];
         assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn what_only_launched_a_worker_is_one_with_it() {
+        let process = |pid: u32, launcher: Option<&str>| Process {
+            launcher: launcher.map(str::to_owned),
+            ..spawn(1, None, Some((pid, false))).parent.expect("it has one").process
+        };
+        // `npm exec` and `sh -c` under gateway 7, and `uv run`, which has a worker's own arguments.
+        let mut outer = spawn(20, Some("K"), None);
+        outer.parent = spawn(20, None, Some((9, false))).parent;
+        outer.parent.as_mut().expect("it has one").process = process(9, Some("sh -c"));
+        outer.ancestors = vec![process(8, Some("npm exec")), process(7, None)];
+        let spawns = [outer, spawn(21, Some("K"), Some((20, false)))];
+        let each = |id: Identity| (id.pid != 9).then_some((u64::from(id.pid), Some(1)));
+        let groups = group(&Profile::hermes(), &spawns, 60 * SECOND, each);
+        let [group] = groups.as_slice() else { panic!("{groups:?}") };
+        assert_eq!(group.gateway.as_ref().map(|gateway| gateway.pid), Some(7));
+        let [worker] = group.workers.as_slice() else { panic!("{group:?}") };
+        // 9 is gone by now.
+        assert_eq!((worker.pid, worker.launcher, worker.rss_kib), (21, Some(20), 21 + 20 + 8));
+        assert_eq!((group.rss_kib, group.pss_kib), (21 + 20 + 8, Some(3)));
     }
 
     #[test]

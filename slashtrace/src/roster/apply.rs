@@ -111,6 +111,7 @@ impl Roster {
             worker.exit = known.exit;
             worker.zombie = known.zombie;
             worker.rss_kib = known.rss_kib;
+            worker.launchers_rss_kib = known.launchers_rss_kib;
             worker.activity = known.activity.clone();
             worker.usage = known.usage.clone();
             worker.launcher = known.launcher;
@@ -372,11 +373,13 @@ impl Roster {
     fn sampled(&mut self, record: &Record, sample: &Sample) {
         let id = sample.identity();
         let at = (record.boottime_ns, record.seq);
+        let launched = sample.launchers_rss_kib.filter(|_| self.is_launched(id));
         let Some(worker) = self.workers.get_mut(&id) else {
             self.sampled_below(record, sample);
             return;
         };
         worker.rss_kib = sample.rss_kib.or(worker.rss_kib);
+        worker.launchers_rss_kib = launched.or(worker.launchers_rss_kib);
 
         let mut active = false;
         if let Some(reads) = sample.reads {
@@ -508,6 +511,7 @@ fn new_worker(record: &Record, spawn: &Spawn) -> Worker {
         away: None,
         zombie: None,
         rss_kib: None,
+        launchers_rss_kib: None,
         activity: Activity::default(),
         usage: Usage::default(),
         channel: None,

@@ -1,11 +1,12 @@
-//! Which client a worker is for: the one connection of its gateway that spoke right before its spawn,
-//! or, where the kernel does not tell who spoke (Unix sockets, other network namespaces), the one
+//! Which client a worker is for: the one that its gateway replied to after its spawn (`join`), the one
+//! connection of its gateway that spoke right before its spawn, or, where the kernel does not tell who spoke (Unix sockets, other network namespaces), the one
 //! that had just connected.
 
 use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
-    Roster,
+    Roster, Subject,
+    join::Caller,
     worker::{Moment, Worker},
 };
 use crate::model::{Clients, Identity, Record};
@@ -23,8 +24,22 @@ const PROMPT: u64 = 3_000_000_000;
 /// By what a connection is taken for the client that a worker is for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum How {
+    /// Two signals agree: the gateway replied to it after the spawn, and it spoke before, or belongs
+    /// to the terminal that named the session.
+    Joined,
+    /// The gateway replied to it after the spawn.
+    Replied,
+    /// It spoke right before the spawn.
     Spoke,
+    /// It connected right before the spawn.
     Connected,
+}
+
+impl How {
+    /// Whether the gateway's reply is among what says so.
+    pub(crate) fn is_joined(self) -> bool {
+        matches!(self, Self::Joined | Self::Replied)
+    }
 }
 
 /// The client that a worker is for.
@@ -33,7 +48,9 @@ pub(crate) struct Client {
     /// Inode of the gateway's socket.
     id: u64,
     /// The record that shows it.
-    pub(crate) seq: u64,
+    seq: u64,
+    /// The record of the gateway's reply.
+    reply: Option<u64>,
     pub(crate) how: How,
     /// Since it is gone, and nobody is there who may be it, come back.
     left: Option<Moment>,
@@ -44,6 +61,20 @@ pub(crate) struct Client {
 }
 
 impl Client {
+    /// Inode of the gateway's socket.
+    pub(super) fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The records that show it.
+    pub(crate) fn seqs(&self) -> impl Iterator<Item = u64> {
+        [Some(self.seq), self.reply].into_iter().flatten()
+    }
+
+    fn new(id: u64, how: How, seq: u64, reply: Option<u64>) -> Self {
+        Self { id, seq, reply, how, left: None, others: BTreeSet::new(), doubt: false }
+    }
+
     /// Since when it is gone, for all that can be told.
     pub(crate) fn gone(&self) -> Option<Moment> {
         self.left.filter(|_| !self.doubt)
@@ -92,32 +123,100 @@ impl Roster {
         let here: BTreeSet<u64> = clients.connections.iter().map(|it| it.id).collect();
         let now = Moment { at: record.boottime_ns, seq: record.seq, source: clients.source };
         self.ask_for_clients(&workers, clients, now);
-        let all = workers.iter().filter_map(|id| self.worker(*id)).filter(|it| it.is_live());
-        let claimed: BTreeSet<u64> =
-            all.filter_map(|worker| worker.client.as_ref()).map(|client| client.id).collect();
         // The list is cut at some length: who is missing in a full one may be there.
-        if !clients.complete || here.len() != clients.connected as usize {
+        let whole = clients.complete && here.len() == clients.connected as usize;
+        self.callers_seen(record, clients, whole.then_some(&here));
+        if !whole {
             return;
         }
+        let claimed = self.clients_of(&workers);
         for id in workers {
-            let Some(worker) = self.workers.get_mut(&id).filter(|worker| worker.is_live()) else {
-                continue;
-            };
-            // Once somebody else has used it, it is not told any more whose it is.
-            let used = worker.used_by_another();
-            worker.client = worker.client.take().filter(|_| !used);
-            if let Some(client) = &mut worker.client {
-                client.told(&here, &claimed, now);
-            }
-            let departed = worker.client.as_ref().is_some_and(|client| client.gone().is_some());
-            if let Some(gateway) = self.gateways.get_mut(&gateway) {
-                if departed {
-                    gateway.departed.insert(id);
-                } else {
-                    gateway.departed.remove(&id);
-                }
+            self.client_seen(gateway, id, &here, &claimed, now);
+        }
+    }
+
+    /// The connections that are known to be the clients of these workers.
+    fn clients_of(&self, workers: &BTreeSet<Identity>) -> BTreeSet<u64> {
+        let all = workers.iter().filter_map(|id| self.worker(*id)).filter(|it| it.is_live());
+        all.filter_map(|worker| worker.client.as_ref()).map(|client| client.id).collect()
+    }
+
+    /// Sees whether a worker's client is among those who are connected.
+    fn client_seen(
+        &mut self,
+        gateway: Identity,
+        id: Identity,
+        here: &BTreeSet<u64>,
+        claimed: &BTreeSet<u64>,
+        now: Moment,
+    ) {
+        let Some(worker) = self.workers.get_mut(&id).filter(|worker| worker.is_live()) else {
+            return;
+        };
+        // Once somebody else has used it, it is not told any more whose it is.
+        let used = worker.used_by_another();
+        worker.client = worker.client.take().filter(|_| !used);
+        if let Some(client) = &mut worker.client {
+            client.told(here, claimed, now);
+        }
+        let departed = worker.client.as_ref().is_some_and(|client| client.gone().is_some());
+        if let Some(gateway) = self.gateways.get_mut(&gateway) {
+            if departed {
+                gateway.departed.insert(id);
+            } else {
+                gateway.departed.remove(&id);
             }
         }
+    }
+
+    /// Live workers that this one only launched, however many launchers are between.
+    fn launched_from(&self, id: Identity) -> Vec<Identity> {
+        let Some(launcher) = self.workers.get(&id).filter(|worker| worker.launcher) else {
+            return Vec::new();
+        };
+        let session = launcher.session.as_ref().and_then(|session| self.by_session.get(session));
+        let all = session.into_iter().flatten().filter_map(|other| self.worker(*other));
+        all.filter(|other| other.is_live() && other.above.contains(&id)).map(|it| it.id).collect()
+    }
+
+    /// Takes who asked for a worker, which it is known of now, or that nobody knows; `last` is who was
+    /// connected when the gateway was last looked at whole.
+    pub(super) fn set_caller(
+        &mut self,
+        gateway: Identity,
+        id: Identity,
+        caller: Option<Caller>,
+        last: Option<&(Moment, BTreeSet<u64>)>,
+    ) {
+        // What it launched is for the same client.
+        for id in self.launched_from(id).into_iter().chain([id]) {
+            let Some(worker) = self.workers.get_mut(&id) else { continue };
+            worker.client_judged = true;
+            let known = worker
+                .client
+                .as_mut()
+                .filter(|known| caller.is_some_and(|caller| caller.id == known.id));
+            match (known, caller) {
+                (Some(known), Some(caller)) => {
+                    known.how = caller.how;
+                    (known.seq, known.reply) = (caller.seqs[0], Some(caller.seqs[1]));
+                }
+                (_, caller) => {
+                    worker.client = caller.map(|caller| {
+                        let [seq, reply] = caller.seqs;
+                        Box::new(Client::new(caller.id, caller.how, seq, Some(reply)))
+                    });
+                }
+            }
+            let live = self.gateways.get(&gateway).map(|known| known.live.clone());
+            if let (Some((now, here)), Some(live)) = (last, live)
+                && live.contains(&id)
+            {
+                let claimed = self.clients_of(&live);
+                self.client_seen(gateway, id, here, &claimed, *now);
+            }
+        }
+        self.touch(Subject::Gateway(gateway));
     }
 
     /// Attributes the workers that no look was behind yet: only the first one tells who had spoken
@@ -183,13 +282,15 @@ fn who_spoke(worker: &Worker, clients: &Clients, claims: &[Claim], now: Moment) 
         return None;
     }
     let all = &clients.connections;
-    let how = if all.iter().any(|it| it.heard_ns.is_some()) { How::Spoke } else { How::Connected };
+    let heard = all.iter().any(|it| it.heard_ns.is_some());
+    let how = if heard { How::Spoke } else { How::Connected };
     let spoke = birth.saturating_sub(WINDOW)..=birth.saturating_add(PROMPT);
     let opened = birth.saturating_sub(OPENED)..=birth.saturating_add(PROMPT);
     let mut found = all.iter().filter(|it| {
-        let asked = match how {
-            How::Spoke => it.heard_ns.is_some_and(|heard| spoke.contains(&heard)),
-            How::Connected => it.since_ns.is_some_and(|since| opened.contains(&since)),
+        let asked = if heard {
+            it.heard_ns.is_some_and(|at| spoke.contains(&at))
+        } else {
+            it.since_ns.is_some_and(|since| opened.contains(&since))
         };
         let session = worker.session.as_ref();
         asked && !claims.iter().any(|claim| claim.excludes(it.id, session))
@@ -197,12 +298,5 @@ fn who_spoke(worker: &Worker, clients: &Clients, claims: &[Claim], now: Moment) 
     let client = found.next()?;
     // One that was heard from since may have spoken only then.
     let before = client.heard_ns.is_none_or(|heard| heard <= birth.saturating_add(BLUR));
-    (before && found.next().is_none()).then(|| Client {
-        id: client.id,
-        seq: now.seq,
-        how,
-        left: None,
-        others: BTreeSet::new(),
-        doubt: false,
-    })
+    (before && found.next().is_none()).then(|| Client::new(client.id, how, now.seq, None))
 }

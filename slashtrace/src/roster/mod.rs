@@ -163,8 +163,8 @@ impl Roster {
     }
 
     /// Whoever a snapshot of /proc shows, with nothing of a past: no grace or window matters.
-    pub(crate) fn of(spawns: &[Spawn], now_ns: u64) -> Self {
-        let mut roster = Self::new(&Profile::hermes());
+    pub(crate) fn of(profile: &Profile, spawns: &[Spawn], now_ns: u64) -> Self {
+        let mut roster = Self::new(profile);
         // A snapshot says who is a launcher.
         roster.rules.sees_use = true;
         for (seq, spawn) in (1..).zip(spawns) {

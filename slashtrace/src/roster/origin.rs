@@ -66,8 +66,16 @@ impl Roster {
         }
     }
 
+    /// Whether something only launched a worker, which is one with it.
+    pub(super) fn is_launched(&self, id: Identity) -> bool {
+        let Some(worker) = self.workers.get(&id) else { return false };
+        let above = worker.above.first().and_then(|above| self.workers.get(above));
+        !worker.launchers.is_empty() || above.is_some_and(|above| above.launcher)
+    }
+
     pub(super) fn forget_launchers(&mut self, id: Identity) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
+        worker.launchers_rss_kib = None;
         for launcher in std::mem::take(&mut worker.launchers) {
             if let Some(launched) = self.launched.get_mut(&launcher) {
                 launched.remove(&id);

@@ -309,6 +309,13 @@ impl Roster {
         for id in self.may_belong_to(key, before.as_deref()) {
             self.touch(Subject::Worker(id));
         }
+        // Who is attached to a session bears on whether its worker is abandoned.
+        let departed = |id: &Identity| {
+            self.gateways.get(id).is_some_and(|gateway| !gateway.departed.is_empty())
+        };
+        if let Some(master) = master.filter(departed) {
+            self.touch(Subject::Gateway(master));
+        }
     }
 
     /// The live workers whose terminal this may be, now or before it showed another session.

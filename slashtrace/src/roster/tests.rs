@@ -2,7 +2,7 @@
 
 use super::Roster;
 use crate::{
-    model::{Body, Exec, Identity, Role, Source, Spawn, testing},
+    model::{Body, Exec, Identity, Role, Sample, Source, Spawn, testing},
     profile::Profile,
 };
 
@@ -101,6 +101,58 @@ fn whoever_was_passed_over_in_a_storm_is_forgotten_later() {
     assert_eq!(feed(100_000, 24 * 3_600 * S, tick), 0);
     assert_eq!(roster.totals(), super::Totals { spawned: 10_001, inherited: 0, live: 0 });
     assert!(roster.sizes().iter().all(|&size| size == 0), "{:?}", roster.sizes());
+}
+
+#[test]
+fn the_memory_of_a_worker_is_its_launchers_too_and_no_other_s() {
+    let start = || {
+        let mut start = testing::start();
+        let (name, ok, detail) = (crate::model::USE_CAPABILITY.to_owned(), true, String::new());
+        start.capabilities = vec![crate::model::Capability { name, ok, detail }];
+        Body::Start(Box::new(start))
+    };
+    let below = |pid, launcher: Option<&str>| {
+        let mut spawn = testing::spawn(id(pid)).forked_by(id(90)).session(&format!("of {pid}"));
+        let parent = spawn.parent.as_mut().expect("it was just set");
+        parent.process.launcher = launcher.map(str::to_owned);
+        spawn.ancestors = vec![testing::process(id(100))];
+        Body::Spawn(Box::new(spawn))
+    };
+    let sampled = |pid, rss_kib, launchers_rss_kib| {
+        Body::Sample(Sample { rss_kib, launchers_rss_kib, ..testing::sample(id(pid)) })
+    };
+    let rss = |bodies: &[Body], pid| {
+        let roster = fold(std::iter::once(start()).chain(bodies.iter().cloned()));
+        roster.worker(id(pid)).and_then(|worker| worker.named().rss_kib)
+    };
+    let one = [below(201, Some("npm exec")), sampled(201, Some(30), Some(50))];
+    assert_eq!(rss(&one, 201), Some(80));
+    // Each keeps its last value.
+    let later = [&one[..], &[sampled(201, Some(31), None)]].concat();
+    assert_eq!(rss(&later, 201), Some(81));
+    assert_eq!(rss(&[below(201, None), sampled(201, Some(30), None)], 201), Some(30));
+    // What launched two is the gateway of both.
+    let two = [&one[..], &[below(202, Some("npm exec")), sampled(202, Some(7), Some(50))]].concat();
+    assert_eq!((rss(&two, 201), rss(&two, 202)), (Some(30), Some(7)));
+    // A launcher with a worker's arguments has samples of its own.
+    let uv = [worker(202, 100), worker(203, 202), sampled(202, Some(40), None)];
+    let uv = [&uv[..], &[sampled(203, Some(60), Some(40))]].concat();
+    assert_eq!(rss(&uv, 203), Some(100));
+}
+
+#[test]
+fn a_snapshot_is_read_by_the_profile_in_use() {
+    let text = "name = \"p\"\n[worker]\ntokens = [\"-m\", \"w\"]\nsession = \"none\"\n\
+                one_per = \"gateway\"\n";
+    let one_each = Profile::parse(text).expect("it is one");
+    let spawn = |n| testing::spawn(id(n)).forked_by(id(100));
+    let spawns = [spawn(1), spawn(2)];
+    let grouped = |profile: &Profile| {
+        let roster = Roster::of(profile, &spawns, S);
+        roster.worker(id(1)).and_then(|worker| Some(roster.group(&worker.key()?)?.live.len()))
+    };
+    assert_eq!(grouped(&one_each), Some(2), "both of one gateway");
+    assert_eq!(grouped(&Profile::hermes()), None, "they name no session");
 }
 
 #[test]

@@ -113,7 +113,9 @@ pub(crate) struct Worker {
     pub(crate) away: Option<Box<std::ops::Range<u64>>>,
     /// First sample in state `Z`, until it is reaped.
     pub(crate) zombie: Option<Moment>,
-    pub(crate) rss_kib: Option<u64>,
+    /// Its own resident set, and those of its launchers, KiB.
+    pub(super) rss_kib: Option<u64>,
+    pub(super) launchers_rss_kib: Option<u64>,
     pub(crate) activity: Activity,
     /// Who can use it, as far as was seen.
     pub(super) usage: Usage,
@@ -173,12 +175,17 @@ impl Worker {
         end(self).min(end(other)).saturating_sub(self.birth.at.max(other.birth.at))
     }
 
+    /// The resident set of it and of what only launched it, KiB: they are one worker.
+    pub(crate) fn rss_kib(&self) -> Option<u64> {
+        Some(self.rss_kib?.saturating_add(self.launchers_rss_kib.unwrap_or(0)))
+    }
+
     pub(crate) fn named(&self) -> FindingWorker {
         FindingWorker {
             pid: self.id.pid,
             start_ns: self.id.start_ns,
             spawned_at: self.birth.time,
-            rss_kib: self.rss_kib,
+            rss_kib: self.rss_kib(),
             reads: self.activity.reads().filter(|_| !self.birth.inherited),
             unused: false,
         }

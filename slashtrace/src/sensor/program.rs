@@ -17,6 +17,7 @@ use crate::{
     model::{Body, Identity, Install, Observation, Program, Role, Source, Spawn},
     profile::Profile,
     redact,
+    sensor::clients::gateway_of,
 };
 
 /// Gateways that are looked at: beyond them something is wrong with what is taken for one.
@@ -76,8 +77,7 @@ impl ProgramWatch {
 
     /// What is to be said of a worker's gateway, if it is a new one.
     pub(super) fn spawned(&mut self, spawn: &Spawn, now_ns: u64) -> Option<Observation> {
-        let parent = spawn.parent.as_ref().filter(|parent| !parent.gone && !parent.reaper)?;
-        let id = parent.process.identity();
+        let id = gateway_of(spawn)?;
         if spawn.role != Role::Worker || self.seen.contains(&id) {
             return None;
         }
@@ -296,6 +296,28 @@ mod tests {
         ] {
             assert_eq!((container(cgroup), unit(cgroup)), (sort, service), "{cgroup}");
         }
+    }
+
+    #[test]
+    fn what_is_described_is_the_gateway_and_no_launcher() {
+        use crate::host::proc::fake::{FAKE, Fake, FakeProc};
+        let fake = FakeProc::new();
+        let mut watch = ProgramWatch::new(fake.proc(), &Profile::hermes());
+        let mut spawn = crate::evidence::samples::spawn();
+        spawn.role = Role::Worker;
+        let process = |pid, launcher: Option<&str>| {
+            fake.put(&Fake { pid, ..FAKE });
+            let mut process = crate::model::testing::process(Identity { pid, start_ns: 1 });
+            process.start_ns = fake.proc().stat(pid).unwrap().unwrap().start_ns;
+            process.launcher = launcher.map(str::to_owned);
+            process
+        };
+        spawn.parent.as_mut().unwrap().process = process(102, Some("sh -c"));
+        spawn.ancestors = vec![process(101, Some("npm exec")), process(100, None)];
+        let told = watch.spawned(&spawn, 1).expect("a new gateway");
+        let Body::Program(program) = told.body else { panic!("{told:?}") };
+        assert_eq!(program.pid, 100);
+        assert!(watch.spawned(&spawn, 2).is_none(), "once each");
     }
 
     #[test]

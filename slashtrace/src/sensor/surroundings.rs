@@ -96,6 +96,7 @@ impl Surroundings {
                 };
                 let above = above.map(|parent| parent.process.identity()).or(spawn.worker);
                 self.sampler.track(spawn.identity(), spawn.role, above);
+                self.sampler.launched(spawn);
                 if spawn.role == Role::Worker && !spawn.inherited {
                     self.sampler.spawned(spawn.identity(), observation.boottime_ns);
                 }

@@ -2,12 +2,15 @@
 //!
 //! Holds for live workers of a gateway that listens and has had no client connection for the
 //! client grace, as far as the samples show without interruption, where the worker has done
-//! nothing for as long either. It also holds, weakly, for a worker whose own client (the one
-//! connection that spoke right before its spawn) has been gone for as long while others are
-//! connected: one of these may have taken its session over, which shows only when it is asked
-//! something; from then on it is somebody's again. A client that came later and is no other
-//! worker's may be its own, come back: as long as it is there, nothing is said. One finding for each gateway names all its
-//! abandoned workers.
+//! nothing for as long either. It also holds for a worker whose own client has been gone for as long
+//! while others are connected. Which client is its own is told by the gateway's reply after the spawn,
+//! by which connection spoke right before it, and by the terminal that named the session. One of these
+//! alone is weak. So is anybody connected who is not known by two of them to be another session's
+//! client: they may have taken the session over, which shows only when it is asked something; from then
+//! on it is somebody's again. A client that came later and is no other worker's may be its own, come
+//! back: as long as it is there, nothing is said. Nor is anything said while an open terminal shows the
+//! session, or a client of another worker of it is connected. One finding for each gateway names all
+//! its abandoned workers.
 //! A gateway that does not listen is spoken to in another way and is never judged; a look that
 //! could not see every socket starts the time anew. An idle session with a client connected is not
 //! abandoned, and a client that comes back withdraws the finding.
@@ -42,7 +45,8 @@ pub(super) fn judge(roster: &Roster, id: Identity) -> Judgement {
         .filter_map(|worker| {
             let since = alone.or_else(|| {
                 let left = worker.client.as_ref()?.gone()?;
-                (!worker.used_by_another()).then_some(left)
+                let used = worker.used_by_another() || roster.has_another_client(worker);
+                (!used).then_some(left)
             })?;
             Some((worker, since))
         })
@@ -68,15 +72,22 @@ pub(super) fn judge(roster: &Roster, id: Identity) -> Judgement {
         let most = if gateway.outbound > 0 { Confidence::Weak } else { Confidence::Strong };
         Verdict::about(&workers, text).at_most(most).because([alone.seq])
     } else {
-        let spoke = |(worker, _): &(&Worker, Moment)| {
-            worker.client.as_ref().is_some_and(|client| client.how == How::Spoke)
+        let all = |is: fn(How) -> bool| {
+            workers.iter().all(|worker| worker.client.as_ref().is_some_and(|it| is(it.how)))
         };
-        let how = if abandoned.iter().all(spoke) { "spoke" } else { "connected" };
+        let place = format!("gateway {name}({})", id.pid);
+        let how = if all(How::is_joined) {
+            format!("that {place} replied to after")
+        } else if all(|how| how == How::Spoke) {
+            format!("that spoke to {place} right before")
+        } else if all(|how| !how.is_joined()) {
+            format!("that connected to {place} right before")
+        } else {
+            format!("that asked {place} for")
+        };
         let text = format!(
-            "the client that {how} to gateway {name}({}) right before the spawn of {} has been gone \
-             for {grace} or longer, and the worker did nothing in that time, while other clients \
-             are connected: {who}",
-            id.pid,
+            "the client {how} the spawn of {} has been gone for {grace} or longer, and the worker did \
+             nothing in that time, while other clients are connected: {who}",
             if workers.len() == 1 {
                 "this worker".to_owned()
             } else {
@@ -84,9 +95,12 @@ pub(super) fn judge(roster: &Roster, id: Identity) -> Judgement {
             },
         );
         let seqs = abandoned.iter().flat_map(|(worker, left)| {
-            worker.client.iter().map(|client| client.seq).chain([left.seq])
+            worker.client.iter().flat_map(|client| client.seqs()).chain([left.seq])
         });
-        Verdict::about(&workers, text).at_most(Confidence::Weak).because(seqs)
+        let sure = all(|how| how == How::Joined) && !roster.has_strangers(id);
+        let most =
+            if sure && gateway.outbound == 0 { Confidence::Strong } else { Confidence::Weak };
+        Verdict::about(&workers, text).at_most(most).because(seqs)
     };
     Judgement::new(Some(verdict.unused()), deadline)
 }
@@ -344,7 +358,8 @@ mod tests {
         let mut history = History::new().starting_at(100 * S);
         let now = history.now();
         history.spawn(101, 100, K).look(100, |look| {
-            look.connections = vec![Connection { id: 1, since_ns: None, heard_ns: Some(now) }];
+            look.connections =
+                vec![Connection { id: 1, since_ns: None, heard_ns: Some(now), port: None }];
             look.connected = 2;
         });
         history.after(S);

@@ -51,7 +51,7 @@ fn verdict(run: &[&Worker]) -> Verdict {
     let named = &run[run.len().saturating_sub(NAMED)..];
     let first = run.first().map_or(0, |worker| worker.birth.at);
     let last = run.last().map_or(0, |worker| worker.birth.at);
-    let rss = run.iter().filter_map(|worker| worker.rss_kib).max();
+    let rss = run.iter().filter_map(|worker| worker.rss_kib()).max();
     let grown = rss.map_or_else(String::new, |kib| format!(" of up to {}", size(kib)));
     let text = format!(
         "the worker of {} was replaced {} within {} without overlap: no leak, but each time a \

@@ -240,7 +240,7 @@ impl History {
     ) -> &mut Self {
         let connections: Vec<Connection> = connections
             .into_iter()
-            .map(|(id, heard_ns)| Connection { id, since_ns: None, heard_ns })
+            .map(|(id, heard_ns)| Connection { id, since_ns: None, heard_ns, port: None })
             .collect();
         let connected = connections.len() as u32;
         self.look(pid, |look| {
@@ -254,7 +254,10 @@ impl History {
         pid: u32,
         connections: &[(u64, u64)],
     ) -> &mut Self {
-        let since = |&(id, since)| Connection { id, since_ns: Some(since), heard_ns: None };
+        let since = |&(id, since)| {
+            let (since_ns, heard_ns, port) = (Some(since), None, None);
+            Connection { id, since_ns, heard_ns, port }
+        };
         self.look(pid, |look| {
             look.connections = connections.iter().map(since).collect();
             look.connected = connections.len() as u32;

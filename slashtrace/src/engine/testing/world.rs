@@ -281,7 +281,8 @@ impl World {
             Step::Connect { gateway, told } => {
                 let id = u64::from(self.fresh().pid);
                 let heard_ns = told.then_some(self.now);
-                let client = Connection { id, since_ns: Some(self.now), heard_ns };
+                let since_ns = Some(self.now);
+                let client = Connection { id, since_ns, heard_ns, port: None };
                 self.clients.entry(*gateway).or_default().push(client);
             }
             Step::Speak { gateway, client } => {
@@ -374,7 +375,7 @@ pub(in crate::engine) fn any_body() -> impl Strategy<Value = Body> {
         testing::tick(kib.map(|kib| Memory { swap_free_kib: kib, ..testing::memory(kib, kib) }))
     });
     let any_connection = (0_u64..3, number(), number())
-        .prop_map(|(id, since_ns, heard_ns)| Connection { id, since_ns, heard_ns });
+        .prop_map(|(id, since_ns, heard_ns)| Connection { id, since_ns, heard_ns, port: None });
     let any_connections = vec(any_connection, 0..3);
     let any_clients = (identity(), 0_u32..2, 0_u32..3, any::<bool>(), any_connections).prop_map(
         |(id, listening, connected, complete, connections)| {

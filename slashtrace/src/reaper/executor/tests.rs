@@ -21,6 +21,7 @@ use crate::{
     },
 };
 
+mod connected;
 mod prepared;
 
 const YES: &dyn Fn(&Identity) -> bool = &|_| true;

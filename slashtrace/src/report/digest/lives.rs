@@ -122,7 +122,7 @@ impl Lives {
             Body::Exec(exec) => self.executed(exec),
             Body::Exit(exit) => self.exited(exit, at_ms, record.boottime_ns),
             Body::Signal(signal) => self.signalled(record, signal),
-            Body::Sample(sample) => self.sampled(sample, at_ms),
+            Body::Sample(sample) => self.sampled(sample, at_ms, roster),
             // Time alone makes a difference, too.
             Body::Stop(_) => {
                 for (id, worker) in self.workers.iter_mut().filter(|(_, worker)| !worker.ended) {
@@ -384,7 +384,7 @@ impl Lives {
         }
     }
 
-    fn sampled(&mut self, sample: &Sample, at_ms: u64) {
+    fn sampled(&mut self, sample: &Sample, at_ms: u64, roster: &Roster) {
         let id = sample.identity();
         let Some(worker) = self.workers.get_mut(&id).filter(|worker| !worker.ended) else { return };
         if sample.state == 'X' {
@@ -392,7 +392,8 @@ impl Lives {
         }
         let live = worker.to_ms.is_none();
         // That of another program is none of the worker's.
-        if let Some(kib) = sample.rss_kib.filter(|_| live) {
+        let kib = roster.worker(id).and_then(crate::roster::Worker::rss_kib);
+        if let Some(kib) = kib.filter(|_| live) {
             let before = worker.rss_kib.replace(kib).unwrap_or(0);
             self.rss_kib = self.rss_kib.saturating_sub(before) + kib;
         }

@@ -56,6 +56,19 @@ fn the_tree_of_the_worst_moment_has_the_worker_whose_end_ends_it() {
 }
 
 #[test]
+fn a_worker_and_its_launcher_have_one_memory() {
+    let both = Sample { launchers_rss_kib: Some(5 << 10), ..sample(301, 30 << 10, None) };
+    let launched = Spawn { session: Some("K".to_owned()), ..spawn(301, gateway(300), "K") };
+    let report = report([
+        worker(300, "K"),
+        (301, Body::Spawn(Box::new(launched))),
+        (302, Body::Sample(sample(300, 5 << 10, None))),
+        (303, Body::Sample(both)),
+    ]);
+    assert_eq!((report.total.live, report.total.rss_kib), (1, 35 << 10));
+}
+
+#[test]
 fn an_end_says_who_sent_the_signal_everywhere() {
     let signal = Signal {
         pid: 300,

@@ -2,6 +2,7 @@
 //! that have none of their own. `rule` says how that is found; here it is kept, session by session, as
 //! the records come in.
 
+mod clients;
 pub(super) mod rule;
 
 use std::{
@@ -10,10 +11,11 @@ use std::{
     sync::Arc,
 };
 
-use self::rule::Request;
+use self::{clients::Callers, rule::Request};
 use super::{Roster, Subject, terminal::Key, worker::Worker};
 use crate::model::{ForkingThread, Identity, Record, Reply, Spawn};
 
+pub(super) use self::clients::Caller;
 pub(super) use self::rule::{By, Connected, Found, View, Write};
 
 /// What is found out of a session's first spawn is found out within this time, ns.
@@ -58,6 +60,8 @@ pub(super) struct Sessions {
     order: BTreeSet<(u64, Arc<str>)>,
     /// When it replied lately, to whomever.
     replies: VecDeque<RangeInclusive<u64>>,
+    /// Who asked for its workers.
+    callers: Callers,
 }
 
 /// What a session is joined by.
@@ -81,6 +85,7 @@ impl Roster {
         let Some(key) = self.worker(id).and_then(Worker::key) else { return };
         let sessions = self.joins.entry(key.gateway).or_default();
         let at = record.boottime_ns;
+        sessions.callers.forked(id, at);
         let forked = Forked { id, at, thread: thread.clone(), reply: None };
         if let Some(session) = sessions.all.get_mut(&key.session) {
             let early = at <= session.began.saturating_add(RACES_WITHIN);
@@ -102,12 +107,20 @@ impl Roster {
     /// A gateway sent something for a thread that had forked a worker.
     pub(super) fn replied(&mut self, record: &Record, reply: &Reply) {
         let gateway = reply.identity();
-        let Some(key) = self.worker(reply.worker).and_then(Worker::key) else { return };
         let Some(sessions) = self.joins.get_mut(&gateway) else { return };
         sessions.replies.push_back(reply.from_ns..=reply.until_ns);
         if sessions.replies.len() > REPLIES_MAX {
             sessions.replies.pop_front();
         }
+        let known = sessions.callers.replied(reply, record.seq);
+        self.join_terminal(gateway, record, reply);
+        self.join_clients(gateway, &known);
+    }
+
+    /// To which terminal the session of a worker is joined by a reply, or that it went elsewhere.
+    fn join_terminal(&mut self, gateway: Identity, record: &Record, reply: &Reply) {
+        let Some(key) = self.worker(reply.worker).and_then(Worker::key) else { return };
+        let Some(sessions) = self.joins.get_mut(&gateway) else { return };
         let Some(session) = sessions.all.get_mut(&key.session) else { return };
         if let Some(first) = session.first.iter_mut().find(|it| it.id == reply.worker) {
             if first.reply.is_none() {
@@ -162,9 +175,13 @@ impl Roster {
                 changed.push(name);
             }
         }
+        if changed.is_empty() {
+            return;
+        }
         for name in changed {
             self.touch_session(&name);
         }
+        self.join_all_clients(gateway);
     }
 
     /// What a worker's session is joined to a terminal by.

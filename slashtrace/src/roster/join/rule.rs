@@ -175,11 +175,14 @@ fn left<K: Copy + Ord>(request: &Request<'_>, terminals: &[View<'_, K>]) -> Left
     }
 }
 
+/// Whether two spans of time have a moment in common.
+pub(super) fn meet(one: &RangeInclusive<u64>, other: &RangeInclusive<u64>) -> bool {
+    one.start() <= other.end() && other.start() <= one.end()
+}
+
 /// Whether a reply is the only one in its time.
-fn alone(own: &RangeInclusive<u64>, replies: &[RangeInclusive<u64>]) -> bool {
-    let meets =
-        |other: &&RangeInclusive<u64>| own.start() <= other.end() && other.start() <= own.end();
-    replies.iter().filter(meets).count() <= 1
+pub(super) fn alone(own: &RangeInclusive<u64>, replies: &[RangeInclusive<u64>]) -> bool {
+    replies.iter().filter(|other| meet(own, other)).count() <= 1
 }
 
 /// Which terminal each of these sessions of one gateway (0 to `sessions`) is on, as far as can be told.

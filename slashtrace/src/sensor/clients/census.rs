@@ -33,7 +33,7 @@ pub(super) struct Unix {
 
 /// Every socket of one network namespace that listens or is connected.
 #[derive(Debug, Default)]
-pub(in crate::sensor) struct Census {
+pub(crate) struct Census {
     tcp: Vec<Tcp>,
     unix: HashMap<u64, Unix>,
     /// Which TCP socket has these addresses.
@@ -43,23 +43,23 @@ pub(in crate::sensor) struct Census {
 
 /// Sockets of one process, or of one tree, among those of a census.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub(in crate::sensor) struct Found {
+pub(crate) struct Found {
     /// Sockets that listen.
-    pub(in crate::sensor) listening: u32,
+    pub(crate) listening: u32,
     /// Established connections that were accepted on one of them: inodes.
-    pub(in crate::sensor) accepted: Vec<u64>,
+    pub(crate) accepted: Vec<u64>,
     /// Established connections that were opened from here: inode, and that at the other end if it
     /// is on this machine.
-    pub(in crate::sensor) opened: Vec<(u64, Option<u64>)>,
+    pub(crate) opened: Vec<(u64, Option<u64>)>,
     /// Unix sockets that never had a name, nor their peers (socketpair(2)): inodes.
-    pub(in crate::sensor) pairs: Vec<u64>,
+    pub(crate) pairs: Vec<u64>,
     /// Whether all could be looked at.
-    pub(in crate::sensor) complete: bool,
+    pub(crate) complete: bool,
 }
 
 /// Reads censuses, of our own network namespace by sock_diag(7), of others from /proc/PID/net.
 #[derive(Debug)]
-pub(in crate::sensor) struct CensusTaker {
+pub(crate) struct CensusTaker {
     diag: Option<Diag>,
     namespace: Option<PathBuf>,
     taken: HashMap<PathBuf, Census>,
@@ -68,24 +68,39 @@ pub(in crate::sensor) struct CensusTaker {
 impl CensusTaker {
     /// One for the /proc that is mounted there. Our own network namespace is only asked about where
     /// that /proc is ours.
-    pub(in crate::sensor) fn new(root: &Path) -> Self {
+    pub(crate) fn new(root: &Path) -> Self {
         let namespace = fs::read_link(root.join("self/ns/net")).ok();
         let diag = namespace.as_ref().and_then(|_| Diag::open().ok());
         Self { diag, namespace, taken: HashMap::new() }
     }
 
     /// What was read before is forgotten.
-    pub(in crate::sensor) fn begin_round(&mut self) {
+    pub(crate) fn begin_round(&mut self) {
         self.taken.clear();
     }
 
     /// How many connections were read in this round, if any were.
-    pub(in crate::sensor) fn connections(&self) -> Option<usize> {
+    pub(crate) fn connections(&self) -> Option<usize> {
         self.taken.values().map(Census::connections).reduce(|a, b| a + b)
     }
 
+    /// How many connections to listeners among `own` nobody has accepted yet, in the namespace that
+    /// the process is in; none where that cannot be seen.
+    pub(crate) fn waiting(&mut self, folder: &Path, own: &HashSet<u64>) -> Option<usize> {
+        let census = self.of(folder)?;
+        let tcp = census.waiting_for_tcp(own);
+        let unix: Vec<u64> = census.listening_unix(own).collect();
+        // Only the kernel tells how many wait for a Unix socket, and only of our own namespace.
+        let queued = |inode: &u64| -> usize {
+            let diag = self.diag.as_mut();
+            let socket = diag.and_then(|diag| diag.unix_socket(*inode).ok().flatten());
+            socket.map_or(0, |socket| socket.waiting as usize)
+        };
+        Some(tcp + unix.iter().map(queued).sum::<usize>())
+    }
+
     /// The sockets of the namespace that the process is in, read once a round.
-    pub(in crate::sensor) fn of(&mut self, folder: &Path) -> Option<&Census> {
+    pub(crate) fn of(&mut self, folder: &Path) -> Option<&Census> {
         let namespace = fs::read_link(folder.join("ns/net")).ok()?;
         if !self.taken.contains_key(&namespace) {
             let ours = self.namespace.as_ref() == Some(&namespace);
@@ -121,13 +136,26 @@ impl Census {
         Self::new(tcp, sockets::unix_lines(unix).map(|(_, socket)| socket).collect(), complete)
     }
 
+    /// Connections to a listener among `own` that no process has accepted yet: they have no inode.
+    fn waiting_for_tcp(&self, own: &HashSet<u64>) -> usize {
+        let listen = self.tcp.iter().filter(|it| it.listens && own.contains(&it.inode));
+        let ports: HashSet<u16> = listen.map(|it| it.addresses.0.1).collect();
+        let waits = |it: &&Tcp| !it.listens && it.inode == 0 && ports.contains(&it.addresses.0.1);
+        self.tcp.iter().filter(waits).count()
+    }
+
+    fn listening_unix<'a>(&'a self, own: &'a HashSet<u64>) -> impl Iterator<Item = u64> + 'a {
+        let unix = self.unix.values().filter(|it| it.listens && own.contains(&it.inode));
+        unix.map(|it| it.inode)
+    }
+
     /// How many connections there are.
-    pub(in crate::sensor) fn connections(&self) -> usize {
+    pub(crate) fn connections(&self) -> usize {
         self.by_addresses.len()
     }
 
     /// The sockets among `own`. Connections whose other end is in the `tree` do not count.
-    pub(in crate::sensor) fn find(&self, own: &HashSet<u64>, tree: &HashSet<u64>) -> Found {
+    pub(crate) fn find(&self, own: &HashSet<u64>, tree: &HashSet<u64>) -> Found {
         let mut found = Found { complete: self.complete, ..Found::default() };
         let mine: Vec<&Tcp> = self.tcp.iter().filter(|it| own.contains(&it.inode)).collect();
         let ports: HashSet<u16> =

@@ -119,9 +119,11 @@ impl Diag {
                 None => *ends.entry(inode).or_insert(self.other_end(&socket.header.socket_id)?),
             };
             if !end.is_some_and(|end| own.contains(&end)) {
-                found
-                    .connections
-                    .push(Connection { id: inode, heard_ms_ago: last_data_recv(&socket) });
+                found.connections.push(Connection {
+                    id: inode,
+                    port: Some(socket.header.socket_id.destination_port),
+                    heard_ms_ago: last_data_recv(&socket),
+                });
             }
         }
         Ok(found)

@@ -7,7 +7,7 @@
 //! Tables are those of the gateway's own network namespace (/proc/PID/net, proc_pid_net(5)), and are
 //! read only for a gateway that holds a socket, once a round for gateways of one namespace.
 
-pub(super) mod census;
+pub(crate) mod census;
 pub(super) mod diag;
 mod outbound;
 mod sockets;
@@ -235,7 +235,7 @@ impl ClientsWatch {
 
 /// Whose clients a worker's may be: its parent, or who is above that where it only launched the worker.
 /// One that adopted it is nobody's.
-fn gateway_of(spawn: &Spawn) -> Option<Identity> {
+pub(super) fn gateway_of(spawn: &Spawn) -> Option<Identity> {
     let parent = spawn.parent.as_ref().filter(|parent| !parent.gone && !parent.reaper)?;
     let above: &[Process] = match &parent.forker {
         Some(forker) => std::slice::from_ref(forker),
@@ -312,6 +312,7 @@ fn look(
             heard_ns: it
                 .heard_ms_ago
                 .map(|ms| now_ns.saturating_sub(u64::from(ms).saturating_mul(1_000_000))),
+            port: it.port,
         }),
     );
     clients.connections.sort_by_key(|connection| connection.id);
@@ -371,7 +372,7 @@ fn read(path: &Path) -> io::Result<String> {
 
 /// Inodes of the sockets that a process holds (`socket:[123]`, proc_pid_fd(5)), and how many
 /// descriptors it has.
-pub(super) fn own_sockets(folder: &Path) -> io::Result<(HashSet<u64>, usize)> {
+pub(crate) fn own_sockets(folder: &Path) -> io::Result<(HashSet<u64>, usize)> {
     let mut own = HashSet::new();
     let mut descriptors = 0;
     for entry in fs::read_dir(folder.join("fd"))? {

@@ -27,6 +27,8 @@ pub(super) struct Found {
 pub(super) struct Connection {
     /// Inode of its socket.
     pub(super) id: u64,
+    /// TCP port of its other end.
+    pub(super) port: Option<u16>,
     /// When it last received something, where that is known.
     pub(super) heard_ms_ago: Option<u32>,
 }
@@ -40,7 +42,7 @@ impl Found {
 
 impl Connection {
     pub(super) fn of(id: u64) -> Self {
-        Self { id, heard_ms_ago: None }
+        Self { id, port: None, heard_ms_ago: None }
     }
 }
 
@@ -66,7 +68,11 @@ pub(super) fn tcp(texts: &[String], own: &HashSet<u64>) -> Found {
     let clients = established.iter().filter(|&&(local, remote, _)| {
         ports.contains(&local.1) && !ends.contains(&(remote, local))
     });
-    count.connections = clients.map(|&(.., inode)| Connection::of(inode)).collect();
+    let client = |&(_, remote, inode): &(Address, Address, u64)| Connection {
+        port: Some(remote.1),
+        ..Connection::of(inode)
+    };
+    count.connections = clients.map(client).collect();
     count
 }
 
@@ -168,6 +174,7 @@ mod tests {
         ];
         let own = HashSet::from([1, 2, 3, 4, 5, 6]);
         assert_eq!(counted(&tcp(&[text.concat()], &own)), (1, vec![2]));
+        assert_eq!(tcp(&[text.concat()], &own).connections[0].port, Some(0xA001));
         assert_eq!(tcp(&[text.concat()], &HashSet::new()), Found::default());
     }
 

@@ -64,6 +64,7 @@ pub(super) struct Live {
 struct Written {
     state: char,
     rss_kib: Option<u64>,
+    launchers_rss_kib: Option<u64>,
     pss_kib: Option<u64>,
     threads: Option<u32>,
     syscr: Option<u64>,
@@ -148,6 +149,9 @@ impl Live {
         self.written = Some(Written {
             state: sample.state,
             rss_kib: sample.rss_kib.or(before.and_then(|s| s.rss_kib)),
+            launchers_rss_kib: sample
+                .launchers_rss_kib
+                .or(before.and_then(|s| s.launchers_rss_kib)),
             pss_kib: sample.pss_kib.or(before.and_then(|s| s.pss_kib)),
             threads: sample.threads.or(before.and_then(|s| s.threads)),
             syscr: sample.syscr.or(before.and_then(|s| s.syscr)),
@@ -239,6 +243,7 @@ fn differs(written: &Written, now: &Sample, now_ns: u64) -> bool {
         || news(written.syscr_below, now.syscr_below)
         || now.waits
         || size(written.rss_kib, now.rss_kib)
+        || size(written.launchers_rss_kib, now.launchers_rss_kib)
         || size(written.pss_kib, now.pss_kib)
         || (age_ns >= MINOR_NS && news(written.threads, now.threads))
         || age_ns >= HEARTBEAT_NS

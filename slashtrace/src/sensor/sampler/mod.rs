@@ -2,7 +2,7 @@
 //! sample is worth writing, `channels` finds the other ends of a worker's stdin and stdout (each a
 //! `side`; `kin` says who belongs to whom, `holders` whether they are there, `unix` what the kernel
 //! says of sockets, `fresh` when to look first), `work` what its tree
-//! did, `sockets` which it has of its own, `waits` whether it waits for its stdin, `exited` watches for zombies, `memory` the machine.
+//! did, `launchers` what started it, `sockets` which it has of its own, `waits` whether it waits for its stdin, `exited` watches for zombies, `memory` the machine.
 //! May touch: /proc through `proc`, sock_diag(7), `model`. Never the clock: it is told the time.
 
 mod channels;
@@ -10,6 +10,7 @@ mod exited;
 mod fresh;
 mod holders;
 mod kin;
+mod launchers;
 mod live;
 mod memory;
 mod side;
@@ -22,12 +23,13 @@ use std::collections::BTreeMap;
 
 use crate::{
     host::proc::{IdentityBook, ProcFs},
-    model::{Body, Identity, Observation, Role, Sample, StdinPeer, StdinState, Tick},
+    model::{Body, Identity, Observation, Role, Sample, Spawn, StdinPeer, StdinState, Tick},
 };
 
 use channels::{ChannelWatch, World};
 use exited::Exited;
 use fresh::{FIRST_LOOK_NS, Fresh};
+use launchers::Launchers;
 use live::{PSS_EVERY_NS, Pulse};
 use memory::MemoryWatch;
 use sockets::SocketWatch;
@@ -121,6 +123,16 @@ impl Sampler {
                     .worker = worker;
             }
             _ => {}
+        }
+    }
+
+    /// How a worker that is tracked came to be: what only launched it is one with it, and its memory
+    /// is the worker's.
+    pub fn launched(&mut self, spawn: &Spawn) {
+        let above = |id: Identity| self.workers.get(&id).map(|it| &it.launchers);
+        let launchers = Launchers::of(spawn, above);
+        if let Some(it) = self.workers.get_mut(&spawn.identity()) {
+            it.launchers = launchers;
         }
     }
 

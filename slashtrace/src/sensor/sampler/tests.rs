@@ -93,6 +93,45 @@ fn a_sample_is_written_when_something_changed() {
 }
 
 #[test]
+fn the_memory_of_launchers_is_read_once_a_minute_and_of_those_that_are_there() {
+    let mut world = World::new();
+    let process = |world: &mut World, pid, launcher: Option<&str>| {
+        world.fake.put(&Fake { pid, ..Fake::default() });
+        let mut process = crate::model::testing::process(world.id(pid));
+        process.launcher = launcher.map(str::to_owned);
+        process
+    };
+    let mut spawn = crate::model::testing::spawn(world.id(20)).forked_by(world.id(12));
+    spawn.parent.as_mut().unwrap().process = process(&mut world, 12, Some("sh -c"));
+    spawn.ancestors = vec![process(&mut world, 11, Some("npx")), process(&mut world, 10, None)];
+    world.sampler.launched(&spawn);
+    let mut syscr = 100;
+    let mut at = |world: &mut World, second| {
+        // It ran, so that it is looked at.
+        syscr += 1;
+        let ran = Fake { pid: 20, ppid: 10, cmdline: WORKER, ..Fake::default() };
+        world.fake.put(&Fake { syscr: Some(syscr), ..ran });
+        world.samples(second).first().and_then(|sample| sample.launchers_rss_kib)
+    };
+    assert_eq!(at(&mut world, 0), Some(200_000), "of two, not of the gateway");
+    world.fake.remove(11);
+    assert_eq!(at(&mut world, 30), None);
+    assert_eq!(at(&mut world, 60), Some(100_000));
+    // A launcher with a worker's own arguments, and what launched it.
+    let mut outer = crate::model::testing::spawn(world.worker(21)).forked_by(world.id(12));
+    outer.session = Some("K".to_owned());
+    outer.parent.clone_from(&spawn.parent);
+    world.sampler.launched(&outer);
+    let mut inner = crate::model::testing::spawn(world.id(20)).forked_by(world.id(21));
+    inner.session = Some("K".to_owned());
+    world.sampler.launched(&inner);
+    assert_eq!(at(&mut world, 120), Some(200_000), "21 and 12");
+    inner.session = Some("another".to_owned());
+    world.sampler.launched(&inner);
+    assert_eq!(at(&mut world, 180), None, "21 is a worker of its own");
+}
+
+#[test]
 fn a_small_process_is_judged_by_percent() {
     assert!(moved(1000, 1050, 5, 1024));
     assert!(!moved(1000, 1049, 5, 1024));

@@ -1,6 +1,7 @@
 use super::{
     Reads,
     channels::Watched,
+    launchers::Launchers,
     live::{self, Live, Pulse},
     sockets::Own,
     waits::Waits,
@@ -19,6 +20,7 @@ pub(super) struct Worker {
     pub(super) work: Work,
     pub(super) sockets: Own,
     waits: Waits,
+    pub(super) launchers: Launchers,
     /// It was spawned so lately that its channels are not looked at yet.
     pub(super) fresh_until_ns: u64,
 }
@@ -79,6 +81,7 @@ impl Worker {
                     sample.state = live::state(&stat);
                     sample.rss_kib = Some(stat.rss_kib);
                     sample.threads = Some(stat.threads);
+                    sample.launchers_rss_kib = self.launchers.rss_kib(proc, now_ns);
                 }
                 Ok(_) => return Seen::Vanished,
                 // It cannot be seen this time.
@@ -99,6 +102,7 @@ pub(super) fn bare(identity: Identity, state: char) -> Sample {
         start_ns: identity.start_ns,
         state,
         rss_kib: None,
+        launchers_rss_kib: None,
         pss_kib: None,
         threads: None,
         syscr: None,

@@ -119,6 +119,46 @@ fn a_pipe_is_held_and_then_closed_and_its_output_is_read_and_then_not() {
     real.until_output(pid, OutputState::Unread);
 }
 
+/// A shell that waits for what it started, as `npm exec` and `sh -c` do.
+#[test]
+fn the_memory_of_a_launcher_is_read_with_its_worker_s() {
+    use crate::{host::proc::snapshot_of, profile::Profile};
+    let mut real = Real::new();
+    let launcher = Command::new("sh")
+        .args(["-c", "sleep 61.5; :"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("it is installed");
+    let pid = launcher.id();
+    real.children.push(launcher);
+    let proc = ProcFs::default();
+    let started = |proc: &ProcFs| proc.children(pid).unwrap().first().copied();
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let spawn = loop {
+        let text = "name = \"s\"\n[worker]\ntokens = [\"61.5\"]\nsession = \"none\"\n";
+        let profile = Profile::parse(text).unwrap();
+        let pids: Vec<u32> = started(&proc).into_iter().chain([pid]).collect();
+        let spawns = snapshot_of(&proc, &profile, &mut real.book, &pids).unwrap();
+        if let Some(spawn) = spawns.into_iter().find(|spawn| Some(spawn.pid) == started(&proc)) {
+            break spawn;
+        }
+        assert!(std::time::Instant::now() < end, "it did not start");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    };
+    let parent = &spawn.parent.as_ref().unwrap().process;
+    assert_eq!((parent.pid, parent.launcher.as_deref()), (pid, Some("sh -c")));
+    real.sampler.track(spawn.identity(), Role::Worker, Some(parent.identity()));
+    real.sampler.launched(&spawn);
+    let sample = real.until(spawn.pid, "its memory", |it| it.launchers_rss_kib.is_some());
+    let rss = |pid| proc.stat(pid).unwrap().unwrap().rss_kib;
+    assert_eq!(sample.launchers_rss_kib, Some(rss(pid)));
+    assert!(rss(pid) > 0 && sample.rss_kib.is_some());
+    // It outlives the shell otherwise.
+    let worker = rustix::process::Pid::from_raw(spawn.pid as i32).unwrap();
+    rustix::process::kill_process(worker, rustix::process::Signal::KILL).unwrap();
+}
+
 #[test]
 fn a_pipe_that_was_closed_at_the_start_is_unheld() {
     let mut real = Real::new();
