@@ -93,5 +93,5 @@ pub(crate) fn surety(spawn: &Spawn) -> Confidence {
 pub(crate) fn launched(parent: &Worker, child: &Worker) -> bool {
     parent.session.is_some()
         && parent.session == child.session
-        && parent.left.is_none_or(|left| left.at > child.birth.at)
+        && parent.left().is_none_or(|left| left.at > child.birth.at)
 }

@@ -81,7 +81,8 @@ fn verdict(roster: &Roster, surpluses: &Surpluses, id: Identity, gateway: &Surpl
             time(seconds.saturating_mul(HOUR / 3_600))
         )
     });
-    let rss: u64 = workers.iter().filter_map(|worker| worker.rss_kib).fold(0, u64::saturating_add);
+    let rss: u64 =
+        workers.iter().filter_map(|worker| worker.rss_kib()).fold(0, u64::saturating_add);
     let held = if rss == 0 { String::new() } else { format!(", {} in all", size(rss)) };
     let text = format!(
         "gateway {name}({}) has {} where {} would do{held}: {grown} more than before within {}{ends}",
@@ -118,7 +119,7 @@ fn forecast(
     let over = watched.max(rules.accumulation / 6).max(LAG);
     let per_hour = u128::from(grown) * u128::from(HOUR) / u128::from(over);
     let sampled: Vec<u128> =
-        workers.iter().filter_map(|worker| worker.rss_kib).map(u128::from).collect();
+        workers.iter().filter_map(|worker| worker.rss_kib()).map(u128::from).collect();
     let mean = sampled.iter().sum::<u128>() / (sampled.len() as u128).max(1);
     // From the product, not from the rounded workers an hour: slow growth is growth too.
     let kib_per_hour = u128::from(grown)

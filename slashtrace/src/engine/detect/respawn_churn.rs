@@ -20,16 +20,17 @@ const LEAST: usize = 3;
 const NAMED: usize = 64;
 
 pub(super) fn judge(view: &GroupView, said: Option<Said>) -> Judgement {
-    let Some(group) = view.group else { return Judgement::default() };
+    let replacements = view.group.and_then(|group| group.replacements());
+    let Some(replacements) = replacements else { return Judgement::default() };
     let from = view.now.saturating_sub(view.rules.churn);
-    if group.replacements.since(from) < LEAST {
+    if replacements.since(from) < LEAST {
         return Judgement::default();
     }
     // A launcher needs a moment to hand over to the worker that it launched.
     let until = view.now.checked_sub(LAG);
-    let young = group.replacements.next_after(until).map(|birth| birth.saturating_add(LAG));
+    let young = replacements.next_after(until).map(|birth| birth.saturating_add(LAG));
     let Some(until) = until else { return Judgement::new(None, young) };
-    let run = group.replacements.longest(from, until);
+    let run = replacements.longest(from, until);
     if run.len() < LEAST {
         return Judgement::new(None, young);
     }
@@ -51,7 +52,7 @@ fn verdict(run: &[&Worker]) -> Verdict {
     let named = &run[run.len().saturating_sub(NAMED)..];
     let first = run.first().map_or(0, |worker| worker.birth.at);
     let last = run.last().map_or(0, |worker| worker.birth.at);
-    let rss = run.iter().filter_map(|worker| worker.rss_kib).max();
+    let rss = run.iter().filter_map(|worker| worker.rss_kib()).max();
     let grown = rss.map_or_else(String::new, |kib| format!(" of up to {}", size(kib)));
     let text = format!(
         "the worker of {} was replaced {} within {} without overlap: no leak, but each time a \
