@@ -3,6 +3,7 @@
 //! May touch: nothing that does I/O, no clock, no async.
 
 mod action;
+mod compact;
 mod finding;
 mod identity;
 mod observation;
@@ -15,6 +16,7 @@ mod terminal;
 pub(crate) mod testing;
 
 pub use action::{Action, Mode, Outcome, Phase, Step};
+pub(crate) use compact::{Maybe, MaybeId};
 pub use finding::{Confidence, Finding, FindingState, FindingWorker, Forecast, GatewayRef, Kind};
 pub use identity::Identity;
 pub use observation::{

@@ -127,7 +127,8 @@ pub fn group(
         let mut launchers: Vec<Identity> = above.clone().map(Spawn::identity).collect();
         let first = above.last().unwrap_or(spawn);
         let known = roster.worker(first.identity());
-        launchers.extend(known.into_iter().flat_map(|first| first.launchers.iter().copied()));
+        launchers
+            .extend(known.into_iter().flat_map(|first| first.rare().launchers.iter().copied()));
         // They and the worker are one. One that is gone has none.
         for (rss, pss) in launchers.iter().filter_map(|launcher| memory(*launcher)) {
             rss_kib += rss;

@@ -11,6 +11,7 @@
 use std::collections::VecDeque;
 
 use super::rules::Rules;
+use crate::model::Maybe;
 
 /// Rises that are kept; more than three are within the settle time only in made-up recordings.
 const RISES_KEPT: usize = 8;
@@ -46,17 +47,28 @@ struct Reading {
     counted: bool,
 }
 
+/// The last rises of a worker, oldest first; most that live have none.
+#[derive(Clone, Debug, Default)]
+struct Rises(Option<Box<VecDeque<Rise>>>);
+
+impl Rises {
+    fn iter(&self) -> impl DoubleEndedIterator<Item = &Rise> {
+        self.0.iter().flat_map(|rises| rises.iter())
+    }
+}
+
 /// What the samples of one worker say about its calls.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Activity {
     /// Once calls are counted, system calls tell nothing more.
     reading: Option<Reading>,
-    bursts: u64,
+    bursts: u32,
     /// First time that it was seen waiting for its stdin.
-    waiting: Option<u64>,
+    waiting: Maybe,
     /// Later runs that are taken for start-up because it was not.
-    parts: u64,
-    rises: VecDeque<Rise>,
+    parts: u8,
+    /// Oldest first.
+    rises: Rises,
 }
 
 impl Activity {
@@ -73,7 +85,7 @@ impl Activity {
         let last = self.counter();
         let first = last.is_none();
         if first {
-            self.rises.clear();
+            self.rises.0 = None;
         }
         let Some(before) = last.or(since.map(|born| reading(0, born))) else {
             self.reading = Some(reading(value, at));
@@ -106,7 +118,7 @@ impl Activity {
             return false;
         }
         let apart = at.saturating_sub(before.changed_at) >= rules.settle();
-        match self.waiting {
+        match self.waiting.get() {
             Some(waiting) if apart || before.changed_at <= waiting => self.burst(),
             None if apart && rules.sees_use && self.parts == 0 => self.parts = 1,
             None if apart => self.burst(),
@@ -121,11 +133,11 @@ impl Activity {
 
     /// It was seen waiting for its stdin: its start is over.
     pub(crate) fn waits(&mut self, at: u64) {
-        if self.waiting.is_none() {
-            self.waiting = Some(at);
+        if self.waiting.get().is_none() {
+            self.waiting = at.into();
             if self.counter().is_none() {
                 self.bursts = 0;
-                self.rises.clear();
+                self.rises.0 = None;
             }
         }
     }
@@ -136,11 +148,12 @@ impl Activity {
 
     fn rose(&mut self, looked_at: u64, to: u64, seq: u64, rules: &Rules) {
         let from = looked_at.max(to.saturating_sub(rules.look_back()));
-        self.rises.push_back(Rise { from, to, seq });
-        while self.rises.len() > RISES_KEPT
-            || self.rises.get(1).is_some_and(|rise| rise.to.saturating_add(rules.settle()) <= to)
+        let rises = self.rises.0.get_or_insert_default();
+        rises.push_back(Rise { from, to, seq });
+        while rises.len() > RISES_KEPT
+            || rises.get(1).is_some_and(|rise| rise.to.saturating_add(rules.settle()) <= to)
         {
-            self.rises.pop_front();
+            rises.pop_front();
         }
     }
 
@@ -151,15 +164,15 @@ impl Activity {
             return Some(Served { calls: reads.value, exact: whole_life });
         }
         let syscr = self.reading?;
-        let started = self.bursts > 0 || self.waiting.is_some();
+        let started = self.bursts > 0 || self.waiting.get().is_some();
         let settled = started || now >= syscr.changed_at.saturating_add(rules.settle());
-        settled.then_some(Served { calls: self.bursts, exact: false })
+        settled.then_some(Served { calls: self.bursts.into(), exact: false })
     }
 
     /// When start-up is over if nothing changes until then.
     pub(crate) fn settles_at(&self, rules: &Rules) -> Option<u64> {
         match self.reading {
-            Some(syscr) if !syscr.counted && self.bursts == 0 && self.waiting.is_none() => {
+            Some(syscr) if !syscr.counted && self.bursts == 0 && self.waiting.get().is_none() => {
                 Some(syscr.changed_at.saturating_add(rules.settle()))
             }
             _ => None,
@@ -174,7 +187,7 @@ impl Activity {
 
     /// The newest rise, whoever else was looked at since.
     pub(crate) fn newest_rise(&self) -> Option<Rise> {
-        self.rises.back().copied()
+        self.rises.iter().next_back().copied()
     }
 
     /// When the next rise becomes one that [`Self::last_rise`] gives.
@@ -286,7 +299,7 @@ mod tests {
         for round in 0..1_000 {
             activity.counted(round, (round * 2 * S, round), Some(0), &rules());
         }
-        assert!(activity.rises.len() <= 3, "{}", activity.rises.len());
+        assert!(activity.rises.iter().count() <= 3, "{:?}", activity.rises);
         assert!(activity.last_rise(2_000 * S, &rules()).is_some());
     }
 }

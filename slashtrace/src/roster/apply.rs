@@ -14,8 +14,8 @@ use super::{
     worker::{Birth, Link, Moment, Worker},
 };
 use crate::model::{
-    Body, Clients, Exec, Exit, Identity, Parent, ParentSource, Process, Record, Role, Sample,
-    SensorKind, Source, Spawn, Step, USE_CAPABILITY,
+    Body, Clients, Exec, Exit, Identity, Maybe, Parent, ParentSource, Process, Record, Role,
+    Sample, SensorKind, Source, Spawn, Step, USE_CAPABILITY,
 };
 use crate::profile::{Channel, OnePer};
 
@@ -71,8 +71,10 @@ impl Roster {
                     && let Some(worker) = self.workers.get_mut(&signal.identity())
                 {
                     let sender = signal.sender.as_ref().filter(|_| !signal.parent_ended);
-                    worker.signalled_by =
-                        sender.map(|it| Identity { pid: it.pid, start_ns: it.start_ns });
+                    let sender = sender.map(|it| Identity { pid: it.pid, start_ns: it.start_ns });
+                    if sender != worker.rare().signalled_by {
+                        worker.rare_mut().signalled_by = sender;
+                    }
                     if worker.exit.is_some() {
                         self.leave_alone(signal.identity());
                     }
@@ -91,12 +93,14 @@ impl Roster {
         (worker.channel, worker.one_per) = self.rules.of_rule(spawn.rule.as_deref());
         let origin = self.origin_of(spawn);
         worker.gateway = origin.gateway;
-        worker.launchers = origin.launchers.into();
-        worker.candidate = origin.candidate.map(Box::new);
+        if !origin.launchers.is_empty() || origin.candidate.is_some() {
+            let rare = worker.rare_mut();
+            (rare.launchers, rare.candidate) = (origin.launchers, origin.candidate);
+        }
         let mut came_back = false;
         if let Some(known) = self.workers.get(&id) {
             // Who is told to be a worker later than it was seen as a zombie lives.
-            let revived = known.zombie.is_some_and(|zombie| zombie.at < record.boottime_ns);
+            let revived = known.zombie().is_some_and(|zombie| zombie.at < record.boottime_ns);
             if revived {
                 self.set_zombie(id, None);
             }
@@ -105,13 +109,17 @@ impl Roster {
                 self.fill_in(id, worker);
                 return;
             }
-            came_back = known.left.is_some();
-            let away = known.left.map(|left| Box::new(left.at..record.boottime_ns));
-            worker.away = away.or_else(|| known.away.clone());
+            came_back = known.left().is_some();
+            let away = known.left().map(|left| left.at..record.boottime_ns);
+            if let Some(away) = away.or_else(|| known.rare().away.clone()) {
+                worker.rare_mut().away = Some(away);
+            }
             worker.exit = known.exit;
-            worker.zombie = known.zombie;
+            worker.set_zombie(known.zombie());
             worker.rss_kib = known.rss_kib;
-            worker.launchers_rss_kib = known.launchers_rss_kib;
+            if let Some(launchers) = known.rare().launchers_rss_kib {
+                worker.rare_mut().launchers_rss_kib = Some(launchers);
+            }
             worker.activity = known.activity.clone();
             worker.usage = known.usage.clone();
             worker.launcher = known.launcher;
@@ -291,15 +299,15 @@ impl Roster {
             let worker = descendant.worker;
             self.touch(Subject::Worker(worker));
         }
-        if self.workers.get(&id).is_some_and(|worker| worker.zombie.is_some()) {
+        if self.workers.get(&id).is_some_and(|worker| worker.zombie().is_some()) {
             self.set_zombie(id, None);
         }
         let Some(worker) = self.workers.get_mut(&id) else { return };
-        if exec.is_worker == worker.left.is_some() && worker.exit.is_none() {
-            if let Some(left) = worker.left {
-                worker.away = Some(Box::new(left.at..record.boottime_ns));
+        if exec.is_worker == worker.left().is_some() && worker.exit.is_none() {
+            if let Some(left) = worker.left() {
+                worker.rare_mut().away = Some(left.at..record.boottime_ns);
             }
-            worker.left = (!exec.is_worker).then(|| moment(record, exec.source));
+            worker.set_left((!exec.is_worker).then(|| moment(record, exec.source)));
             self.life_changed(id);
         }
     }
@@ -347,7 +355,7 @@ impl Roster {
 
     fn set_zombie(&mut self, id: Identity, zombie: Option<Moment>) {
         if let Some(worker) = self.workers.get_mut(&id) {
-            worker.zombie = zombie;
+            worker.set_zombie(zombie);
             self.life_changed(id);
         }
     }
@@ -378,8 +386,10 @@ impl Roster {
             self.sampled_below(record, sample);
             return;
         };
-        worker.rss_kib = sample.rss_kib.or(worker.rss_kib);
-        worker.launchers_rss_kib = launched.or(worker.launchers_rss_kib);
+        worker.rss_kib = sample.rss_kib.or(worker.rss_kib.get()).into();
+        if let Some(launchers) = launched {
+            worker.rare_mut().launchers_rss_kib = Some(launchers);
+        }
 
         let mut active = false;
         if let Some(reads) = sample.reads {
@@ -405,20 +415,20 @@ impl Roster {
 
         let left = worker.client.as_ref().is_some_and(|client| client.gone().is_some());
         let seen = moment(record, Source::Proc);
-        let before = (worker.zombie.is_some(), worker.exit.is_some());
+        let before = (worker.zombie().is_some(), worker.exit.is_some());
         match sample.state {
             // A leader that ended before its other threads is shown as Z too, and lives on.
             'Z' if sample.threads.is_none_or(|threads| threads <= 1) => {
-                worker.zombie = worker.zombie.or(Some(seen));
+                worker.set_zombie(worker.zombie().or(Some(seen)));
             }
             'X' => {
-                worker.zombie = None;
+                worker.set_zombie(None);
                 worker.exit = worker.exit.or(Some(seen));
             }
-            _ => worker.zombie = None,
+            _ => worker.set_zombie(None),
         }
-        let held = sample.stdin.filter(|_| worker.candidate.is_some());
-        let life = before != (worker.zombie.is_some(), worker.exit.is_some());
+        let held = sample.stdin.filter(|_| worker.rare().candidate.is_some());
+        let life = before != (worker.zombie().is_some(), worker.exit.is_some());
 
         if active {
             self.activity_changed(id);
@@ -462,7 +472,7 @@ fn is_lost(parent: &Parent) -> bool {
 /// or it had become something else and is a worker again.
 fn supersedes(later: &Worker, known: &Worker) -> bool {
     let seen = |worker: &Worker| worker.birth.source == Source::Kernel && !worker.birth.inherited;
-    known.left.is_some() || (seen(later) && !seen(known))
+    known.left().is_some() || (seen(later) && !seen(known))
 }
 
 fn new_worker(record: &Record, spawn: &Spawn) -> Worker {
@@ -499,24 +509,14 @@ fn new_worker(record: &Record, spawn: &Spawn) -> Worker {
         argv_truncated: spawn.argv_truncated,
         launcher: false,
         spread: false,
-        part_of: None,
-        launchers: Box::default(),
-        launcher_exit: None,
-        candidate: None,
-        signalled_by: None,
+        rare: None,
         exited_well: false,
-        survived: None,
         exit: None,
-        left: None,
-        away: None,
-        zombie: None,
-        rss_kib: None,
-        launchers_rss_kib: None,
+        rss_kib: Maybe::NONE,
         activity: Activity::default(),
         usage: Usage::default(),
         channel: None,
         one_per: OnePer::Session,
-        witness: None,
         client: None,
         client_judged: false,
         kept_until: 0,

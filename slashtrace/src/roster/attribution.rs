@@ -93,6 +93,6 @@ pub(crate) fn surety(spawn: &Spawn) -> Confidence {
 pub(crate) fn launched(parent: &Worker, child: &Worker) -> bool {
     parent.session.is_some()
         && parent.session == child.session
-        && parent.left.is_none_or(|left| left.at > child.birth.at)
-        && parent.away.as_deref().is_none_or(|away| !away.contains(&child.birth.at))
+        && parent.left().is_none_or(|left| left.at > child.birth.at)
+        && parent.rare().away.as_ref().is_none_or(|away| !away.contains(&child.birth.at))
 }

@@ -5,23 +5,24 @@ use std::sync::Arc;
 
 use super::{
     GroupKey, Index, Moment, Roster, Subject,
-    replacements::{Replacements, Spawned},
+    few::Few,
+    replacements::{self, Replacements, Spawned},
     timeline::Timeline,
     worker::{Worker, witness},
 };
-use crate::model::Identity;
+use crate::model::{Identity, Maybe};
 
 /// The members of a group, ended ones included as long as they are remembered.
 #[derive(Debug, Default)]
 pub(crate) struct Group {
     /// Live ones, by birth.
-    pub(crate) live: Vec<(u64, Identity)>,
+    pub(crate) live: Few<(u64, Identity)>,
     /// Those that have ended, by when.
     pub(super) ended: Timeline,
     /// Those that were seen to serve, by the beginning of their newest rise.
     risen: Timeline,
-    /// Who replaced whom.
-    pub(crate) replacements: Replacements,
+    /// Who replaced whom, once there were several spawns: most groups have one worker.
+    replacements: Option<Box<Replacements>>,
 }
 
 impl Group {
@@ -33,10 +34,6 @@ impl Group {
         match end {
             None => {
                 let place = self.live.partition_point(|it| *it < (birth, id));
-                if self.live.is_empty() {
-                    // Most groups have one worker.
-                    self.live.reserve_exact(1);
-                }
                 self.live.insert(place, (birth, id));
             }
             Some(end) => self.ended.insert(end, id),
@@ -48,6 +45,11 @@ impl Group {
             None => self.live.retain(|&(_, live)| live != id),
             Some(end) => self.ended.remove(end, id),
         }
+    }
+
+    /// Who replaced whom; none while fewer than three spawns are remembered.
+    pub(crate) fn replacements(&self) -> Option<&Replacements> {
+        self.replacements.as_deref()
     }
 
     /// Those that served from `since` on, the newest first.
@@ -65,9 +67,9 @@ pub(crate) struct Listed {
     /// It is in its group and below its gateway at all.
     somewhere: bool,
     /// The end under which it is listed.
-    end: Option<u64>,
+    end: Maybe,
     /// The beginning of the rise under which it is listed.
-    rise: Option<u64>,
+    rise: Maybe,
 }
 
 impl Roster {
@@ -98,19 +100,17 @@ impl Roster {
                 group.risen.insert(rise, id);
             }
             if !inherited {
-                self.with_replacements(&key, |replacements, replaces| {
-                    replacements.insert(Spawned { birth, id }, replaces);
-                });
+                self.note_spawn(&key, Spawned { birth, id });
             }
         }
         if let Some(session) = session {
-            self.by_session.entry(session).or_insert_with(|| Vec::with_capacity(1)).push(id);
+            self.by_session.entry(session).or_default().push(id);
         }
         if let Some(terminal) = terminal {
             self.by_tty.entry(terminal.index).or_default().insert(id);
         }
         if let Some(worker) = self.workers.get_mut(&id) {
-            worker.listed = Listed { somewhere: true, end, rise };
+            worker.listed = Listed { somewhere: true, end: end.into(), rise: rise.into() };
         }
         self.touch_around(id);
     }
@@ -130,7 +130,8 @@ impl Roster {
         let Some(worker) = self.workers.get_mut(&id).filter(|it| it.listed.somewhere) else {
             return;
         };
-        let Listed { end, rise, .. } = std::mem::take(&mut worker.listed);
+        let listed = std::mem::take(&mut worker.listed);
+        let (end, rise) = (listed.end.get(), listed.rise.get());
         let (birth, inherited) = (worker.birth.at, worker.birth.inherited);
         let (key, at) = (worker.key(), worker.gateway_id());
         let (session, terminal) = (worker.session.clone(), worker.terminal);
@@ -187,7 +188,7 @@ impl Roster {
         self.touch_around(id);
         let Some(worker) = self.workers.get(&id) else { return };
         let end = worker.end().map(|end| end.at);
-        let before = worker.listed.end;
+        let before = worker.listed.end.get();
         if worker.listed.somewhere && before != end {
             self.relist(id, before, end);
         }
@@ -199,7 +200,7 @@ impl Roster {
 
     fn relist(&mut self, id: Identity, before: Option<u64>, end: Option<u64>) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
-        worker.listed.end = end;
+        worker.listed.end = end.into();
         let (birth, inherited) = (worker.birth.at, worker.birth.inherited);
         let (key, at) = (worker.key(), worker.gateway_id());
         self.totals.live += u64::from(end.is_none());
@@ -233,7 +234,7 @@ impl Roster {
             return;
         };
         let rise = worker.activity.newest_rise().map(|rise| rise.from);
-        let before = std::mem::replace(&mut worker.listed.rise, rise);
+        let before = std::mem::replace(&mut worker.listed.rise, rise.into()).get();
         if before == rise {
             return;
         }
@@ -246,17 +247,43 @@ impl Roster {
         }
     }
 
-    /// Changes what is kept of who replaced whom in a group.
+    /// A worker of a group was seen being spawned.
+    fn note_spawn(&mut self, key: &GroupKey, one: Spawned) {
+        let Some(group) = self.groups.get_mut(key) else { return };
+        let mut spawns = vec![one];
+        if group.replacements.is_none() {
+            if group.live.len() + group.ended.len() < replacements::FEW {
+                return;
+            }
+            let members = group.live.iter().map(|(_, id)| *id);
+            let members = members.chain(group.ended.iter().map(|(_, id)| id));
+            let members = members.filter_map(|id| self.workers.get(&id));
+            let seen = members.filter(|worker| !worker.birth.inherited);
+            spawns = seen.map(|it| Spawned { birth: it.birth.at, id: it.id }).collect();
+            if spawns.len() < replacements::FEW {
+                return;
+            }
+            group.replacements = Some(Box::default());
+        }
+        self.with_replacements(key, |replacements, replaces| {
+            spawns.sort_unstable();
+            for one in spawns {
+                replacements.insert(one, replaces);
+            }
+        });
+    }
+
+    /// Changes what is kept of who replaced whom in a group, if anything is.
     fn with_replacements(
         &mut self,
         key: &GroupKey,
         change: impl FnOnce(&mut Replacements, &dyn Fn(Identity, Identity) -> bool),
     ) {
-        let Some(group) = self.groups.get_mut(key) else { return };
-        let mut replacements = std::mem::take(&mut group.replacements);
+        let group = self.groups.get_mut(key);
+        let Some(mut replacements) = group.and_then(|it| it.replacements.take()) else { return };
         change(&mut replacements, &|before, after| self.replaces(before, after));
         if let Some(group) = self.groups.get_mut(key) {
-            group.replacements = replacements;
+            group.replacements = Some(replacements);
         }
     }
 
@@ -278,7 +305,7 @@ impl Roster {
         let Some(group) = leaving.key().and_then(|key| self.groups.get(&key)) else { return };
         let mut found = Vec::new();
         for &(_, other) in &group.live {
-            if let Some(worker) = self.workers.get(&other).filter(|it| it.witness.is_none())
+            if let Some(worker) = self.workers.get(&other).filter(|it| it.rare().witness.is_none())
                 && let Some(witness) = witness(worker, leaving, rise, self.now, &self.rules)
             {
                 found.push((other, witness));
@@ -286,7 +313,7 @@ impl Roster {
         }
         for (other, witness) in found {
             if let Some(worker) = self.workers.get_mut(&other) {
-                worker.witness = Some(Box::new(witness));
+                worker.rare_mut().witness = Some(witness);
             }
         }
     }
@@ -296,16 +323,14 @@ impl Worker {
     /// Whether it is a worker of its own: a launcher is one with the worker that it launched, and
     /// those that a worker spread itself over are one with it.
     pub(crate) fn counts(&self) -> bool {
-        !self.launcher && self.part_of.is_none()
+        !self.launcher && self.rare().part_of.is_none()
     }
 }
 
 /// A session has few workers that are remembered, so that a list is smaller than a set.
-fn unlist(index: &mut Index<Arc<str>, Vec<Identity>>, key: &Arc<str>, id: Identity) {
+fn unlist(index: &mut Index<Arc<str>, Few<Identity>>, key: &Arc<str>, id: Identity) {
     if let Some(ids) = index.get_mut(key) {
-        if let Some(at) = ids.iter().position(|it| *it == id) {
-            ids.swap_remove(at);
-        }
+        ids.retain(|it| *it != id);
         if ids.is_empty() {
             index.remove(key);
         }

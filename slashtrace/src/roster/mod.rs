@@ -16,6 +16,7 @@ mod attribution;
 mod client;
 mod ends;
 mod family;
+mod few;
 mod gateway;
 mod group;
 mod index;
@@ -53,7 +54,7 @@ pub(crate) use self::{
     usage::{Doubt, Reach, span},
     worker::{Moment, Witness, Worker, witness},
 };
-use self::{ends::Ends, retire::Retiring, terminal::Terminals, unreaped::Unreaped};
+use self::{ends::Ends, few::Few, retire::Retiring, terminal::Terminals, unreaped::Unreaped};
 use crate::{
     model::{Body, FORMAT_VERSION, Identity, Memory, Record, Spawn},
     profile::Profile,
@@ -114,7 +115,7 @@ pub struct Roster {
     /// Of gateways that serve several terminals, which sessions are on which.
     joins: Index<Identity, join::Sessions>,
     /// Remembered workers by session, and by the index of their terminal.
-    by_session: Index<Arc<str>, Vec<Identity>>,
+    by_session: Index<Arc<str>, Few<Identity>>,
     by_tty: Index<u32, BTreeSet<Identity>>,
     /// Workers by what launched them.
     launched: Index<Identity, BTreeSet<Identity>>,

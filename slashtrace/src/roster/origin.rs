@@ -42,7 +42,7 @@ impl Roster {
     /// gateway of all of them.
     pub(super) fn note_launchers(&mut self, id: Identity, spawn: &Spawn) {
         let Some(worker) = self.workers.get(&id) else { return };
-        let launchers = worker.launchers.clone();
+        let launchers = worker.rare().launchers.clone();
         let Some(nearest) = launchers.first().copied() else { return };
         let others: Vec<Identity> = self
             .launched
@@ -70,13 +70,18 @@ impl Roster {
     pub(super) fn is_launched(&self, id: Identity) -> bool {
         let Some(worker) = self.workers.get(&id) else { return false };
         let above = worker.above.first().and_then(|above| self.workers.get(above));
-        !worker.launchers.is_empty() || above.is_some_and(|above| above.launcher)
+        !worker.rare().launchers.is_empty() || above.is_some_and(|above| above.launcher)
     }
 
     pub(super) fn forget_launchers(&mut self, id: Identity) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
-        worker.launchers_rss_kib = None;
-        for launcher in std::mem::take(&mut worker.launchers) {
+        if let Some(rare) = &mut worker.rare {
+            rare.launchers_rss_kib = None;
+        }
+        if worker.rare().launchers.is_empty() {
+            return;
+        }
+        for launcher in std::mem::take(&mut worker.rare_mut().launchers) {
             if let Some(launched) = self.launched.get_mut(&launcher) {
                 launched.remove(&id);
                 if launched.is_empty() {
@@ -91,8 +96,8 @@ impl Roster {
         for id in self.launched.get(&launcher).cloned().unwrap_or_default() {
             let Some(worker) = self.workers.get_mut(&id) else { continue };
             let waited = end.at.saturating_sub(worker.birth.at) > MOMENTS;
-            if waited && worker.launcher_exit.is_none() {
-                worker.launcher_exit = Some(end);
+            if waited && worker.rare().launcher_exit.is_none() {
+                worker.rare_mut().launcher_exit = Some(end);
                 self.touch(Subject::Worker(id));
             }
         }
@@ -123,10 +128,10 @@ impl Roster {
         }
         let Some(worker) = self.workers.get_mut(&id) else { return };
         let holds = |link: &Link| Some(link.process.identity()) == stdin.holder;
-        if worker.candidate.as_deref().is_some_and(holds)
-            && let Some(link) = worker.candidate.take()
+        if worker.rare().candidate.as_ref().is_some_and(holds)
+            && let Some(link) = worker.rare_mut().candidate.take()
         {
-            self.hand_over(id, Some(*link));
+            self.hand_over(id, Some(link));
         }
     }
 
@@ -164,10 +169,9 @@ impl Roster {
         let all = session.and_then(|session| self.by_session.get(session)).into_iter().flatten();
         let mut parts: Vec<Identity> =
             all.filter(|id| **id != child && same(id)).copied().collect();
-        let already = self
-            .workers
-            .get(&parent)
-            .is_some_and(|worker| !worker.launcher && worker.part_of.is_none() && worker.spread);
+        let already = self.workers.get(&parent).is_some_and(|worker| {
+            !worker.launcher && worker.rare().part_of.is_none() && worker.spread
+        });
         if parts.is_empty() && !already {
             return false;
         }
@@ -175,7 +179,7 @@ impl Roster {
         for part in parts {
             self.dismiss(part, false);
             if let Some(worker) = self.workers.get_mut(&part) {
-                worker.part_of = Some(parent);
+                worker.rare_mut().part_of = Some(parent);
             }
         }
         let step_back = self.workers.get_mut(&parent).is_some_and(|worker| {
@@ -198,15 +202,15 @@ impl Roster {
             return;
         }
         let session = worker.session.clone();
-        let all = session.and_then(|session| self.by_session.get(&session).cloned());
+        let all = session.and_then(|session| self.by_session.get(&session).map(|ids| ids.to_vec()));
         let parts = if spread { self.parts_of(id) } else { Vec::new() };
         for other in all.into_iter().flatten().chain(parts) {
             let Some(worker) = self.workers.get_mut(&other) else { continue };
-            if worker.part_of == Some(id) {
-                worker.part_of = None;
+            if worker.rare().part_of == Some(id) {
+                worker.rare_mut().part_of = None;
                 self.enlist(other);
             } else if launcher && worker.above.first() == Some(&id) {
-                worker.launcher_exit = worker.launcher_exit.or(Some(end));
+                worker.rare_mut().launcher_exit.get_or_insert(end);
                 self.touch(Subject::Worker(other));
             }
         }
@@ -214,7 +218,7 @@ impl Roster {
 
     /// Parts are listed nowhere: there are few workers that spread themselves.
     fn parts_of(&self, id: Identity) -> Vec<Identity> {
-        let parts = self.workers.values().filter(|it| it.part_of == Some(id));
+        let parts = self.workers.values().filter(|it| it.rare().part_of == Some(id));
         let mut parts: Vec<Identity> = parts.map(|it| it.id).collect();
         parts.sort_unstable();
         parts
@@ -225,11 +229,11 @@ impl Roster {
     pub(super) fn leave_alone(&mut self, id: Identity) {
         let Some(key) = self.workers.get(&id).and_then(|worker| worker.key()) else { return };
         let Some(group) = self.groups.get(&key) else { return };
-        let [(_, stays)] = *group.live.as_slice() else { return };
+        let &[(_, stays)] = &*group.live else { return };
         let survived = self.survived(group, stays);
         let Some(stays) = self.workers.get_mut(&stays) else { return };
-        if survived.is_some() || stays.survived.is_some() {
-            stays.survived = survived;
+        if survived.is_some() || stays.rare().survived.is_some() {
+            stays.rare_mut().survived = survived;
             self.touch(Subject::Group(key));
         }
     }
@@ -269,7 +273,7 @@ impl Roster {
     /// of them, in which the other one may have been lost.
     fn were_a_pair(&self, ended: &Worker, stays: &Worker) -> bool {
         let Some(end) = ended.exit else { return false };
-        let by_gateway = match ended.signalled_by {
+        let by_gateway = match ended.rare().signalled_by {
             Some(sender) => Some(sender) == ended.gateway_id(),
             None => ended.exited_well,
         };

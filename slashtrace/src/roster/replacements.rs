@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, VecDeque};
 use crate::model::Identity;
 
 /// Of fewer spawns no runs are kept: most groups have one worker.
-const FEW: usize = 3;
+pub(super) const FEW: usize = 3;
 
 /// A worker that was seen being spawned.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -34,9 +34,6 @@ impl Replacements {
     /// A worker was spawned. `replaces(a, b)` says whether `b` replaced `a`.
     pub(super) fn insert(&mut self, one: Spawned, replaces: impl Fn(Identity, Identity) -> bool) {
         let place = self.spawns.partition_point(|it| *it < one);
-        if self.spawns.capacity() == 0 {
-            self.spawns.reserve_exact(1);
-        }
         if place == self.spawns.len() {
             let linked = self.spawns.back().is_some_and(|last| replaces(last.id, one.id));
             self.spawns.push_back(one);

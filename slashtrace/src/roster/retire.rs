@@ -94,7 +94,7 @@ impl Roster {
     /// outlived by descendants, or by zombies below it. Those that outlive it ask again when they end.
     fn forget(&mut self, id: Identity) {
         let Some(worker) = self.workers.get(&id) else { return };
-        let reaped = worker.zombie.is_none();
+        let reaped = worker.zombie().is_none();
         let ended = worker.end().is_some();
         let until = worker.kept_until;
         let below = self.families.contains_key(&id) || self.has_zombies_below(id);

@@ -14,58 +14,66 @@ const SMALL: usize = 32;
 ///
 /// What comes in is nearly always the newest and what goes out the oldest, so both ends are tried
 /// first: neither costs more when there are many.
+///
+/// An empty one is small: most groups have one worker, which lives and was not seen to serve.
 #[derive(Debug, Default)]
-pub(crate) struct Timeline(VecDeque<(u64, Identity)>);
+pub(crate) struct Timeline(Option<Box<VecDeque<(u64, Identity)>>>);
+
+static EMPTY: VecDeque<(u64, Identity)> = VecDeque::new();
 
 impl Timeline {
+    fn items(&self) -> &VecDeque<(u64, Identity)> {
+        self.0.as_deref().unwrap_or(&EMPTY)
+    }
+
     pub(super) fn insert(&mut self, moment: u64, id: Identity) {
         let item = (moment, id);
-        if self.0.capacity() == 0 {
-            // Most groups have one worker.
-            self.0.reserve_exact(1);
-        }
-        if self.0.back().is_none_or(|last| *last < item) {
-            self.0.push_back(item);
-        } else if let Err(place) = self.0.binary_search(&item) {
-            self.0.insert(place, item);
+        // Most have one.
+        let items = self.0.get_or_insert_with(|| Box::new(VecDeque::with_capacity(1)));
+        if items.back().is_none_or(|last| *last < item) {
+            items.push_back(item);
+        } else if let Err(place) = items.binary_search(&item) {
+            items.insert(place, item);
         }
     }
 
     pub(super) fn remove(&mut self, moment: u64, id: Identity) {
         let item = (moment, id);
-        if self.0.front() == Some(&item) {
-            self.0.pop_front();
-        } else if let Ok(place) = self.0.binary_search(&item) {
-            self.0.remove(place);
+        let Some(items) = &mut self.0 else { return };
+        if items.front() == Some(&item) {
+            items.pop_front();
+        } else if let Ok(place) = items.binary_search(&item) {
+            items.remove(place);
         }
-        self.give_back();
+        give_back(items);
     }
 
     pub(super) fn pop_first(&mut self) -> Option<(u64, Identity)> {
-        let first = self.0.pop_front();
-        self.give_back();
+        let items = self.0.as_deref_mut()?;
+        let first = items.pop_front();
+        give_back(items);
         first
     }
 
     pub(crate) fn first(&self) -> Option<(u64, Identity)> {
-        self.0.front().copied()
+        self.items().front().copied()
     }
 
     pub(crate) fn last(&self) -> Option<(u64, Identity)> {
-        self.0.back().copied()
+        self.items().back().copied()
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.0.len()
+        self.items().len()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.items().is_empty()
     }
 
     /// All of them, the oldest first.
     pub(crate) fn iter(&self) -> impl DoubleEndedIterator<Item = (u64, Identity)> + '_ {
-        self.0.iter().copied()
+        self.items().iter().copied()
     }
 
     /// Those whose moment is within a span, the oldest first.
@@ -73,24 +81,25 @@ impl Timeline {
         &self,
         span: impl RangeBounds<u64>,
     ) -> impl DoubleEndedIterator<Item = (u64, Identity)> + '_ {
+        let items = self.items();
         let low = match span.start_bound() {
-            Bound::Included(&from) => self.0.partition_point(|&(at, _)| at < from),
-            Bound::Excluded(&from) => self.0.partition_point(|&(at, _)| at <= from),
+            Bound::Included(&from) => items.partition_point(|&(at, _)| at < from),
+            Bound::Excluded(&from) => items.partition_point(|&(at, _)| at <= from),
             Bound::Unbounded => 0,
         };
         let high = match span.end_bound() {
-            Bound::Included(&until) => self.0.partition_point(|&(at, _)| at <= until),
-            Bound::Excluded(&until) => self.0.partition_point(|&(at, _)| at < until),
-            Bound::Unbounded => self.0.len(),
+            Bound::Included(&until) => items.partition_point(|&(at, _)| at <= until),
+            Bound::Excluded(&until) => items.partition_point(|&(at, _)| at < until),
+            Bound::Unbounded => items.len(),
         };
-        self.0.range(low..high.max(low)).copied()
+        items.range(low..high.max(low)).copied()
     }
+}
 
-    /// After a storm there is room for more than will come again soon.
-    fn give_back(&mut self) {
-        if self.0.capacity() > SMALL && self.0.len() < self.0.capacity() / 8 {
-            self.0.shrink_to(self.0.len() * 2);
-        }
+/// After a storm there is room for more than will come again soon.
+fn give_back(items: &mut VecDeque<(u64, Identity)>) {
+    if items.capacity() > SMALL && items.len() < items.capacity() / 8 {
+        items.shrink_to(items.len() * 2);
     }
 }
 
@@ -144,6 +153,6 @@ mod tests {
         while line.len() > 10 {
             line.pop_first();
         }
-        assert!(line.0.capacity() <= 200, "{}", line.0.capacity());
+        assert!(line.items().capacity() <= 200, "{}", line.items().capacity());
     }
 }

@@ -13,8 +13,8 @@ use super::{
 };
 use crate::{
     model::{
-        EndKind, Identity, OutputPeer, OutputState, Record, Sample, Sockets, Source, StdinPeer,
-        StdinState,
+        EndKind, Identity, Maybe, MaybeId, OutputPeer, OutputState, Record, Sample, Sockets,
+        Source, StdinPeer, StdinState,
     },
     profile::Channel,
 };
@@ -24,25 +24,57 @@ use crate::{
 /// for that long, ns.
 const PAUSE: u64 = 300_000_000_000;
 
+/// A look: when it was, and which record says so. None if it was at the end of time.
+#[derive(Clone, Copy, Debug, Default)]
+struct Look {
+    at: Maybe,
+    seq: u64,
+}
+
+impl Look {
+    fn moment(self) -> Option<Moment> {
+        Some(Moment { at: self.at.get()?, seq: self.seq, source: Source::Proc })
+    }
+}
+
+impl From<Moment> for Look {
+    fn from(now: Moment) -> Self {
+        Self { at: now.at.into(), seq: now.seq }
+    }
+}
+
+/// Who has the other end of a worker's stdin or output.
+#[derive(Clone, Copy, Debug)]
+struct Peer<S> {
+    kind: Option<EndKind>,
+    state: S,
+    who: MaybeId,
+}
+
 /// What samples have shown of the ways to use a worker.
+///
+/// There is one for each live worker, so it is small: what is known is taken out by methods.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Usage {
-    stdin: Option<StdinPeer>,
-    /// Somebody was once seen to hold its stdin.
-    held: bool,
+    stdin: Option<Peer<StdinState>>,
     /// First look at which nobody held its stdin, and nobody since.
-    unheld: Option<Moment>,
+    unheld: Look,
     /// The last look at its output, and the first with this answer.
-    output: Option<(OutputPeer, Moment)>,
-    sockets: Option<(Sockets, Moment)>,
+    output: Option<Peer<OutputState>>,
+    output_since: Look,
+    sockets: Option<Sockets>,
+    sockets_since: Look,
     /// Read system calls of its own, and of what descends from it.
-    syscr: Option<u64>,
+    syscr: Maybe,
     below: u64,
-    cpu_ms: Option<u64>,
+    cpu_ms: Maybe,
     /// The last time that it or something below it was seen to work, by CPU time or by reads below.
-    worked: Option<Rise>,
+    worked_from: Maybe,
+    worked: Look,
     /// When it was looked at last.
     looked_at: u64,
+    /// Somebody was once seen to hold its stdin.
+    held: bool,
 }
 
 /// Whether anybody can use a worker.
@@ -98,14 +130,15 @@ impl Usage {
         let mut news = false;
         if let Some(stdin) = sample.stdin {
             let held = stdin.state == StdinState::Held;
-            let before = self.stdin.replace(stdin);
+            let StdinPeer { kind, state, holder } = stdin;
+            let before = self.stdin.replace(Peer { kind, state, who: holder.into() });
             news |= before.is_none_or(|before| before.state != stdin.state);
             news |= held && !self.held;
             self.held |= held;
             match stdin.state {
-                StdinState::Held => self.unheld = None,
+                StdinState::Held => self.unheld = Look::default(),
                 StdinState::Unheld | StdinState::Inherited => {
-                    self.unheld = self.unheld.or(Some(now));
+                    self.unheld = self.unheld().unwrap_or(now).into();
                 }
                 // A look that could not see everything says nothing against an earlier one that
                 // could: a write end that nobody holds cannot be opened again.
@@ -113,29 +146,36 @@ impl Usage {
             }
         }
         if let Some(output) = sample.output {
-            let same = self.output.filter(|(before, _)| before.state == output.state);
-            news |= same.is_none();
-            self.output = Some((output, same.map_or(now, |(_, since)| since)));
+            let same = self.output.is_some_and(|before| before.state == output.state);
+            news |= !same;
+            let OutputPeer { kind, state, reader } = output;
+            self.output = Some(Peer { kind: Some(kind), state, who: reader.into() });
+            if !same {
+                self.output_since = now.into();
+            }
         }
         if let Some(sockets) = sample.sockets {
-            let same = self.sockets.filter(|(before, _)| *before == sockets);
-            news |= same.is_none();
-            self.sockets = Some((sockets, same.map_or(now, |(_, since)| since)));
+            let same = self.sockets.replace(sockets) == Some(sockets);
+            news |= !same;
+            if !same {
+                self.sockets_since = now.into();
+            }
         }
         let from = self.looked_at.max(now.at.saturating_sub(rules.look_back())).min(now.at);
         let mut worked = false;
         if let Some(cpu_ms) = sample.cpu_ms {
-            worked |= self.cpu_ms.is_none_or(|before| cpu_ms > before);
-            self.cpu_ms = Some(cpu_ms.max(self.cpu_ms.unwrap_or(0)));
+            let before = self.cpu_ms.get();
+            worked |= before.is_none_or(|before| cpu_ms > before);
+            self.cpu_ms = cpu_ms.max(before.unwrap_or(0)).into();
         }
         if let Some(below) = sample.syscr_below {
             worked |= below > self.below;
             self.below = self.below.max(below);
         }
         if worked {
-            self.worked = Some(Rise { from, to: now.at, seq: now.seq });
+            (self.worked_from, self.worked) = (from.into(), now.into());
         }
-        self.syscr = sample.syscr.or(self.syscr);
+        self.syscr = sample.syscr.map_or(self.syscr, Maybe::from);
         self.looked_at = now.at;
         news || worked
     }
@@ -147,12 +187,37 @@ impl Usage {
 
     /// Read system calls of its own when it was last sampled.
     pub(crate) fn syscr(&self) -> Option<u64> {
-        self.syscr
+        self.syscr.get()
     }
 
     /// Read system calls of the whole tree so far; none while its own are not known.
     pub(super) fn syscr_of_tree(&self) -> Option<u64> {
-        Some(self.syscr?.saturating_add(self.below))
+        Some(self.syscr.get()?.saturating_add(self.below))
+    }
+
+    fn unheld(&self) -> Option<Moment> {
+        self.unheld.moment()
+    }
+
+    fn stdin(&self) -> Option<StdinPeer> {
+        let Peer { kind, state, who } = self.stdin?;
+        Some(StdinPeer { kind, state, holder: who.get() })
+    }
+
+    /// What is known of its output, and since when.
+    fn output(&self) -> Option<(OutputPeer, Moment)> {
+        let Peer { kind, state, who } = self.output?;
+        let output = OutputPeer { kind: kind?, state, reader: who.get() };
+        Some((output, self.output_since.moment()?))
+    }
+
+    fn sockets(&self) -> Option<(Sockets, Moment)> {
+        Some((self.sockets?, self.sockets_since.moment()?))
+    }
+
+    fn worked(&self) -> Option<Rise> {
+        let Moment { at: to, seq, .. } = self.worked.moment()?;
+        Some(Rise { from: self.worked_from.get()?, to, seq })
     }
 }
 
@@ -184,10 +249,10 @@ impl Worker {
         let usage = &self.usage;
         let stdin = usage.stdin.map(|stdin| stdin.state);
         // Contrary evidence, whatever the profile says.
-        if let Some(StdinPeer { state: StdinState::Held, holder, .. }) = usage.stdin {
+        if let Some(StdinPeer { state: StdinState::Held, holder, .. }) = usage.stdin() {
             return Reach::Somebody(Way::Stdin(holder));
         }
-        if let Some((OutputPeer { state: OutputState::Read, reader, .. }, _)) = usage.output {
+        if let Some((OutputPeer { state: OutputState::Read, reader, .. }, _)) = usage.output() {
             return Reach::Somebody(Way::Output(reader));
         }
         let channel = self.spoken_to_by(rules);
@@ -196,7 +261,7 @@ impl Worker {
             return Reach::Somebody(Way::Terminal);
         }
         if channel != Some(Channel::Stdin)
-            && let Some((sockets, _)) = usage.sockets
+            && let Some((sockets, _)) = usage.sockets()
         {
             if sockets.connected > 0 {
                 return Reach::Somebody(Way::Connected(sockets.connected));
@@ -209,19 +274,19 @@ impl Worker {
             return Reach::Unknown(Unseen::Hidden);
         }
         match channel {
-            Some(Channel::Stdin) => match usage.unheld {
+            Some(Channel::Stdin) => match usage.unheld() {
                 Some(since) => Reach::Nobody { since, doubt: self.doubt(rules) },
                 None if stdin == Some(StdinState::Unknown) => Reach::Unknown(self.no_stdin()),
                 None => Reach::Unknown(Unseen::Hidden),
             },
             Some(Channel::Socket) => self.without_sockets(),
-            Some(Channel::Task) => match usage.output {
+            Some(Channel::Task) => match usage.output() {
                 Some((OutputPeer { state: OutputState::Unread, .. }, since)) => {
                     Reach::Nobody { since, doubt: None }
                 }
                 _ => Reach::Unknown(Unseen::Output),
             },
-            None => match (self.without_sockets(), usage.unheld) {
+            None => match (self.without_sockets(), usage.unheld()) {
                 (Reach::Nobody { .. }, Some(since)) if usage.held => {
                     Reach::Nobody { since, doubt: self.doubt(rules) }
                 }
@@ -239,7 +304,7 @@ impl Worker {
     }
 
     fn without_sockets(&self) -> Reach {
-        match self.usage.sockets {
+        match self.usage.sockets() {
             Some((sockets, since)) if sockets.complete => Reach::Nobody { since, doubt: None },
             _ => Reach::Unknown(Unseen::Hidden),
         }
@@ -254,7 +319,7 @@ impl Worker {
     /// Why its stdin proves nothing.
     fn no_stdin(&self) -> Unseen {
         match self.usage.stdin.and_then(|stdin| stdin.kind) {
-            Some(EndKind::Pipe | EndKind::Socket) | None if self.usage.unheld.is_none() => {
+            Some(EndKind::Pipe | EndKind::Socket) | None if self.usage.unheld().is_none() => {
                 Unseen::Hidden
             }
             _ => Unseen::NoStdin,
@@ -271,7 +336,7 @@ impl Worker {
             }
             // Who let go of its stdin and reads on waits for the result of what it asked.
             Reach::Somebody(way @ Way::Output(_))
-                if self.usage.unheld.is_some()
+                if self.usage.unheld().is_some()
                     || matches!(self.spoken_to_by(rules), None | Some(Channel::Task)) =>
             {
                 Some(way)
@@ -289,13 +354,13 @@ impl Worker {
     /// Connections of its own, where it may be spoken to by these.
     fn connected(&self, rules: &Rules) -> Option<Way> {
         let asked = self.spoken_to_by(rules) != Some(Channel::Stdin);
-        let (sockets, _) = self.usage.sockets.filter(|_| asked)?;
+        let (sockets, _) = self.usage.sockets().filter(|_| asked)?;
         (sockets.connected > 0).then_some(Way::Connected(sockets.connected))
     }
 
     /// The last time that it, or anything below it, was seen to work.
     pub(crate) fn last_work(&self) -> Option<Rise> {
-        [self.activity.newest_rise(), self.usage.worked]
+        [self.activity.newest_rise(), self.usage.worked()]
             .into_iter()
             .flatten()
             .max_by_key(|it| it.to)
@@ -325,16 +390,16 @@ impl Worker {
             Some(EndKind::Closed) => "closed",
             _ => "not known",
         };
-        let stdin = match usage.stdin {
+        let stdin = match usage.stdin() {
             Some(StdinPeer { state: StdinState::Held, holder, .. }) => by(holder),
-            _ if usage.unheld.is_some() && self.doubt(rules) == Some(Doubt::Siblings) => {
+            _ if usage.unheld().is_some() && self.doubt(rules) == Some(Doubt::Siblings) => {
                 "nobody but other workers, by inheritance".to_owned()
             }
-            _ if usage.unheld.is_some() => "nobody".to_owned(),
+            _ if usage.unheld().is_some() => "nobody".to_owned(),
             stdin => no_end(stdin.and_then(|stdin| stdin.kind)).to_owned(),
         };
         let mut ways = format!("its stdin: {stdin}");
-        if let Some((output, _)) = usage.output {
+        if let Some((output, _)) = usage.output() {
             let output = match output.state {
                 OutputState::Read => by(output.reader),
                 OutputState::Unread => "nobody".to_owned(),
@@ -342,7 +407,7 @@ impl Worker {
             };
             let _ = write!(ways, "; its output: {output}");
         }
-        if let Some((sockets, _)) = usage.sockets {
+        if let Some((sockets, _)) = usage.sockets() {
             let connections = match (sockets.connected, sockets.complete) {
                 (0, true) => "none".to_owned(),
                 (0, false) => "not known".to_owned(),
@@ -362,7 +427,7 @@ impl Worker {
 impl Usage {
     /// Whether its output has another end, and nobody reads there.
     pub(crate) fn is_unread(&self) -> bool {
-        self.output.is_some_and(|(output, _)| output.state == OutputState::Unread)
+        self.output.is_some_and(|output| output.state == OutputState::Unread)
     }
 }
 

@@ -14,7 +14,8 @@ use super::{
 };
 use crate::{
     model::{
-        Confidence, FindingWorker, GatewayRef, Identity, ParentSource, Process, Source, Terminal,
+        Confidence, FindingWorker, GatewayRef, Identity, Maybe, ParentSource, Process, Source,
+        Terminal,
     },
     profile::{Channel, OnePer},
 };
@@ -67,7 +68,46 @@ pub(crate) struct Survived {
     pub(crate) preferred: bool,
 }
 
-/// A worker, live or not long ended.
+/// What is known of few workers.
+#[derive(Debug, Default)]
+pub(crate) struct Rare {
+    /// The worker that it is a part of: that one forked several with its own key.
+    pub(crate) part_of: Option<Identity>,
+    /// What launched it, nearest first, and the end of one of these.
+    pub(crate) launchers: Vec<Identity>,
+    pub(crate) launcher_exit: Option<Moment>,
+    /// The resident sets of these, KiB.
+    pub(super) launchers_rss_kib: Option<u64>,
+    /// Who is its gateway once it is seen to hold its stdin.
+    pub(super) candidate: Option<Link>,
+    /// Who sent it the last signal that ends a process.
+    pub(super) signalled_by: Option<Identity>,
+    /// What it outlived of its session, born at the same time.
+    pub(crate) survived: Option<Survived>,
+    /// It executed something that is no worker.
+    pub(crate) left: Option<Moment>,
+    /// When it was another program before it became a worker again, ns of the boot clock.
+    pub(super) away: Option<std::ops::Range<u64>>,
+    /// First sample in state `Z`, until it is reaped.
+    pub(crate) zombie: Option<Moment>,
+    pub(crate) witness: Option<Witness>,
+}
+
+static NOTHING: Rare = Rare {
+    part_of: None,
+    launchers: Vec::new(),
+    launcher_exit: None,
+    launchers_rss_kib: None,
+    candidate: None,
+    signalled_by: None,
+    survived: None,
+    left: None,
+    away: None,
+    zombie: None,
+    witness: None,
+};
+
+/// A worker, live or not long ended. Small, for there may be many: what is so of few is boxed.
 #[derive(Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(crate) struct Worker {
@@ -93,29 +133,12 @@ pub(crate) struct Worker {
     pub(crate) launcher: bool,
     /// It forked several with its own key, which are parts of it.
     pub(super) spread: bool,
-    /// The worker that it is a part of: that one forked several with its own key.
-    pub(crate) part_of: Option<Identity>,
-    /// What launched it, nearest first, and the end of one of these.
-    pub(crate) launchers: Box<[Identity]>,
-    pub(crate) launcher_exit: Option<Moment>,
-    /// Who is its gateway once it is seen to hold its stdin.
-    pub(super) candidate: Option<Box<Link>>,
-    /// Who sent it the last signal that ends a process.
-    pub(super) signalled_by: Option<Identity>,
+    pub(super) rare: Option<Box<Rare>>,
     /// It exited by itself, with 0.
     pub(super) exited_well: bool,
-    /// What it outlived of its session, born at the same time.
-    pub(crate) survived: Option<Survived>,
     pub(crate) exit: Option<Moment>,
-    /// It executed something that is no worker.
-    pub(crate) left: Option<Moment>,
-    /// When it was another program before it became a worker again, ns of the boot clock.
-    pub(crate) away: Option<Box<std::ops::Range<u64>>>,
-    /// First sample in state `Z`, until it is reaped.
-    pub(crate) zombie: Option<Moment>,
-    /// Its own resident set, and those of its launchers, KiB.
-    pub(super) rss_kib: Option<u64>,
-    pub(super) launchers_rss_kib: Option<u64>,
+    /// Its own resident set, KiB.
+    pub(super) rss_kib: Maybe,
     pub(crate) activity: Activity,
     /// Who can use it, as far as was seen.
     pub(super) usage: Usage,
@@ -123,7 +146,6 @@ pub(crate) struct Worker {
     pub(super) channel: Option<Channel>,
     /// What there is one worker per.
     pub(super) one_per: OnePer,
-    pub(crate) witness: Option<Box<Witness>>,
     /// The client that it is for.
     pub(crate) client: Option<Box<Client>>,
     /// A look at its gateway's connections has said who that is, or that it cannot be known.
@@ -135,6 +157,38 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
+    /// What is known of few workers.
+    pub(crate) fn rare(&self) -> &Rare {
+        self.rare.as_deref().unwrap_or(&NOTHING)
+    }
+
+    /// The same, to note something that is so of few.
+    pub(super) fn rare_mut(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
+    /// When it was first seen as a zombie that is not reaped yet.
+    pub(crate) fn zombie(&self) -> Option<Moment> {
+        self.rare().zombie
+    }
+
+    pub(super) fn set_zombie(&mut self, zombie: Option<Moment>) {
+        if zombie.is_some() || self.rare.is_some() {
+            self.rare_mut().zombie = zombie;
+        }
+    }
+
+    /// When it executed something that is no worker.
+    pub(crate) fn left(&self) -> Option<Moment> {
+        self.rare().left
+    }
+
+    pub(super) fn set_left(&mut self, left: Option<Moment>) {
+        if left.is_some() || self.rare.is_some() {
+            self.rare_mut().left = left;
+        }
+    }
+
     /// The group that it belongs to: where one worker is supposed to be.
     pub(crate) fn key(&self) -> Option<GroupKey> {
         let session = match self.one_per {
@@ -152,11 +206,11 @@ impl Worker {
 
     /// When it stopped being a live worker.
     pub(crate) fn end(&self) -> Option<Moment> {
-        [self.exit, self.left, self.zombie].into_iter().flatten().min_by_key(|end| end.at)
+        [self.exit, self.left(), self.zombie()].into_iter().flatten().min_by_key(|end| end.at)
     }
 
     pub(crate) fn is_live(&self) -> bool {
-        self.exit.is_none() && self.left.is_none() && self.zombie.is_none()
+        self.exit.is_none() && self.left().is_none() && self.zombie().is_none()
     }
 
     /// When it becomes older than the overlap grace.
@@ -177,7 +231,8 @@ impl Worker {
 
     /// The resident set of it and of what only launched it, KiB: they are one worker.
     pub(crate) fn rss_kib(&self) -> Option<u64> {
-        Some(self.rss_kib?.saturating_add(self.launchers_rss_kib.unwrap_or(0)))
+        let launchers = self.rare().launchers_rss_kib.unwrap_or(0);
+        Some(self.rss_kib.get()?.saturating_add(launchers))
     }
 
     pub(crate) fn named(&self) -> FindingWorker {
@@ -223,4 +278,17 @@ pub(crate) fn witness(
         surety: sibling.surety,
         exact: served.exact,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::roster::Group;
+
+    /// There is one of each for every live worker. The allocator rounds up by a quarter at most.
+    #[test]
+    fn what_each_live_worker_takes_stays_small() {
+        assert!(size_of::<Worker>() <= 492, "{}", size_of::<Worker>());
+        assert!(size_of::<Group>() <= 60, "{}", size_of::<Group>());
+    }
 }

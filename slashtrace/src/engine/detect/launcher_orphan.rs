@@ -20,7 +20,7 @@ pub(super) fn judge(roster: &Roster, id: Identity) -> Judgement {
     let rules = &roster.rules;
     let worker = roster.worker(id).filter(|worker| worker.is_live() && worker.counts());
     let Some(worker) = worker else { return Judgement::default() };
-    let Some(end) = worker.launcher_exit else { return Judgement::default() };
+    let Some(end) = worker.rare().launcher_exit else { return Judgement::default() };
     let gateway = worker.gateway_id().and_then(|id| roster.gateway(id));
     if gateway.is_some_and(|gateway| gateway.exit.is_some()) {
         return Judgement::default();

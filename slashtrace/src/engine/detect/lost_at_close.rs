@@ -20,7 +20,7 @@ use crate::model::Confidence;
 
 pub(super) fn judge(view: &GroupView) -> Judgement {
     let [stays] = view.live.as_slice() else { return Judgement::default() };
-    let Some(survived) = stays.survived else { return Judgement::default() };
+    let Some(survived) = stays.rare().survived else { return Judgement::default() };
     let end = survived.end;
     let asked = stays.activity.newest_rise().is_some_and(|rise| rise.from >= end.at);
     if asked || stays.birth.at > end.at || stays.used_directly(view.rules).is_some() {

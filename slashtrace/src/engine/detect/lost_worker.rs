@@ -28,9 +28,7 @@ pub(super) fn judge(view: &GroupView) -> Judgement {
         if served.calls > 0 {
             continue;
         }
-        if let Some(found) =
-            worker.witness.as_deref().copied().or_else(|| newest_witness(view, worker))
-        {
+        if let Some(found) = worker.rare().witness.or_else(|| newest_witness(view, worker)) {
             let worked = |work: Rise| work.to >= found.from;
             if worker.used_directly(view.rules).is_some()
                 || (view.rules.sees_use && worker.last_work().is_some_and(worked))

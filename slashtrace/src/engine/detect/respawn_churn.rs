@@ -20,25 +20,31 @@ const LEAST: usize = 3;
 const NAMED: usize = 64;
 
 pub(super) fn judge(view: &GroupView, said: Option<Said>) -> Judgement {
-    let Some(group) = view.group else { return Judgement::default() };
+    let replacements = view.group.and_then(|group| group.replacements());
+    let Some(replacements) = replacements else { return Judgement::default() };
     let from = view.now.saturating_sub(view.rules.churn);
-    if group.replacements.since(from) < LEAST {
+    if replacements.since(from) < LEAST {
         return Judgement::default();
     }
     // A launcher needs a moment to hand over to the worker that it launched.
     let until = view.now.checked_sub(LAG);
-    let young = group.replacements.next_after(until).map(|birth| birth.saturating_add(LAG));
+    let young = replacements.next_after(until).map(|birth| birth.saturating_add(LAG));
     let Some(until) = until else { return Judgement::new(None, young) };
-    let run = group.replacements.longest(from, until);
+    let run = replacements.longest(from, until);
     if run.len() < LEAST {
         return Judgement::new(None, young);
     }
-    let third = run.spawns().rev().nth(LEAST - 1).map_or(u64::MAX, |spawned| {
-        spawned.birth.saturating_add(view.rules.churn).saturating_add(1)
-    });
-    let deadline = Some(young.map_or(third, |young| young.min(third)));
+    let now = Renewal::Size(run.len() as u64);
     // Many workers are looked at only when there may be something to say.
-    let renewed = said.is_none_or(|said| said.renewal.differs(Renewal::Size(run.len() as u64)));
+    let renewed = said.is_none_or(|said| said.renewal.differs(now));
+    // It is said again, or is over, once so many of the oldest have left the window.
+    let before = said.filter(|_| !renewed).map_or(now, |said| said.renewal);
+    let is_news = |left: usize| left < LEAST || before.differs(Renewal::Size(left as u64));
+    let left = (0..run.len()).rev().find(|left| is_news(*left)).unwrap_or(0);
+    let last = run.spawns().rev().nth(left);
+    let shrunk =
+        last.map_or(u64::MAX, |last| last.birth.saturating_add(view.rules.churn).saturating_add(1));
+    let deadline = Some(young.map_or(shrunk, |young| young.min(shrunk)));
     if !renewed {
         return Judgement { holds: Holds::AsSaid, deadline };
     }
@@ -72,7 +78,7 @@ fn verdict(run: &[&Worker]) -> Verdict {
 #[cfg(test)]
 mod tests {
     use crate::engine::testing::scenario::{History, K, S, pids};
-    use crate::model::{Confidence, Kind};
+    use crate::model::{Confidence, Kind, testing::tick};
 
     fn replaced(models: &[&str]) -> History {
         let mut history = History::new();
@@ -153,6 +159,21 @@ mod tests {
         history.inherited(101, 100, K, 90 * S).after(S).exit(101);
         history.spawn(102, 100, K).after(S).exit(102).spawn(103, 100, K).after(S).exit(103);
         assert!(history.silent());
+    }
+
+    #[test]
+    fn that_a_run_shrank_is_said_when_its_oldest_leave_the_window_whatever_else_happens() {
+        let said = |often: bool| {
+            let mut history = replaced(&["m"; 25]);
+            for _ in 0..700 {
+                history.after(S);
+                if often {
+                    history.tell(tick(None));
+                }
+            }
+            history.states(Kind::RespawnChurn).len()
+        };
+        assert_eq!(said(true), said(false));
     }
 
     #[test]

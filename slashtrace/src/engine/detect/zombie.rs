@@ -16,7 +16,7 @@ use crate::{
 pub(super) fn judge(roster: &Roster, id: Identity) -> Judgement {
     let Some(worker) = roster.worker(id) else { return Judgement::default() };
     let grace = roster.rules.zombie;
-    let own = worker.zombie.map(|zombie| {
+    let own = worker.zombie().map(|zombie| {
         let ended = worker.exit.map_or(zombie.at, |exit| exit.at.min(zombie.at));
         (zombie, ended.saturating_add(grace))
     });

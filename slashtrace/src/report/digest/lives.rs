@@ -257,7 +257,7 @@ impl Lives {
         if now.is_live() {
             self.revive(id);
         } else {
-            self.leave(id, at_ms, now.left.is_some());
+            self.leave(id, at_ms, now.left().is_some());
         }
         if now.exit.is_some() {
             self.end(id);

@@ -224,7 +224,7 @@ impl Roster {
     }
 
     fn touch_session(&mut self, session: &Arc<str>) {
-        for id in self.by_session.get(session).cloned().unwrap_or_default() {
+        for id in self.by_session.get(session).map(|ids| ids.to_vec()).unwrap_or_default() {
             self.touch(Subject::Worker(id));
         }
     }

@@ -28,8 +28,7 @@ impl EbpfSensor {
 
     /// After loss: compares what is known with what is there.
     pub(super) fn resync(&mut self) -> Result<()> {
-        let known: Vec<(Identity, Role)> =
-            self.translator.known.iter().map(|(identity, role)| (*identity, *role)).collect();
+        let known: Vec<(Identity, Role)> = self.translator.tracked().collect();
         let found = proc::resync(&self.proc, &self.profile, &mut self.surroundings.book, &known)
             .context("cannot read /proc")?;
         for exit in found.exits {
@@ -52,9 +51,9 @@ impl EbpfSensor {
     /// As [`Self::adopt`], between what records came to.
     pub(super) fn adopt_into(&mut self, spawn: Spawn, batch: &mut Vec<Observation>) -> Result<()> {
         let identity = spawn.identity();
-        let known = self.translator.known.get(&identity);
+        let known = self.translator.role_of(identity);
         // A known descendant may have become a worker.
-        if known.is_some_and(|role| *role == spawn.role || spawn.role != Role::Worker) {
+        if known.is_some_and(|role| role == spawn.role || spawn.role != Role::Worker) {
             return Ok(());
         }
         let worker = spawn.worker.unwrap_or(identity);
@@ -82,7 +81,7 @@ impl EbpfSensor {
         self.surroundings.observe(spawned, batch);
         // Any of them may have ended before the kernel knew that it is to tell.
         for (identity, role) in [(identity, role)].into_iter().chain(above) {
-            if self.is_alive(identity) || !self.translator.known.contains_key(&identity) {
+            if self.is_alive(identity) || self.translator.role_of(identity).is_none() {
                 continue;
             }
             if !self.object.untrack_process(identity) {
@@ -119,7 +118,7 @@ impl EbpfSensor {
         for (pid, tracked) in removed {
             let book = &mut self.surroundings.book;
             let identity = self.translator.tracked_identity(pid, tracked.start_ns, book);
-            if let Some(&role) = self.translator.known.get(&identity) {
+            if let Some(role) = self.translator.role_of(identity) {
                 let (code, signal, reads) = (None, None, None);
                 let (pid, start_ns, source) = (pid, identity.start_ns, Source::Proc);
                 self.exited(Exit { pid, start_ns, role, code, signal, reads, source });
@@ -133,7 +132,7 @@ impl EbpfSensor {
     }
 
     fn track(&mut self, identity: Identity, role: Role, worker: Identity) -> Result<()> {
-        let before = self.translator.known.get(&identity).copied();
+        let before = self.translator.role_of(identity);
         if !self.translator.learn(identity, role) {
             return Ok(());
         }

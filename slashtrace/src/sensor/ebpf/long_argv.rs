@@ -147,7 +147,7 @@ impl EbpfSensor {
             .context("cannot read /proc")?;
         let new: Vec<Spawn> = found
             .into_iter()
-            .filter(|spawn| !self.translator.known.contains_key(&spawn.identity()))
+            .filter(|spawn| self.translator.role_of(spawn.identity()).is_none())
             .collect();
         let workers = new.iter().filter(|spawn| spawn.role == Role::Worker).count() as u64;
         self.long.found += workers;

@@ -1,4 +1,7 @@
-use std::collections::{HashMap, VecDeque};
+use std::{
+    collections::{HashMap, VecDeque},
+    num::NonZeroU32,
+};
 
 use slashtrace_ebpf::{
     CloneInfo, ParentKnownBy, Role as WireRole, TerminalKey, ThreadAct, Tracked,
@@ -71,6 +74,14 @@ pub enum Translated {
     Dropped,
 }
 
+/// A process that is tracked.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    role: Role,
+    /// A hash of the arguments that it was executed with as a worker.
+    arguments: Option<NonZeroU32>,
+}
+
 /// Turns records of the kernel programs into observations, and fills in from /proc what they do
 /// not carry.
 #[derive(Debug)]
@@ -79,15 +90,13 @@ pub struct Translator {
     proc: ProcFs,
     count_calls: bool,
     /// What is tracked now.
-    pub known: HashMap<Identity, Role>,
+    known: HashMap<Identity, Known>,
     /// Gateways and ancestors as they were first described; forgotten when they end.
     described: HashMap<Identity, Process>,
     /// Which threads forked children of gateways that have not executed yet, oldest first.
     forkers: VecDeque<((u32, u64), ForkingThread)>,
     /// Who is tracked by mistake.
     mistaken: Mistaken,
-    /// A hash of the arguments that each worker was executed with.
-    arguments: HashMap<Identity, u64>,
     /// What the kernel is to know otherwise: a thread group, and as what it is to be tracked, if at
     /// all.
     pub corrections: Vec<(u32, Option<Tracked>)>,
@@ -104,7 +113,6 @@ impl Translator {
             described: HashMap::new(),
             forkers: VecDeque::new(),
             mistaken: Mistaken::default(),
-            arguments: HashMap::new(),
             corrections: Vec::new(),
         }
     }
@@ -216,18 +224,27 @@ impl Translator {
         if self.known.capacity() > KNOWN_FEW && self.known.len() < self.known.capacity() / 8 {
             self.known.shrink_to(2 * self.known.len());
         }
-        self.arguments.remove(&identity);
         self.mistaken.forget(identity);
+    }
+
+    /// As what a process is tracked now, if at all.
+    pub fn role_of(&self, identity: Identity) -> Option<Role> {
+        self.known.get(&identity).map(|known| known.role)
+    }
+
+    /// What is tracked now.
+    pub fn tracked(&self) -> impl Iterator<Item = (Identity, Role)> + '_ {
+        self.known.iter().map(|(identity, known)| (*identity, known.role))
     }
 
     /// A process is known otherwise than from a record.
     pub fn learn(&mut self, identity: Identity, role: Role) -> bool {
         self.mistaken.forget(identity);
-        let known = self.known.entry(identity).or_insert(role);
-        if *known != role && role != Role::Worker {
+        let known = self.known.entry(identity).or_insert(Known { role, arguments: None });
+        if known.role != role && role != Role::Worker {
             return false;
         }
-        *known = role;
+        known.role = role;
         true
     }
 
@@ -251,7 +268,7 @@ impl Translator {
         let outer = exec.worker_before.map(|(pid, ns)| self.tracked_identity(pid, ns, book));
         let part = role == Some(Role::Descendant)
             && outer.is_some_and(|outer| {
-                self.arguments.get(&outer) == Some(&hash)
+                self.known.get(&outer).is_some_and(|outer| outer.arguments == Some(hash))
                     && self.proc.exe_same(identity.pid, outer.pid) == Some(true)
             });
         if found.is_none() || part || role == Some(Role::Worker) {
@@ -288,8 +305,8 @@ impl Translator {
         let mut ancestors: Vec<Process> =
             above.iter().map(|task| self.describe(task, book)).collect();
         self.beyond_launchers(parent.as_ref(), &mut ancestors, book);
-        self.known.insert(identity, Role::Worker);
-        self.arguments.insert(identity, hash);
+        let known = Known { role: Role::Worker, arguments: Some(hash) };
+        self.known.insert(identity, known);
         if self.mistaken.forget(identity) {
             self.corrections.push((identity.pid, Some(tracked(identity, Role::Worker, identity))));
         }
@@ -369,7 +386,7 @@ impl Translator {
         if gone {
             self.described.remove(&identity);
         } else {
-            self.known.entry(identity).or_insert(Role::Gateway);
+            self.known.entry(identity).or_insert(Known { role: Role::Gateway, arguments: None });
         }
         let reaper = how == ParentSource::Exec && forker.tgid == 1;
         // Where it is still there, the first above it is who forked it.
@@ -512,7 +529,7 @@ impl Translator {
             let known = tracked(identity, Role::Descendant, worker);
             self.corrections.push((identity.pid, Some(known)));
         }
-        self.known.insert(identity, Role::Descendant);
+        self.known.insert(identity, Known { role: Role::Descendant, arguments: None });
         Some(Body::Spawn(Box::new(Spawn {
             role: Role::Descendant,
             pid: identity.pid,
@@ -614,14 +631,14 @@ pub fn wire_role(role: Role) -> WireRole {
 }
 
 /// A hash of an argv, of its program only the last part of the path.
-pub fn argv_hash(tokens: &[&[u8]]) -> u64 {
+pub fn argv_hash(tokens: &[&[u8]]) -> NonZeroU32 {
     use std::hash::{DefaultHasher, Hash as _, Hasher as _};
     let mut hasher = DefaultHasher::new();
     let mut tokens = tokens.iter();
     let name = tokens.next().and_then(|token| token.rsplit(|&byte| byte == b'/').next());
     name.hash(&mut hasher);
     tokens.for_each(|token| token.hash(&mut hasher));
-    hasher.finish()
+    NonZeroU32::MIN.saturating_add(hasher.finish() as u32)
 }
 
 /// Exit code or signal of a wait status (wait(2): signal in bits 0–6, code in bits 8–15).

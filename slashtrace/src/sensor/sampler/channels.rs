@@ -10,7 +10,7 @@ use super::{
 use crate::{
     host::proc::{Holder, INITIAL_PID_NAMESPACE, IdentityBook, ProcFs, Target},
     host::unix::UnixEnds,
-    model::{EndKind, Identity, OutputPeer, StdinPeer},
+    model::{EndKind, Identity, Maybe, MaybeId, OutputPeer, StdinPeer},
 };
 
 /// Least time between two searches of every process while one of them may bring a new answer: few
@@ -52,9 +52,9 @@ pub(super) struct Watched {
     looked: bool,
     look_due_ns: u64,
     /// Who forked it.
-    pub(super) gateway: Option<Identity>,
+    pub(super) gateway: MaybeId,
     /// Who gave it its stdin and stdout: its gateway, unless that only hands on its own.
-    speaker: Option<Identity>,
+    speaker: MaybeId,
     stdin: Side,
     output: Side,
     /// Whether its output is that of its gateway too; `None` while they were not compared.
@@ -69,8 +69,8 @@ impl Default for Watched {
         Self {
             looked: false,
             look_due_ns: 0,
-            gateway: None,
-            speaker: None,
+            gateway: MaybeId::default(),
+            speaker: MaybeId::default(),
             stdin: Side::new(Which::Stdin),
             output: Side::new(Which::Output),
             is_log: None,
@@ -168,9 +168,9 @@ impl ChannelWatch {
         let mut owners: HashMap<Target, Vec<Owner>> = HashMap::new();
         let mut urgent = false;
         for (worker, channels) in there(world.workers) {
-            let gateway = channels.speaker.or(channels.gateway);
+            let gateway = channels.speaker.get().or(channels.gateway.get());
             for side in channels.searched() {
-                if let Some(target) = side.target {
+                if let Some(target) = side.target() {
                     let owner = Owner { worker, gateway, outside: None, fellow: None };
                     owners.entry(target).or_default().push(owner);
                     urgent |= side.peer.is_undecided();
@@ -188,7 +188,7 @@ impl ChannelWatch {
         let (proc, book) = (world.proc, &mut *world.book);
         for (worker, channels) in there(world.workers) {
             for side in channels.searched() {
-                let owned = side.target.and_then(|target| owners.get(&target));
+                let owned = side.target().and_then(|target| owners.get(&target));
                 let Some(owner) = owned.and_then(|all| all.iter().find(|it| it.worker == worker))
                 else {
                     continue;
@@ -197,17 +197,17 @@ impl ChannelWatch {
                     let stat = proc.stat(holder.pid).ok()??;
                     Some(book.proc(holder.pid, stat.start_ns))
                 };
-                let outside = owner.outside.and_then(|at| Some(Peer::Held(name(at)?, at)));
+                let outside = owner.outside.and_then(|at| Some(Peer::Held(name(at)?.into(), at)));
                 let before = side.peer;
-                side.holder_cpu_ns = None;
+                side.holder_cpu_ns = Maybe::NONE;
                 side.peer = match (outside, before) {
                     (Some(held), _) => held,
                     (None, _) if blind => Peer::Hidden,
                     (None, Peer::Missing(misses, _)) => {
                         let misses = (misses + 1).min(MISSES_TO_BELIEVE);
-                        Peer::Missing(misses, owner.fellow.and_then(name))
+                        Peer::Missing(misses, owner.fellow.and_then(name).into())
                     }
-                    (None, _) => Peer::Missing(1, owner.fellow.and_then(name)),
+                    (None, _) => Peer::Missing(1, owner.fellow.and_then(name).into()),
                 };
                 news |= side.peer != before;
             }
@@ -285,10 +285,10 @@ fn ask_gateways(
     let mut wanted: BTreeMap<Identity, HashSet<Target>> = BTreeMap::new();
     for &worker in of {
         let Some(channels) = workers.get(&worker).map(|it| &it.channels) else { continue };
-        if let Some(speaker) = channels.speaker.filter(|speaker| *speaker != worker) {
+        if let Some(speaker) = channels.speaker.get().filter(|speaker| *speaker != worker) {
             let sides = [&channels.stdin, &channels.output];
             let of_gateway = sides.into_iter().filter(|side| side.peer == Peer::Wanted);
-            let targets: Vec<Target> = of_gateway.filter_map(|side| side.target).collect();
+            let targets: Vec<Target> = of_gateway.filter_map(|side| side.target()).collect();
             let asked = channels.stdin.peer == Peer::Wanted || !channels.asked_output;
             if asked && !targets.is_empty() {
                 wanted.entry(speaker).or_default().extend(targets);
@@ -310,15 +310,17 @@ fn ask_gateways(
     }
     for &worker in of {
         let Some(channels) = workers.get_mut(&worker).map(|it| &mut it.channels) else { continue };
-        let Some(speaker) = channels.speaker.filter(|speaker| *speaker != worker) else { continue };
+        let Some(speaker) = channels.speaker.get().filter(|speaker| *speaker != worker) else {
+            continue;
+        };
         channels.asked_output = true;
         for side in [&mut channels.stdin, &mut channels.output] {
             if side.peer == Peer::Wanted
-                && let Some(target) = side.target
+                && let Some(target) = side.target()
                 && let Some(&holder) = found.get(&(speaker, target))
             {
-                side.peer = Peer::Held(speaker, holder);
-                side.holder_cpu_ns = holders.cpu_ns(speaker).ok().flatten();
+                side.peer = Peer::Held(speaker.into(), holder);
+                side.holder_cpu_ns = holders.cpu_ns(speaker).ok().flatten().into();
             }
         }
     }
@@ -358,22 +360,22 @@ impl Watched {
             self.compare_with_gateway(holders, book);
         }
         // Whether the holder ran or not: another process may share its descriptors.
-        self.stdin.holder_cpu_ns = None;
+        self.stdin.holder_cpu_ns = Maybe::NONE;
         self.stdin.ask_holder(holders, unix);
         self.note_gateway(holders);
-        self.output.holder_cpu_ns = None;
+        self.output.holder_cpu_ns = Maybe::NONE;
         self.refresh_output(holders, unix);
     }
 
     /// Finds who gave it its channels, and whether its output is that one's own too. A launcher (`sh
     /// -c`, `npx`) hands on both of its own; its own gateway is who speaks to the worker.
     fn compare_with_gateway(&mut self, holders: &mut Holders<'_>, book: &mut IdentityBook) {
-        let Some(gateway) = self.gateway else { return };
+        let Some(gateway) = self.gateway.get() else { return };
         if !holders.is_there(gateway) {
             return;
         }
         let proc = holders.proc;
-        self.speaker = Some(gateway);
+        self.speaker = gateway.into();
         let end = |pid: u32, fd: u32| proc.fd_end(pid, fd).ok().flatten();
         let is_channel =
             self.stdin.end.is_some_and(|end| matches!(end.kind, EndKind::Pipe | EndKind::Socket));
@@ -383,7 +385,7 @@ impl Watched {
         let mut at = gateway;
         for _ in 0..LAUNCHERS_MAX {
             if !hands_on(at.pid) {
-                self.speaker = Some(at);
+                self.speaker = at.into();
                 break;
             }
             let parent = || {
@@ -399,7 +401,7 @@ impl Watched {
     }
 
     fn note_gateway(&mut self, holders: &mut Holders<'_>) {
-        self.gateway_gone |= self.gateway.is_none_or(|it| holders.cpu_ns(it) == Ok(None));
+        self.gateway_gone |= self.gateway.get().is_none_or(|it| holders.cpu_ns(it) == Ok(None));
     }
 
     /// Whether it matters who reads what it writes.
@@ -418,7 +420,8 @@ impl Watched {
     }
 
     fn wants_search(&mut self) -> bool {
-        let new = self.output.peer == Peer::Wanted && !self.asked_output && self.speaker.is_some();
+        let new =
+            self.output.peer == Peer::Wanted && !self.asked_output && self.speaker.get().is_some();
         new || self.searched().next().is_some()
     }
 

@@ -1,7 +1,10 @@
 use super::moved;
 use crate::{
     host::proc::{ProcFs, ProcStat},
-    model::{Identity, OutputPeer, Sample, Sockets, StdinPeer},
+    model::{
+        EndKind, Identity, Maybe, MaybeId, OutputPeer, OutputState, Sample, Sockets, StdinPeer,
+        StdinState,
+    },
 };
 
 /// A worker in which nothing changes is still written that often, so that evidence shows it alive.
@@ -43,19 +46,19 @@ pub(super) enum Pulse {
     Gone,
 }
 
-/// What is remembered of a live worker.
+/// What is remembered of a live worker: small, for there are many.
 #[derive(Debug, Default)]
 pub(super) struct Live {
     pub(super) pulse: Pulse,
-    written: Option<Written>,
-    /// Its CPU time in the last round.
-    cpu_ns: Option<u64>,
     /// Whether it ran before the last round.
     ran: bool,
+    written: Option<Written>,
+    /// Its CPU time in the last round.
+    cpu_ns: Maybe,
     look_due_ns: u64,
-    pss_due_ns: Option<u64>,
+    pss_due_ns: Maybe,
     /// Resident set when the proportional one was read, KiB.
-    pss_of_rss_kib: Option<u64>,
+    pss_of_rss_kib: Maybe,
     io_denied_until_ns: u64,
 }
 
@@ -63,18 +66,36 @@ pub(super) struct Live {
 #[derive(Clone, Copy, Debug)]
 struct Written {
     state: char,
-    rss_kib: Option<u64>,
-    launchers_rss_kib: Option<u64>,
-    pss_kib: Option<u64>,
+    launchers_rss_kib: Maybe,
     threads: Option<u32>,
-    syscr: Option<u64>,
-    reads: Option<u64>,
-    stdin: Option<StdinPeer>,
-    output: Option<OutputPeer>,
+    rss_kib: Maybe,
+    pss_kib: Maybe,
+    syscr: Maybe,
+    reads: Maybe,
+    stdin: Option<Stdin>,
+    output: Option<Output>,
     sockets: Option<Sockets>,
-    cpu_ms: Option<u64>,
-    syscr_below: Option<u64>,
+    cpu_ms: Maybe,
+    syscr_below: Maybe,
     at_ns: u64,
+}
+
+/// Who has the other end of its stdin, as last written.
+type Stdin = (Option<EndKind>, StdinState, MaybeId);
+/// Who has the other end of its output.
+type Output = (EndKind, OutputState, MaybeId);
+
+fn of_stdin(peer: StdinPeer) -> Stdin {
+    (peer.kind, peer.state, peer.holder.into())
+}
+
+fn of_output(peer: OutputPeer) -> Output {
+    (peer.kind, peer.state, peer.reader.into())
+}
+
+/// The value that was read, or else the last one.
+fn or_last(now: Option<u64>, last: Option<Maybe>) -> Maybe {
+    now.map_or(last.unwrap_or_default(), Maybe::from)
 }
 
 impl Live {
@@ -102,7 +123,7 @@ impl Live {
 
     /// CPU time that it has used so far, if that is known.
     pub(super) fn cpu_ns(&self) -> Option<u64> {
-        self.cpu_ns
+        self.cpu_ns.get()
     }
 
     /// It was looked at whole.
@@ -112,7 +133,7 @@ impl Live {
 
     /// It is not there any more, or is a zombie: to be looked at in each round.
     pub(super) fn vanished(&mut self) {
-        self.cpu_ns = None;
+        self.cpu_ns = Maybe::NONE;
         self.look_due_ns = 0;
     }
 
@@ -123,7 +144,7 @@ impl Live {
 
     /// Read system calls as last written.
     pub(super) fn last_syscr(&self) -> Option<u64> {
-        self.written?.syscr
+        self.written?.syscr.get()
     }
 
     /// Whether something else was last written of its stdin, stdout or sockets.
@@ -134,6 +155,7 @@ impl Live {
         sockets: Option<Sockets>,
     ) -> bool {
         let written = self.written;
+        let (stdin, output) = (stdin.map(of_stdin), output.map(of_output));
         (stdin.is_some() && stdin != written.and_then(|it| it.stdin))
             || (output.is_some() && output != written.and_then(|it| it.output))
             || (sockets.is_some() && sockets != written.and_then(|it| it.sockets))
@@ -148,23 +170,25 @@ impl Live {
         let before = before.as_ref();
         self.written = Some(Written {
             state: sample.state,
-            rss_kib: sample.rss_kib.or(before.and_then(|s| s.rss_kib)),
-            launchers_rss_kib: sample
-                .launchers_rss_kib
-                .or(before.and_then(|s| s.launchers_rss_kib)),
-            pss_kib: sample.pss_kib.or(before.and_then(|s| s.pss_kib)),
+            rss_kib: or_last(sample.rss_kib, before.map(|s| s.rss_kib)),
+            launchers_rss_kib: or_last(
+                sample.launchers_rss_kib,
+                before.map(|s| s.launchers_rss_kib),
+            ),
+            pss_kib: or_last(sample.pss_kib, before.map(|s| s.pss_kib)),
             threads: sample.threads.or(before.and_then(|s| s.threads)),
-            syscr: sample.syscr.or(before.and_then(|s| s.syscr)),
-            reads: sample.reads.or(before.and_then(|s| s.reads)),
-            stdin: sample.stdin.or(before.and_then(|s| s.stdin)),
-            output: sample.output.or(before.and_then(|s| s.output)),
+            syscr: or_last(sample.syscr, before.map(|s| s.syscr)),
+            reads: or_last(sample.reads, before.map(|s| s.reads)),
+            stdin: sample.stdin.map(of_stdin).or(before.and_then(|s| s.stdin)),
+            output: sample.output.map(of_output).or(before.and_then(|s| s.output)),
             sockets: sample.sockets.or(before.and_then(|s| s.sockets)),
-            cpu_ms: sample.cpu_ms.or(before.and_then(|s| s.cpu_ms)),
-            syscr_below: sample.syscr_below.or(before.and_then(|s| s.syscr_below)),
+            cpu_ms: or_last(sample.cpu_ms, before.map(|s| s.cpu_ms)),
+            syscr_below: or_last(sample.syscr_below, before.map(|s| s.syscr_below)),
             at_ns: now_ns,
         });
         // These keep their last values.
-        sample.output = sample.output.filter(|_| sample.output != before.and_then(|s| s.output));
+        let output = before.and_then(|s| s.output);
+        sample.output = sample.output.filter(|now| Some(of_output(*now)) != output);
         sample.sockets =
             sample.sockets.filter(|_| sample.sockets != before.and_then(|s| s.sockets));
         Some(sample)
@@ -184,9 +208,10 @@ impl Live {
 
     /// When its proportional set is to be read.
     pub(super) fn pss_due_ns(&mut self, now_ns: u64) -> u64 {
-        let due_ns = *self.pss_due_ns.get_or_insert(now_ns + PSS_FIRST_NS);
-        let rss_kib = self.written.and_then(|written| written.rss_kib);
-        match (self.pss_of_rss_kib, rss_kib) {
+        let due_ns = self.pss_due_ns.get().unwrap_or(now_ns + PSS_FIRST_NS);
+        self.pss_due_ns = due_ns.into();
+        let rss_kib = self.written.and_then(|written| written.rss_kib.get());
+        match (self.pss_of_rss_kib.get(), rss_kib) {
             (Some(then), Some(now)) if !resized(then, now) => due_ns + PSS_QUIET_NS - PSS_EVERY_NS,
             _ => due_ns,
         }
@@ -194,8 +219,8 @@ impl Live {
 
     /// It was read, or cannot be.
     pub(super) fn pss_was_read(&mut self, now_ns: u64) {
-        self.pss_due_ns = Some(now_ns + PSS_EVERY_NS);
-        self.pss_of_rss_kib = self.written.and_then(|written| written.rss_kib);
+        self.pss_due_ns = (now_ns + PSS_EVERY_NS).into();
+        self.pss_of_rss_kib = self.written.map(|written| written.rss_kib).unwrap_or_default();
     }
 
     /// Whether it is time to show that it is alive.
@@ -234,17 +259,17 @@ fn differs(written: &Written, now: &Sample, now_ns: u64) -> bool {
     }
     let age_ns = now_ns.saturating_sub(written.at_ns);
     class(written.state) != class(now.state)
-        || news(written.syscr, now.syscr)
-        || news(written.reads, now.reads)
-        || news(written.stdin, now.stdin)
-        || news(written.output, now.output)
+        || news(written.syscr.get(), now.syscr)
+        || news(written.reads.get(), now.reads)
+        || news(written.stdin, now.stdin.map(of_stdin))
+        || news(written.output, now.output.map(of_output))
         || news(written.sockets, now.sockets)
-        || news(written.cpu_ms, now.cpu_ms)
-        || news(written.syscr_below, now.syscr_below)
+        || news(written.cpu_ms.get(), now.cpu_ms)
+        || news(written.syscr_below.get(), now.syscr_below)
         || now.waits
-        || size(written.rss_kib, now.rss_kib)
-        || size(written.launchers_rss_kib, now.launchers_rss_kib)
-        || size(written.pss_kib, now.pss_kib)
+        || size(written.rss_kib.get(), now.rss_kib)
+        || size(written.launchers_rss_kib.get(), now.launchers_rss_kib)
+        || size(written.pss_kib.get(), now.pss_kib)
         || (age_ns >= MINOR_NS && news(written.threads, now.threads))
         || age_ns >= HEARTBEAT_NS
 }

@@ -114,7 +114,7 @@ impl Sampler {
         match (role, above) {
             (Role::Worker, gateway) => {
                 self.descendants.remove(&identity);
-                self.workers.entry(identity).or_default().channels.gateway = gateway;
+                self.workers.entry(identity).or_default().channels.gateway = gateway.into();
             }
             (Role::Descendant, Some(worker)) if !self.workers.contains_key(&identity) => {
                 self.descendants

@@ -2,12 +2,12 @@ use super::holders::Holders;
 use crate::{
     host::proc::{FdEnd, Holder, ProcFs, Target},
     host::unix::UnixEnds,
-    model::{EndKind, Identity, OutputPeer, OutputState, StdinPeer, StdinState},
+    model::{EndKind, Identity, Maybe, MaybeId, OutputPeer, OutputState, StdinPeer, StdinState},
 };
 
 /// /proc is not read in one moment: a descriptor can pass from a process that is yet to be searched
 /// to one that was. So many searches in a row must find the same.
-pub(super) const MISSES_TO_BELIEVE: u32 = 2;
+pub(super) const MISSES_TO_BELIEVE: u8 = 2;
 
 /// Which of a worker's descriptors.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -31,11 +31,11 @@ pub(super) struct Side {
     which: Which,
     /// What it is open on, where that can be seen.
     pub(super) end: Option<FdEnd>,
-    /// What its other end is known by.
-    pub(super) target: Option<Target>,
+    /// Inode of the other end, where it is a socket that has one.
+    socket_peer: Maybe,
     pub(super) peer: Peer,
     /// CPU time of its holder when that was asked.
-    pub(super) holder_cpu_ns: Option<u64>,
+    pub(super) holder_cpu_ns: Maybe,
 }
 
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -44,9 +44,9 @@ pub(super) enum Peer {
     #[default]
     Wanted,
     /// Held by this process, in this descriptor.
-    Held(Identity, Holder),
+    Held(MaybeId, Holder),
     /// So many searches found nobody but, it may be, another worker that inherited it.
-    Missing(u32, Option<Identity>),
+    Missing(u8, MaybeId),
     /// A search found nobody, but could not look everywhere.
     Hidden,
     /// The kernel says that the other end is closed.
@@ -72,20 +72,38 @@ impl Peer {
 
 impl Side {
     pub(super) fn new(which: Which) -> Self {
-        Self { which, end: None, target: None, peer: Peer::None, holder_cpu_ns: None }
+        Self {
+            which,
+            end: None,
+            socket_peer: Maybe::NONE,
+            peer: Peer::None,
+            holder_cpu_ns: Maybe::NONE,
+        }
     }
 
     fn kind(&self) -> Option<EndKind> {
         self.end.map(|end| end.kind)
     }
 
+    /// What its other end is known by.
+    pub(super) fn target(&self) -> Option<Target> {
+        match (self.end?, self.which) {
+            (FdEnd { kind: EndKind::Pipe, inode }, Which::Stdin) => Some(Target::Writer(inode)),
+            (FdEnd { kind: EndKind::Pipe, inode }, Which::Output) => Some(Target::Reader(inode)),
+            (FdEnd { kind: EndKind::Socket, .. }, _) => self.socket_peer.get().map(Target::Socket),
+            _ => None,
+        }
+    }
+
     /// What can be said of a stdin; `None` while that is being found out.
     pub(super) fn stdin(&self) -> Option<StdinPeer> {
         let (state, holder) = match self.peer {
-            Peer::Held(holder, _) => (StdinState::Held, Some(holder)),
+            Peer::Held(holder, _) => (StdinState::Held, holder.get()),
             Peer::Missing(misses, _) if misses < MISSES_TO_BELIEVE => return None,
-            Peer::Missing(_, Some(fellow)) => (StdinState::Inherited, Some(fellow)),
-            Peer::Missing(_, None) | Peer::Shut => (StdinState::Unheld, None),
+            Peer::Missing(_, fellow) if fellow.get().is_some() => {
+                (StdinState::Inherited, fellow.get())
+            }
+            Peer::Missing(..) | Peer::Shut => (StdinState::Unheld, None),
             Peer::Hidden | Peer::None => (StdinState::Unknown, None),
             Peer::Wanted => return None,
         };
@@ -98,7 +116,7 @@ impl Side {
         let kind = self.kind()?;
         let (state, reader) = match self.peer {
             _ if is_log => (OutputState::Unknown, None),
-            Peer::Held(reader, _) => (OutputState::Read, Some(reader)),
+            Peer::Held(reader, _) => (OutputState::Read, reader.get()),
             Peer::Missing(misses, _) if misses < MISSES_TO_BELIEVE => return None,
             Peer::Missing(..) | Peer::Shut => (OutputState::Unread, None),
             Peer::Hidden | Peer::None => (OutputState::Unknown, None),
@@ -115,13 +133,7 @@ impl Side {
             *self = Self { end, ..Self::new(self.which) };
         }
         match end {
-            Some(FdEnd { kind: EndKind::Pipe, inode }) if is_new => {
-                self.target = Some(match self.which {
-                    Which::Stdin => Target::Writer(inode),
-                    Which::Output => Target::Reader(inode),
-                });
-                self.peer = Peer::Wanted;
-            }
+            Some(FdEnd { kind: EndKind::Pipe, .. }) if is_new => self.peer = Peer::Wanted,
             Some(FdEnd { kind: EndKind::Socket, .. }) => self.ask_kernel(proc, unix),
             _ => {}
         }
@@ -139,7 +151,7 @@ impl Side {
         if shut {
             self.peer = Peer::Shut;
         } else if let (Some(peer), Peer::None) = (end.peer, self.peer) {
-            self.target = Some(Target::Socket(peer));
+            self.socket_peer = peer.into();
             self.peer = Peer::Wanted;
         }
     }
@@ -147,17 +159,19 @@ impl Side {
     /// A holder that is gone holds nothing.
     pub(super) fn is_holder_gone(&mut self, holders: &mut Holders<'_>) {
         let holder = match self.peer {
-            Peer::Held(holder, _) => holder,
-            Peer::Missing(misses, Some(fellow)) => {
-                if holders.cpu_ns(fellow) == Ok(None) {
-                    self.peer = Peer::Missing(misses.min(MISSES_TO_BELIEVE - 1), None);
+            Peer::Held(holder, _) => holder.get(),
+            Peer::Missing(misses, fellow) => {
+                if fellow.get().is_some_and(|fellow| holders.cpu_ns(fellow) == Ok(None)) {
+                    let misses = misses.min(MISSES_TO_BELIEVE - 1);
+                    self.peer = Peer::Missing(misses, MaybeId::default());
                 }
                 return;
             }
             _ => return,
         };
+        let Some(holder) = holder else { return };
         let cpu_ns = holders.cpu_ns(holder).ok().flatten();
-        let quiet = cpu_ns.is_some() && cpu_ns == self.holder_cpu_ns;
+        let quiet = cpu_ns.is_some() && cpu_ns == self.holder_cpu_ns.get();
         if !quiet && !holders.is_there(holder) {
             self.peer = Peer::Wanted;
         }
@@ -166,13 +180,16 @@ impl Side {
     /// Looks whether its holder still holds it, unless that has not run since it was asked last.
     /// Whether it was asked.
     pub(super) fn ask_holder(&mut self, holders: &mut Holders<'_>, unix: &mut UnixEnds) -> bool {
-        let (Some(target), Peer::Held(holder, at)) = (self.target, self.peer) else { return false };
+        let (Some(target), Peer::Held(holder, at)) = (self.target(), self.peer) else {
+            return false;
+        };
+        let Some(holder) = holder.get() else { return false };
         let cpu_ns = holders.cpu_ns(holder).ok().flatten();
-        if cpu_ns.is_some() && cpu_ns == self.holder_cpu_ns {
+        if cpu_ns.is_some() && cpu_ns == self.holder_cpu_ns.get() {
             return false;
         }
         let holds = holders.proc.holds(at, target) && holders.is_there(holder);
-        self.holder_cpu_ns = cpu_ns;
+        self.holder_cpu_ns = cpu_ns.into();
         if !holds {
             self.peer = Peer::Wanted;
         }

@@ -1,7 +1,10 @@
 use std::collections::BTreeMap;
 
 use super::{Descendant, Worker};
-use crate::{host::proc::ProcFs, model::Identity};
+use crate::{
+    host::proc::ProcFs,
+    model::{Identity, Maybe},
+};
 
 /// Of a tree that is busy all the time so often is written.
 const EVERY_NS: u64 = 4_000_000_000;
@@ -15,20 +18,21 @@ const DENIED_NS: u64 = 60_000_000_000;
 #[derive(Debug, Default)]
 pub(super) struct Work {
     /// CPU time of the tree; `None` while nobody's is known.
-    cpu_ns: Option<u64>,
+    cpu_ns: Maybe,
     /// The worker's own share of it.
     own_ns: u64,
     /// When it was looked at last, and what it was then.
-    last: Option<(u64, u64)>,
+    last_ns: Maybe,
+    last_cpu_ns: u64,
     /// More than upkeep was seen since it was written.
     rose: bool,
-    cpu_written_ns: Option<u64>,
+    cpu_written_ns: Maybe,
     /// Something below the worker ran since the last round.
     ran_below: bool,
     /// Read system calls of what descends from it.
     below: u64,
     below_written: u64,
-    below_written_ns: Option<u64>,
+    below_written_ns: Maybe,
 }
 
 impl Work {
@@ -40,30 +44,32 @@ impl Work {
     }
 
     fn add_cpu(&mut self, more: u64) {
-        *self.cpu_ns.get_or_insert(0) += more;
+        self.cpu_ns = (self.cpu_ns.get().unwrap_or(0) + more).into();
     }
 
     /// All of the tree was looked at.
     fn looked(&mut self, now_ns: u64) {
-        let Some(cpu_ns) = self.cpu_ns else { return };
-        if let Some((at_ns, before)) = self.last.replace((now_ns, cpu_ns)) {
-            let rose_by = cpu_ns.saturating_sub(before).saturating_mul(UPKEEP_PART);
+        let Some(cpu_ns) = self.cpu_ns.get() else { return };
+        let before_ns = std::mem::replace(&mut self.last_cpu_ns, cpu_ns);
+        if let Some(at_ns) = self.last_ns.replace(now_ns) {
+            let rose_by = cpu_ns.saturating_sub(before_ns).saturating_mul(UPKEEP_PART);
             self.rose |= rose_by > now_ns.saturating_sub(at_ns);
         }
     }
 
     /// CPU time of the tree, ms, if that is to be written.
     pub(super) fn cpu_ms(&self, now_ns: u64) -> Option<u64> {
-        let due = match self.cpu_written_ns {
+        let due = match self.cpu_written_ns.get() {
             None => true,
             Some(at_ns) => self.rose && now_ns.saturating_sub(at_ns) >= EVERY_NS,
         };
-        self.cpu_ns.filter(|_| due).map(|ns| ns / 1_000_000)
+        self.cpu_ns.get().filter(|_| due).map(|ns| ns / 1_000_000)
     }
 
     /// Read system calls below the worker, if these are to be written.
     pub(super) fn below(&self, now_ns: u64) -> Option<u64> {
-        let due = self.below_written_ns.is_none_or(|at| now_ns.saturating_sub(at) >= EVERY_NS);
+        let due =
+            self.below_written_ns.get().is_none_or(|at| now_ns.saturating_sub(at) >= EVERY_NS);
         (due && self.below != self.below_written).then_some(self.below)
     }
 
@@ -75,12 +81,12 @@ impl Work {
     /// These were written.
     pub(super) fn written(&mut self, cpu_ms: Option<u64>, below: Option<u64>, now_ns: u64) {
         if cpu_ms.is_some() {
-            self.cpu_written_ns = Some(now_ns);
+            self.cpu_written_ns = now_ns.into();
             self.rose = false;
         }
         if let Some(below) = below {
             self.below_written = below;
-            self.below_written_ns = Some(now_ns);
+            self.below_written_ns = now_ns.into();
         }
     }
 }

@@ -115,3 +115,14 @@ pub(super) fn bare(identity: Identity, state: char) -> Sample {
         syscr_below: None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// There is one for every live worker. The allocator rounds up by a quarter at most.
+    #[test]
+    fn what_each_live_worker_takes_stays_small() {
+        assert!(size_of::<Worker>() <= 492, "{}", size_of::<Worker>());
+    }
+}
