@@ -172,3 +172,46 @@ fn the_worker_of_a_closed_terminal_is_ended_by_default_and_no_other_tabs() {
         return;
     }
 }
+
+/// The same without terminals' help: by which connection each session was asked for. One tab closes,
+/// and its session's worker is abandoned, although other tabs are connected; theirs are not.
+#[test]
+fn the_worker_whose_own_client_left_is_abandoned_and_no_other_tabs() {
+    const GRACE: &str = "client = \"30m\"";
+    let flags = ["--tabs", "3", "--spread", "12", "--sidecars", "--close-one", "--idle", "8"];
+    let profile = include_str!("../../slashtrace/src/profile/hermes.toml");
+    assert!(profile.contains(GRACE), "the profile has changed");
+    let profile = profile.replace(GRACE, "client = \"5s\"");
+    for attempt in 0..3 {
+        let Some(mut driver) = driver(&[&flags[..], &["--wait", "15"]].concat()) else { return };
+        let mut recording = None;
+        let did = play_with(&mut driver, |_| {
+            let setup = Setup::ebpf().profile(profile.clone());
+            recording = Some(setup.flag("--sample-interval=1s").start());
+        });
+        let recorded = recording.expect("it began").stop();
+        let tabs = did.iter().find(|did| did.did == "tabs").expect("it closes one");
+        let until = did.iter().rfind(|did| did.did == "left").expect("it tells").boottime_ns;
+        let mut named: BTreeSet<u32> = BTreeSet::new();
+        for record in &recorded.records {
+            let while_connected = (tabs.boottime_ns..until).contains(&record.boottime_ns);
+            let Some(found) = finding(record).filter(|_| while_connected) else { continue };
+            if found.kind == Kind::Abandoned && found.state != FindingState::Closed {
+                println!("{}: {}", found.confidence, found.text);
+                named.extend(found.workers.iter().map(|worker| worker.pid));
+            }
+        }
+        let others: BTreeSet<u32> = tabs.second.iter().copied().collect();
+        assert!(
+            named.is_disjoint(&others),
+            "their tabs are open: {named:?} {others:?}\n{recorded}"
+        );
+        let first: BTreeSet<u32> = tabs.first.iter().copied().collect();
+        if !first.is_subset(&named) && attempt < 2 {
+            println!("the tabs met, and none was joined: once more");
+            continue;
+        }
+        assert!(first.is_subset(&named), "{first:?} {named:?}\n{recorded}");
+        return;
+    }
+}

@@ -226,7 +226,7 @@ impl Sampler {
         for (identity, worker) in &mut self.workers {
             let pss_kib = pss.remove(identity);
             match worker.sample(&self.proc, *identity, pss_kib, reads, now_ns) {
-                Seen::Sample(sample) => round.observations.push(observation(sample, now_ns)),
+                Seen::Sample(sample) => round.observations.push(observation(*sample, now_ns)),
                 Seen::NothingNew => {}
                 Seen::Vanished => {
                     worker.live.vanished();

@@ -27,7 +27,7 @@ pub(super) struct Worker {
 
 /// What a look at a worker brought.
 pub(super) enum Seen {
-    Sample(Sample),
+    Sample(Box<Sample>),
     NothingNew,
     Vanished,
 }
@@ -91,7 +91,7 @@ impl Worker {
         }
         let Some(sample) = self.live.changed(sample, now_ns) else { return Seen::NothingNew };
         self.work.written(cpu_ms, syscr_below, now_ns);
-        Seen::Sample(sample)
+        Seen::Sample(Box::new(sample))
     }
 }
 
