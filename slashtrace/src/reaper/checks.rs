@@ -13,12 +13,12 @@ use super::{Decision, Facts, Policy, Protect, prepared::Prepared};
 use crate::{
     host::{
         devpts::instance_of_tty,
+        net::census::CensusTaker,
         proc::{ARGV_SEARCHED_BYTES, Cmdline, Ids, ProcFs, ProcStat},
         unix::UnixEnds,
     },
     model::{Identity, Kind, Terminal},
     profile::Profile,
-    sensor::clients::census::CensusTaker,
 };
 
 /// An exec that came before this was reported long since.

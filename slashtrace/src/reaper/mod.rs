@@ -1,8 +1,8 @@
 //! Ends workers that nobody can use any more, where it is told to. `policy` says what may be done,
 //! `judge` (pure) who it is done to, `prepared` opens ahead what that takes, `checks` asks the world
 //! again, `executor` acts, one step a time.
-//! May touch: `model`, `profile`, `redact`, `host::proc`, the clock, `sensor::clients::census`
-//! (who is connected to a worker); and signals, in one function.
+//! May touch: `model`, `profile`, `redact`, `host::proc`, `host::net` (who is connected to a worker),
+//! the clock; and signals, in one function.
 
 mod checks;
 mod decision;

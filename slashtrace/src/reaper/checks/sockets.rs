@@ -4,7 +4,7 @@ use std::{collections::HashSet, io};
 
 use super::{Checks, No};
 use crate::{
-    host::proc::Cmdline,
+    host::{net::own_sockets, proc::Cmdline},
     model::{EndKind, Identity},
     profile::Channel,
     reaper::Decision,
@@ -81,7 +81,7 @@ impl Checks {
     /// The sockets of a process; none if it has ended.
     fn sockets_of(&self, pid: u32) -> io::Result<Option<Own>> {
         let folder = self.root.join(pid.to_string());
-        let all = match crate::sensor::clients::own_sockets(&folder) {
+        let all = match own_sockets(&folder) {
             Ok((all, _)) => all,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),

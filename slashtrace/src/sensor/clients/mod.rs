@@ -1,16 +1,12 @@
-//! Which clients are connected to each tracked gateway. `diag` asks the kernel for sockets of our own
-//! network namespace; `sockets` reads the tables of others, and ours where the kernel does not tell;
-//! `census` is all of one namespace, `outbound` what gateways opened themselves.
-//! May touch: /proc of gateways through `proc`, sock_diag(7), `model`. Never the clock: it is told
-//! the time.
+//! Which clients are connected to each tracked gateway; `outbound` is what gateways opened
+//! themselves.
+//! May touch: /proc of gateways through `host::proc`, `host::net`, sock_diag(7), `model`. Never the
+//! clock: it is told the time.
 //!
 //! Tables are those of the gateway's own network namespace (/proc/PID/net, proc_pid_net(5)), and are
 //! read only for a gateway that holds a socket, once a round for gateways of one namespace.
 
-pub(crate) mod census;
-pub(super) mod diag;
 mod outbound;
-mod sockets;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, hash_map::Entry},
@@ -18,14 +14,18 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use self::{
-    diag::{Ends, Listener},
-    outbound::{Outbound, OutboundWatch},
-    sockets::Found,
-};
+use self::outbound::{Outbound, OutboundWatch};
 use crate::{
-    host::diag::{Diag, UnixSocket},
-    host::proc::ProcFs,
+    host::{
+        diag::{Diag, UnixSocket},
+        net::{
+            Tables,
+            asked::{self, Ends, Listener},
+            own_sockets, read,
+            tables::Found,
+        },
+        proc::ProcFs,
+    },
     model::{
         Body, Capability, Clients, Connection, Identity, Observation, Process, Role, Source, Spawn,
     },
@@ -42,13 +42,6 @@ const LOOKS_APART: u64 = 25_000_000;
 const DESCRIPTORS_A_ROUND: usize = 512;
 /// Connections of one gateway that are told apart.
 const CONNECTIONS_MAX: usize = 256;
-
-/// The tables of one network namespace; `None` where one could not be read.
-#[derive(Debug)]
-struct Tables {
-    tcp: Option<Vec<String>>,
-    unix: Option<String>,
-}
 
 /// What was read once for every gateway that is looked at in one go.
 #[derive(Debug, Default)]
@@ -332,59 +325,9 @@ impl Eyes {
             unread => unread.insert((self.diag.listeners()?, self.diag.unix_sockets()?)),
         };
         let mut found = self.diag.tcp(listeners, own, ends)?;
-        found.add(diag::unix(unix, own));
+        found.add(asked::unix(unix, own));
         Ok(found)
     }
-}
-
-impl Tables {
-    /// The tables of `namespace`. A process that leaves it meanwhile (unshare(2), which anybody may)
-    /// shows the tables of another one, in which the other gateways of this one have no clients.
-    fn read(folder: &Path, namespace: &Path) -> Option<Self> {
-        let tcp = read(&folder.join("net/tcp")).and_then(|four| {
-            match read(&folder.join("net/tcp6")) {
-                Ok(six) => Ok(vec![four, six]),
-                // A kernel without IPv6.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(vec![four]),
-                Err(error) => Err(error),
-            }
-        });
-        let tables = Self { tcp: tcp.ok(), unix: read(&folder.join("net/unix")).ok() };
-        let stayed = fs::read_link(folder.join("ns/net")).is_ok_and(|now| now == namespace);
-        stayed.then_some(tables)
-    }
-
-    /// The sockets of a process, and whether these are all.
-    fn find(&self, own: &HashSet<u64>) -> (Found, bool) {
-        let tcp = self.tcp.as_ref().map(|texts| sockets::tcp(texts, own));
-        let unix = self.unix.as_ref().map(|text| sockets::unix(text, own));
-        let complete = tcp.is_some() && unix.is_some();
-        let mut found = Found::default();
-        [tcp, unix].into_iter().flatten().for_each(|part| found.add(part));
-        (found, complete)
-    }
-}
-
-/// Names of Unix sockets may be any bytes.
-fn read(path: &Path) -> io::Result<String> {
-    fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-}
-
-/// Inodes of the sockets that a process holds (`socket:[123]`, proc_pid_fd(5)), and how many
-/// descriptors it has.
-pub(crate) fn own_sockets(folder: &Path) -> io::Result<(HashSet<u64>, usize)> {
-    let mut own = HashSet::new();
-    let mut descriptors = 0;
-    for entry in fs::read_dir(folder.join("fd"))? {
-        descriptors += 1;
-        // A descriptor that was closed meanwhile is not held.
-        let Ok(target) = fs::read_link(entry?.path()) else { continue };
-        let inode = target.to_str().and_then(|target| {
-            target.strip_prefix("socket:[")?.strip_suffix(']')?.parse::<u64>().ok()
-        });
-        own.extend(inode);
-    }
-    Ok((own, descriptors))
 }
 
 #[cfg(test)]

@@ -3,9 +3,11 @@ use std::{
     path::Path,
 };
 
-use super::census::CensusTaker;
 use crate::{
-    host::proc::{ProcFs, Target},
+    host::{
+        net::census::CensusTaker,
+        proc::{ProcFs, Target},
+    },
     model::{Body, EndKind, Identity, Role},
 };
 

@@ -102,14 +102,14 @@ fn netlink_shows_that_the_peer_of_a_unix_socket_is_gone() {
     let (served, _) = listener.accept().expect("it connected");
     let mut own = HashSet::from([inode(&listener), inode(&served)]);
     let mut netlink = diag();
-    let found = diag::unix(&netlink.unix_sockets().expect("it tells"), &own);
+    let found = asked::unix(&netlink.unix_sockets().expect("it tells"), &own);
     assert_eq!((found.listening, clients(&found)), (1, vec![inode(&served)]));
     own.insert(inode(&client));
-    let found = diag::unix(&netlink.unix_sockets().expect("it tells"), &own);
+    let found = asked::unix(&netlink.unix_sockets().expect("it tells"), &own);
     assert!(clients(&found).is_empty(), "both ends are ours");
     own.remove(&inode(&client));
     drop(client);
-    let found = diag::unix(&netlink.unix_sockets().expect("it tells"), &own);
+    let found = asked::unix(&netlink.unix_sockets().expect("it tells"), &own);
     assert!(clients(&found).is_empty(), "it went away");
 }
 

@@ -4,10 +4,7 @@ use std::{
     path::PathBuf,
 };
 
-use crate::{
-    host::{diag::Diag, proc::ProcFs},
-    sensor::clients::own_sockets,
-};
+use crate::host::{diag::Diag, net::own_sockets, proc::ProcFs};
 
 /// Connections of one process that are told apart.
 const PORTS_MAX: usize = 16;

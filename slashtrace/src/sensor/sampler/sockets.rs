@@ -5,9 +5,11 @@ use std::{
 
 use super::{Descendant, Worker, live::Pulse};
 use crate::{
-    host::proc::ProcFs,
+    host::{
+        net::{census::CensusTaker, own_sockets},
+        proc::ProcFs,
+    },
     model::{EndKind, Identity, Sockets},
-    sensor::clients::{census::CensusTaker, own_sockets},
 };
 
 /// A tree of which something runs all the time is looked at so often.

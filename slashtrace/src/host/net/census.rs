@@ -4,11 +4,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Tables, sockets};
+use super::{Tables, tables};
 use crate::host::diag::{Diag, UnixSocket};
 
 /// Local and remote address of a connection.
-pub(super) type Addresses = (sockets::Address, sockets::Address);
+pub(super) type Addresses = (tables::Address, tables::Address);
 
 /// A TCP socket that listens or is connected.
 #[derive(Clone, Copy, Debug)]
@@ -131,9 +131,9 @@ impl Census {
 
     fn of_text(tables: &Tables) -> Self {
         let complete = tables.tcp.is_some() && tables.unix.is_some();
-        let tcp = sockets::tcp_lines(tables.tcp.as_deref().unwrap_or_default()).collect();
+        let tcp = tables::tcp_lines(tables.tcp.as_deref().unwrap_or_default()).collect();
         let unix = tables.unix.as_deref().unwrap_or_default();
-        Self::new(tcp, sockets::unix_lines(unix).map(|(_, socket)| socket).collect(), complete)
+        Self::new(tcp, tables::unix_lines(unix).map(|(_, socket)| socket).collect(), complete)
     }
 
     /// Connections to a listener among `own` that no process has accepted yet: they have no inode.

@@ -17,13 +17,13 @@ use netlink_packet_sock_diag::{
 
 use super::{
     census::{Tcp, Unix},
-    sockets::{Connection, Found},
+    tables::{Connection, Found},
 };
 use crate::host::diag::{ANY, Diag, UnixSocket};
 
 /// A TCP socket that listens, somewhere in the network namespace.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Listener {
+pub(crate) struct Listener {
     family: u8,
     port: u16,
     inode: u64,
@@ -31,11 +31,11 @@ pub(super) struct Listener {
 
 /// By inode of a connection's socket: that of the socket at its other end, if it is on this
 /// machine.
-pub(super) type Ends = HashMap<u64, Option<u64>>;
+pub(crate) type Ends = HashMap<u64, Option<u64>>;
 
 impl Diag {
     /// Every TCP socket that listens. The kernel does not look at connections for it.
-    pub(super) fn listeners(&mut self) -> io::Result<Vec<Listener>> {
+    pub(crate) fn listeners(&mut self) -> io::Result<Vec<Listener>> {
         let mut found = Vec::new();
         for family in [AF_INET, AF_INET6] {
             let request = inet(family, StateFlags::LISTEN, ExtensionFlags::empty(), any(family));
@@ -53,14 +53,14 @@ impl Diag {
     }
 
     /// The ports on which those of these sockets listen that do.
-    pub(in crate::sensor) fn listening(&mut self, own: &HashSet<u64>) -> io::Result<Vec<u16>> {
+    pub(crate) fn listening(&mut self, own: &HashSet<u64>) -> io::Result<Vec<u16>> {
         let all = self.listeners()?.into_iter();
         Ok(all.filter(|one| own.contains(&one.inode)).map(|one| one.port).collect())
     }
 
     /// Gives inode and local port of each connection to this port, whoever's: the kernel filters by
     /// the port of the other end (`inet_diag_dump_icsk`, net/ipv4/inet_diag.c).
-    pub(in crate::sensor) fn connected_to(
+    pub(crate) fn connected_to(
         &mut self,
         port: u16,
         mut each: impl FnMut(u64, u16),
@@ -84,7 +84,7 @@ impl Diag {
     /// TCP sockets of one process. What it accepted has the family and the port of its listener,
     /// by which the kernel filters (`inet_diag_dump_icsk`, net/ipv4/inet_diag.c). `ends` remembers
     /// other ends from one look to the next.
-    pub(super) fn tcp(
+    pub(crate) fn tcp(
         &mut self,
         listeners: &[Listener],
         own: &HashSet<u64>,
@@ -185,7 +185,7 @@ impl Diag {
 
 /// Unix sockets of one process, among `sockets` by inode: an accepted one has the name of the
 /// listener.
-pub(super) fn unix(sockets: &[UnixSocket], own: &HashSet<u64>) -> Found {
+pub(crate) fn unix(sockets: &[UnixSocket], own: &HashSet<u64>) -> Found {
     let of = |inode: &u64| sockets.binary_search_by_key(inode, |socket| socket.inode).ok();
     let mine: Vec<&UnixSocket> = own.iter().filter_map(of).map(|at| &sockets[at]).collect();
     let named = |listens: bool| {

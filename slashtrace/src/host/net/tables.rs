@@ -17,24 +17,24 @@ pub(super) type Address = (IpAddr, u16);
 
 /// What is found of one process's sockets.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub(super) struct Found {
-    pub(super) listening: u32,
-    pub(super) connections: Vec<Connection>,
+pub(crate) struct Found {
+    pub(crate) listening: u32,
+    pub(crate) connections: Vec<Connection>,
 }
 
 /// A connection that was accepted.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Connection {
+pub(crate) struct Connection {
     /// Inode of its socket.
-    pub(super) id: u64,
+    pub(crate) id: u64,
     /// TCP port of its other end.
-    pub(super) port: Option<u16>,
+    pub(crate) port: Option<u16>,
     /// When it last received something, where that is known.
-    pub(super) heard_ms_ago: Option<u32>,
+    pub(crate) heard_ms_ago: Option<u32>,
 }
 
 impl Found {
-    pub(super) fn add(&mut self, other: Self) {
+    pub(crate) fn add(&mut self, other: Self) {
         self.listening += other.listening;
         self.connections.extend(other.connections);
     }

@@ -1,0 +1,68 @@
+//! Sockets of this machine's network namespaces: `asked` by sock_diag(7) of our own, `tables` as
+//! /proc/PID/net shows those of others, and ours where the kernel does not tell (proc_pid_net(5)),
+//! `census` all of one namespace.
+
+pub(crate) mod asked;
+pub(crate) mod census;
+pub(crate) mod tables;
+
+use std::{collections::HashSet, fs, io, path::Path};
+
+use self::tables::Found;
+
+/// The tables of one network namespace; `None` where one could not be read.
+#[derive(Debug)]
+pub(crate) struct Tables {
+    tcp: Option<Vec<String>>,
+    unix: Option<String>,
+}
+
+impl Tables {
+    /// The tables of `namespace`. A process that leaves it meanwhile (unshare(2), which anybody may)
+    /// shows the tables of another one, in which the other gateways of this one have no clients.
+    pub(crate) fn read(folder: &Path, namespace: &Path) -> Option<Self> {
+        let tcp = read(&folder.join("net/tcp")).and_then(|four| {
+            match read(&folder.join("net/tcp6")) {
+                Ok(six) => Ok(vec![four, six]),
+                // A kernel without IPv6.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(vec![four]),
+                Err(error) => Err(error),
+            }
+        });
+        let tables = Self { tcp: tcp.ok(), unix: read(&folder.join("net/unix")).ok() };
+        let stayed = fs::read_link(folder.join("ns/net")).is_ok_and(|now| now == namespace);
+        stayed.then_some(tables)
+    }
+
+    /// The sockets of a process, and whether these are all.
+    pub(crate) fn find(&self, own: &HashSet<u64>) -> (Found, bool) {
+        let tcp = self.tcp.as_ref().map(|texts| tables::tcp(texts, own));
+        let unix = self.unix.as_ref().map(|text| tables::unix(text, own));
+        let complete = tcp.is_some() && unix.is_some();
+        let mut found = Found::default();
+        [tcp, unix].into_iter().flatten().for_each(|part| found.add(part));
+        (found, complete)
+    }
+}
+
+/// Names of Unix sockets may be any bytes.
+pub(crate) fn read(path: &Path) -> io::Result<String> {
+    fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Inodes of the sockets that a process holds (`socket:[123]`, proc_pid_fd(5)), and how many
+/// descriptors it has.
+pub(crate) fn own_sockets(folder: &Path) -> io::Result<(HashSet<u64>, usize)> {
+    let mut own = HashSet::new();
+    let mut descriptors = 0;
+    for entry in fs::read_dir(folder.join("fd"))? {
+        descriptors += 1;
+        // A descriptor that was closed meanwhile is not held.
+        let Ok(target) = fs::read_link(entry?.path()) else { continue };
+        let inode = target.to_str().and_then(|target| {
+            target.strip_prefix("socket:[")?.strip_suffix(']')?.parse::<u64>().ok()
+        });
+        own.extend(inode);
+    }
+    Ok((own, descriptors))
+}
