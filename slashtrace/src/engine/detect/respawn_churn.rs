@@ -42,8 +42,8 @@ pub(super) fn judge(view: &GroupView, said: Option<Said>) -> Judgement {
     let is_news = |left: usize| left < LEAST || before.differs(Renewal::Size(left as u64));
     let left = (0..run.len()).rev().find(|left| is_news(*left)).unwrap_or(0);
     let last = run.spawns().rev().nth(left);
-    let shrunk = last
-        .map_or(u64::MAX, |last| last.birth.saturating_add(view.rules.churn).saturating_add(1));
+    let shrunk =
+        last.map_or(u64::MAX, |last| last.birth.saturating_add(view.rules.churn).saturating_add(1));
     let deadline = Some(young.map_or(shrunk, |young| young.min(shrunk)));
     if !renewed {
         return Judgement { holds: Holds::AsSaid, deadline };

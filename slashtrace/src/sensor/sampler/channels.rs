@@ -288,7 +288,7 @@ fn ask_gateways(
         if let Some(speaker) = channels.speaker.get().filter(|speaker| *speaker != worker) {
             let sides = [&channels.stdin, &channels.output];
             let of_gateway = sides.into_iter().filter(|side| side.peer == Peer::Wanted);
-            let targets: Vec<Target> = of_gateway.filter_map(|side| side.target()).collect();
+            let targets: Vec<Target> = of_gateway.filter_map(Side::target).collect();
             let asked = channels.stdin.peer == Peer::Wanted || !channels.asked_output;
             if asked && !targets.is_empty() {
                 wanted.entry(speaker).or_default().extend(targets);
