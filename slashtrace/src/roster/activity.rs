@@ -49,7 +49,7 @@ struct Reading {
 
 /// The last rises of a worker, oldest first; most that live have none.
 #[derive(Clone, Debug, Default)]
-#[expect(clippy::box_collection, reason = "none is smaller than an empty one, and most have none")]
+#[expect(clippy::box_collection, reason = "a quarter of the room where there are none")]
 struct Rises(Option<Box<VecDeque<Rise>>>);
 
 impl Rises {

@@ -25,8 +25,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const SHORT: &str = "[graces]\noverlap = \"1s\"\norphan = \"1s\"\nzombie = \"2s\"\n\
                      [windows]\nchurn = \"2s\"\naccumulation = \"4s\"\n";
 
-/// How long after a storm every window of [`SHORT`] has passed.
-pub(crate) const WINDOWS: Duration = Duration::from_secs(6);
+/// How long after a storm every window of [`SHORT`] has passed, and the minute for which workers that
+/// have ended are kept in any case, with the ten seconds in which what is due is forgotten together.
+pub(crate) const WINDOWS: Duration = Duration::from_secs(75);
 
 static RUN: AtomicU32 = AtomicU32::new(0);
 

@@ -64,6 +64,7 @@ pub(crate) fn rows(bench: &Bench, times: &mut Vec<Series>) -> Result<Vec<Row>> {
     let compared = if bench.quick { 2_000 } else { 20_000 };
     let mut peers: Vec<PeerSeen> = bench.peers.iter().map(|_| PeerSeen::default()).collect();
     let most = cases.iter().map(|case| case.rounds).max().unwrap_or(0);
+    let most_lives = cases.iter().map(|case| case.lives).max().unwrap_or(0);
     for round in 0..most {
         for case in cases.iter_mut().filter(|case| case.rounds > round) {
             eprintln!(
@@ -73,7 +74,8 @@ pub(crate) fn rows(bench: &Bench, times: &mut Vec<Series>) -> Result<Vec<Row>> {
                 round + 1,
                 case.rounds
             );
-            storm(bench, case)?;
+            let largest = case.lives == most_lives;
+            storm(bench, case, largest)?;
         }
         if cases.iter().any(|case| case.lives == compared && case.rounds > round) {
             for (peer, seen) in bench.peers.iter().zip(&mut peers) {
@@ -120,7 +122,8 @@ fn title(lives: u64, sessions: u64, what: &str) -> String {
     format!("storm, {lives} lives, {sessions} sessions: {what}")
 }
 
-fn storm(bench: &Bench, case: &mut Case) -> Result<()> {
+/// One storm. `patient`: waits until all windows have passed, and sees what memory is given back.
+fn storm(bench: &Bench, case: &mut Case, patient: bool) -> Result<()> {
     let patience = Duration::from_secs(if bench.quick { 60 } else { 300 });
     let daemon = Daemon::start(bench)?;
     let mut spawner = Spawner::burst(bench, true)?;
@@ -138,20 +141,16 @@ fn storm(bench: &Bench, case: &mut Case) -> Result<()> {
     let seen = &mut case.seen;
     seen.rate.0.push(case.lives as f64 / took.as_secs_f64());
     seen.peak_mib.0.push(process::peak_rss_kib(pid)? as f64 / 1024.0);
-    // Time has passed once something happens again: a daemon on which nothing comes in may sleep.
-    let mut after = process::rss_kib(pid)?;
     let mut more = 0;
-    for _ in 0..5 {
+    if patient {
         thread::sleep(WINDOWS);
-        more += spawner.lives(2, 1).map(|_| 2)?;
+        // Few that are left wait for the next record.
+        more = 2;
+        spawner.lives(more, 1)?;
         daemon.catch_up(patience)?;
-        after = process::rss_kib(pid)?;
-        if after as f64 <= rss as f64 * GROWTH {
-            break;
-        }
+        seen.before_mib.0.push(rss as f64 / 1024.0);
+        seen.after_mib.0.push(process::rss_kib(pid)? as f64 / 1024.0);
     }
-    seen.before_mib.0.push(rss as f64 / 1024.0);
-    seen.after_mib.0.push(after as f64 / 1024.0);
     let counts = daemon.stop()?;
     let lost = counts.lost(case.lives + more) as f64;
     seen.lost.0.push(lost);
@@ -176,16 +175,17 @@ impl Case {
             Row::new(Sort::Count, title("evidence per life seen, bytes"), seen.bytes.clone()),
             Row::new(Sort::Time, title(CPU), cpu.clone()).target(Target::AtMost(CPU_US)),
             Row::new(Sort::Time, title(PEAK), seen.peak_mib.clone()),
-            Row::new(Sort::Time, title("RSS before, MiB"), seen.before_mib.clone()),
-            Row::new(
-                Sort::Time,
-                title("RSS once the windows have passed, MiB (ratio to before)"),
-                seen.after_mib.clone(),
-            )
-            .ratio(seen.after_mib.median() / seen.before_mib.median())
-            .target(Target::RatioAtMost(GROWTH)),
             Row::new(Sort::Time, title("lives per second"), seen.rate.clone()),
         ];
+        if !seen.after_mib.0.is_empty() {
+            let what = title("RSS once the windows have passed, MiB (ratio to before)");
+            rows.extend([
+                Row::new(Sort::Time, title("RSS before, MiB"), seen.before_mib.clone()),
+                Row::new(Sort::Time, what, seen.after_mib.clone())
+                    .ratio(seen.after_mib.median() / seen.before_mib.median())
+                    .target(Target::RatioAtMost(GROWTH)),
+            ]);
+        }
         let few = self.sessions == 50;
         let smallest = all.iter().find(|case| (case.sessions == 50) == few);
         let largest = all.iter().rev().find(|case| (case.sessions == 50) == few);

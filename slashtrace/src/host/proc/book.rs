@@ -1,6 +1,6 @@
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::model::{Identity, Process};
+use crate::model::{Identity, Maybe, Process};
 
 /// An identity that nobody asked for in so many rounds is dropped if its process is gone: all that
 /// there was to say of it has been said.
@@ -34,7 +34,7 @@ pub struct IdentityBook {
 #[derive(Debug)]
 struct Known {
     /// The kernel's start time, once it was told.
-    precise: Option<u64>,
+    precise: Maybe,
     used: u64,
 }
 
@@ -64,7 +64,7 @@ impl IdentityBook {
         let mut unnamed = None;
         let mut exact = None;
         for (identity, known) in self.of_tick(pid, start_ns) {
-            match known.precise {
+            match known.precise.get() {
                 Some(precise) if precise == start_ns => exact = Some(*identity),
                 None => unnamed = Some(*identity),
                 Some(_) => {}
@@ -85,7 +85,7 @@ impl IdentityBook {
     /// The identity of the process that /proc says started at `ticks_ns`, a whole tick.
     pub fn proc(&mut self, pid: u32, ticks_ns: u64) -> Identity {
         // Of two in one tick the later one is there now: the pid was free in between.
-        let latest = self.of_tick(pid, ticks_ns).max_by_key(|(_, known)| known.precise);
+        let latest = self.of_tick(pid, ticks_ns).max_by_key(|(_, known)| known.precise.get());
         match latest.map(|(identity, _)| *identity) {
             Some(identity) => {
                 self.touch(identity, None);
@@ -159,7 +159,7 @@ impl IdentityBook {
         self.uses += 1;
         if let Some(known) = self.known.get_mut(&identity) {
             known.used = self.uses;
-            known.precise = precise.or(known.precise);
+            known.precise = precise.map_or(known.precise, Maybe::from);
         }
     }
 
@@ -168,7 +168,7 @@ impl IdentityBook {
             self.make_room();
         }
         self.uses += 1;
-        self.known.insert(identity, Known { precise, used: self.uses });
+        self.known.insert(identity, Known { precise: precise.into(), used: self.uses });
         identity
     }
 

@@ -58,6 +58,8 @@ const SWEEP: Duration = Duration::from_mins(1);
 /// Records, or observations, that are handled in one go: some milliseconds of work, after which
 /// signals, deadlines and the reaper get their turn.
 const BATCH: usize = 512;
+/// Observations that room is kept for while nothing happens.
+const IDLE: usize = 16;
 /// How often the ring is read again for records that were counted and are not there yet: another
 /// CPU is writing one before them. As often as this, 1 ms apart.
 const AWAIT_TIMES: u32 = 20;
@@ -149,12 +151,7 @@ impl EbpfSensor {
         loop {
             if !self.pending.is_empty() {
                 let count = self.pending.len().min(BATCH);
-                let batch = self.pending.drain(..count).collect();
-                // After a loss all that was on its way is here at once.
-                if self.pending.is_empty() && self.pending.capacity() > 4 * BATCH {
-                    self.pending = VecDeque::new();
-                }
-                return Ok(batch);
+                return Ok(self.pending.drain(..count).collect());
             }
             // Asked for here: while records come without end nothing below is waited for.
             if Instant::now() >= self.due {
@@ -172,6 +169,13 @@ impl EbpfSensor {
                 continue;
             }
             if self.ring.queued() == 0 {
+                // A storm's room is for storms.
+                if self.pending.capacity() > IDLE {
+                    self.pending = VecDeque::new();
+                }
+                if self.batch.capacity() > IDLE {
+                    self.batch = Vec::new();
+                }
                 let due = [first_look, self.long.due()]
                     .into_iter()
                     .flatten()

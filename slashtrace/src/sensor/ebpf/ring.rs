@@ -29,10 +29,17 @@ use tokio::{
 /// How long a record may lie in the ring before the thread reads it. The ring (1 MiB) must not fill
 /// in that time: it does at 50 MB/s, some 85,000 workers a second.
 const RELIEF: Duration = Duration::from_millis(20);
-/// Bytes of records that are kept in memory. What is beyond stays in the ring until that is full,
-/// too, which the kernel programs count. Judging this much takes about a second, and so does the
-/// end of a recording.
-const QUEUE_BYTES_MAX: usize = 8 << 20;
+/// Bytes of records that are kept in memory at most, and at least where there is little: this part of
+/// the machine's memory. What is beyond stays in the ring until that is full, too, which the kernel
+/// programs count. A worker's life takes some 530 bytes, so 100,000 in one burst have room even if
+/// none is judged meanwhile, because others use the CPUs. Judging so many takes seconds, and so does
+/// the end of a recording in which they wait.
+const QUEUE_BYTES_MAX: u64 = 64 << 20;
+const QUEUE_BYTES_MIN: u64 = 8 << 20;
+const QUEUE_PART: u64 = 64;
+/// How nice the thread is: it reads for some microseconds at a time, and what it cannot read in time
+/// is lost.
+const NICE: i32 = -10;
 /// Bytes that are allocated at a time.
 const CHUNK_BYTES: usize = 64 << 10;
 /// Bytes of a record's length, before it.
@@ -109,6 +116,8 @@ impl Queue {
 struct State<S> {
     source: S,
     queue: Queue,
+    /// Bytes of records that there is room for.
+    room: usize,
 }
 
 struct Shared<S> {
@@ -126,10 +135,11 @@ impl<S: Source> Shared<S> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Moves records from the ring to memory while `wanted`; whether the ring is empty.
-    fn drain(&self, wanted: impl Fn(&Queue) -> bool) -> bool {
-        let State { source, queue } = &mut *self.lock();
-        while wanted(queue) {
+    /// Moves records from the ring to memory as far as there is room, or until at least so many are
+    /// there, whatever room there is; whether the ring is empty.
+    fn drain(&self, records: Option<usize>) -> bool {
+        let State { source, queue, room } = &mut *self.lock();
+        while records.map_or(queue.bytes < *room, |records| queue.records < records) {
             if !source.read(&mut |record| queue.put(record)) {
                 return true;
             }
@@ -137,12 +147,11 @@ impl<S: Source> Shared<S> {
         false
     }
 
-    fn has_room(queue: &Queue) -> bool {
-        queue.bytes < QUEUE_BYTES_MAX
-    }
-
     /// What the thread does.
     fn relieve(&self) {
+        // Of this thread alone (setpriority(2), "C library/kernel differences"). Without the privilege
+        // it waits for its turn.
+        let _ = rustix::process::setpriority_process(None, NICE);
         let stop = || PollFd::new(&self.stop, PollFlags::IN);
         let relief = Timespec { tv_sec: 0, tv_nsec: RELIEF.as_nanos() as i64 };
         loop {
@@ -156,12 +165,19 @@ impl<S: Source> Shared<S> {
                 return;
             }
             let before = self.lock().queue.records;
-            self.drain(Self::has_room);
+            self.drain(None);
             if self.lock().queue.records > before {
                 self.relieved.notify_one();
             }
         }
     }
+}
+
+/// Bytes of records that there is room for on this machine.
+fn room() -> usize {
+    let info = rustix::system::sysinfo();
+    let memory = (info.totalram as u64).saturating_mul(u64::from(info.mem_unit));
+    (memory / QUEUE_PART).clamp(QUEUE_BYTES_MIN, QUEUE_BYTES_MAX) as usize
 }
 
 /// Whether waiting went well; a signal is no failure.
@@ -200,12 +216,12 @@ impl Ring {
     pub fn start(events: RingBuf<MapData>) -> Result<Self> {
         let fd =
             events.as_fd().try_clone_to_owned().context("cannot copy the ring's descriptor")?;
-        Self::start_with(events, fd)
+        Self::start_with(events, fd, room())
     }
 }
 
 impl<S: Source> Ring<S> {
-    fn start_with(source: S, fd: OwnedFd) -> Result<Self> {
+    fn start_with(source: S, fd: OwnedFd, room: usize) -> Result<Self> {
         let copy = fd.try_clone().context("cannot copy the ring's descriptor")?;
         // SAFETY: `Readable` owns its descriptor, always gives the same one, and keeps it open until
         // the `AsyncFd` that owns it is dropped.
@@ -213,7 +229,7 @@ impl<S: Source> Ring<S> {
             .map_err(|_| anyhow!("the ring buffer cannot be polled"))?;
         let stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .context("cannot make an eventfd")?;
-        let state = Mutex::new(State { source, queue: Queue::default() });
+        let state = Mutex::new(State { source, queue: Queue::default(), room });
         let shared = Arc::new(Shared { state, ring: fd, stop, relieved: Notify::new() });
         let relieving = Arc::clone(&shared);
         let thread = thread::Builder::new()
@@ -240,7 +256,7 @@ impl<S: Source> Ring<S> {
         use std::task::{Context, Poll, Waker};
         // Taken before the reading, so that what comes after it makes it ready again.
         let ready = self.ready.poll_read_ready(&mut Context::from_waker(Waker::noop()));
-        let empty = self.shared.drain(Shared::<S>::has_room);
+        let empty = self.shared.drain(None);
         if empty && let Poll::Ready(Ok(mut ready)) = ready {
             ready.clear_ready();
         }
@@ -249,7 +265,7 @@ impl<S: Source> Ring<S> {
     /// Moves records to memory until `count` are there, whatever room there is; or until the ring
     /// is empty. The number of records in memory.
     pub fn drain_to(&mut self, count: usize) -> usize {
-        self.shared.drain(|queue| queue.records < count);
+        self.shared.drain(Some(count));
         self.queued()
     }
 
@@ -284,6 +300,9 @@ mod tests {
 
     use super::*;
 
+    /// Bytes of records that there is room for here.
+    const ROOM: usize = 8 << 20;
+
     /// A source of so many records of its own, which its descriptor announces.
     struct Script {
         left: Arc<AtomicUsize>,
@@ -306,7 +325,7 @@ mod tests {
         // Readable for good, as a ring is that holds something.
         let fd = eventfd(1, EventfdFlags::CLOEXEC).unwrap();
         let script = Script { left: Arc::clone(&left), record: vec![7; bytes] };
-        (Ring::start_with(script, fd).unwrap(), left)
+        (Ring::start_with(script, fd, ROOM).unwrap(), left)
     }
 
     fn wait_for(what: &str, done: impl Fn() -> bool) {
@@ -345,9 +364,9 @@ mod tests {
         let (mut ring, left) = ring(1_000, SIZE);
         // Nobody takes any; this blocks the reader.
         wait_for("the thread reads", || ring.queued() > 0);
-        wait_for("there is no more room", || ring.shared.lock().queue.bytes >= QUEUE_BYTES_MAX);
+        wait_for("there is no more room", || ring.shared.lock().queue.bytes >= ROOM);
         thread::sleep(3 * RELIEF);
-        assert!(ring.shared.lock().queue.bytes < QUEUE_BYTES_MAX + 2 * SIZE);
+        assert!(ring.shared.lock().queue.bytes < ROOM + 2 * SIZE);
         assert_eq!(
             left.load(Ordering::SeqCst) + ring.queued(),
             1_000,
