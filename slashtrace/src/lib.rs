@@ -18,3 +18,4 @@ pub mod report;
 pub mod roster;
 pub mod sensor;
 pub mod sink;
+mod unhurried;
