@@ -1,6 +1,7 @@
 //! The command line: flags in one place, one file a subcommand, exit codes in one table.
 //! May touch: everything, but decides nothing about workers.
 
+mod alone;
 pub mod doctor;
 mod exit_codes;
 mod fail_on;

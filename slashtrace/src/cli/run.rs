@@ -6,7 +6,7 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use super::{
-    Color, Exit, FailOn, Watching, print_error, reaping::Reaping, redacting, runtime,
+    Color, Exit, FailOn, Watching, alone::Alone, print_error, reaping::Reaping, redacting, runtime,
     screen::Screen,
 };
 use crate::{
@@ -17,6 +17,7 @@ use crate::{
         session::{Note, Plan, Reason, record},
     },
     evidence::EvidenceWriter,
+    model::Mode,
     profile::{Profile, Span},
     report::live::Live,
 };
@@ -57,6 +58,8 @@ pub fn run(args: &Args, profile: &Profile, color: Color) -> Result<Exit> {
         reopens: !to_stdout,
         ..Plan::default()
     };
+    let ends = plan.policy.as_ref().filter(|policy| policy.mode == Mode::Enforce);
+    let _alone = ends.map(|policy| Alone::take(profile, policy)).transpose()?;
     let mut evidence =
         if to_stdout { EvidenceWriter::stdout()? } else { EvidenceWriter::append(&args.evidence)? };
     ending::watch(Promise::Ended).context("cannot watch over signals")?;

@@ -14,6 +14,7 @@ mod writer;
 
 use anyhow::{Context as _, Result};
 
+pub(crate) use place::holder as lock_holder;
 pub use reader::{Defect, Problem, Reader};
 pub use source::NAMES as EVIDENCE_NAMES;
 pub use writer::EvidenceWriter;

@@ -50,6 +50,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     lines: Vec<u8>,
+    /// `seq` of the last of them.
+    last: u64,
     /// Bytes that the target has and has not written.
     in_target: usize,
     trouble: Option<String>,
@@ -96,12 +98,13 @@ impl Queue {
         self.shared.target().begin_with(start);
     }
 
-    /// Hands lines over; false if there is no room for them. `lines` is empty afterwards.
-    pub(super) fn push(&self, lines: &mut Vec<u8>, wake: bool) -> bool {
+    /// Hands lines over, the last of which has this `seq`; false if there is no room for them. `lines` is empty afterwards.
+    pub(super) fn push(&self, lines: &mut Vec<u8>, last: u64, wake: bool) -> bool {
         let mut state = self.shared.state();
         let left = state.left();
         let fits = left == 0 || left + lines.len() <= QUEUE_MAX;
         if fits {
+            state.last = last;
             if state.lines.is_empty() {
                 std::mem::swap(&mut state.lines, lines);
             } else {
@@ -124,7 +127,8 @@ impl Queue {
         if let Some(mut target) = mine {
             let mut state = self.shared.state();
             if state.trouble.is_none() {
-                target.push(&mut state.lines);
+                let last = state.last;
+                target.push(&mut state.lines, last);
                 state.in_target = target.left();
                 drop(state);
                 if target.left() == 0 {
@@ -222,7 +226,8 @@ impl Shared {
             let mut target = self.target();
             let mut state = self.state();
             let reopen = std::mem::take(&mut state.reopen);
-            target.push(&mut state.lines);
+            let last = state.last;
+            target.push(&mut state.lines, last);
             state.in_target = target.left();
             drop(state);
             if reopen {

@@ -2,6 +2,7 @@
 //! not be written is kept and tried again; a line that was written in part is taken back or finished.
 
 use std::{
+    collections::BTreeMap,
     fs::{File, OpenOptions},
     io::{self, Write as _},
     os::{
@@ -23,7 +24,8 @@ use super::{
     place::{self, Refusal},
 };
 use crate::{
-    model::{Body, Record},
+    host::clock::{boottime_ns, wall_time},
+    model::{Body, Record, Stop},
     next_step::NextStep as _,
 };
 
@@ -60,6 +62,8 @@ pub(super) struct Target {
     lines: Vec<u8>,
     /// What of `lines` was written.
     at: usize,
+    /// `seq` of the last line.
+    last: u64,
     looked: Instant,
     /// Whether the file was moved or removed, and none opened in its place yet.
     displaced: bool,
@@ -109,6 +113,7 @@ impl Target {
             start: None,
             lines: Vec::new(),
             at: 0,
+            last: 0,
             looked: Instant::now(),
             displaced: false,
             notes: Vec::new(),
@@ -148,8 +153,9 @@ impl Target {
         self.start = Some(start);
     }
 
-    /// Takes lines to be written.
-    pub(super) fn push(&mut self, lines: &mut Vec<u8>) {
+    /// Takes lines to be written, the last of which has this `seq`.
+    pub(super) fn push(&mut self, lines: &mut Vec<u8>, last: u64) {
+        self.last = last;
         if self.left() == 0 {
             self.lines.clear();
             self.lines.shrink_to(KEPT);
@@ -190,7 +196,8 @@ impl Target {
     /// # Errors
     /// If not all of it could be written. The rest is kept.
     pub(super) fn write(&mut self) -> io::Result<()> {
-        if self.left() == 0 {
+        let begins = self.bare && self.start.is_some() && self.file.is_some();
+        if self.left() == 0 && !begins {
             return Ok(());
         }
         if self.file.is_none() {
@@ -264,8 +271,11 @@ impl Target {
     /// Puts `start` before what is left, unless it begins with one.
     fn insert_start(&mut self) {
         let next = &self.lines[self.at..];
-        let Some(seq) = seq_of(next).filter(|seq| *seq > 1) else { return };
+        let seq = seq_of(next).unwrap_or(self.last + 1);
         let Some(mut start) = self.start.clone() else { return };
+        if seq <= 1 {
+            return;
+        }
         start.seq = seq - 1;
         if let Body::Start(start) = &mut start.body {
             start.continued = true;
@@ -289,10 +299,15 @@ impl Target {
             return;
         }
         let first = !std::mem::replace(&mut self.displaced, true);
-        match place::open(path).and_then(|place| self.take(place)) {
-            Ok(()) => {
+        match place::open(path) {
+            Ok(place) => {
+                self.close();
                 self.displaced = false;
-                self.notes.push(format!("{} was opened anew", self.name()));
+                let taken = self.take(place);
+                self.notes.push(match taken {
+                    Ok(()) => format!("{} was opened anew", self.name()),
+                    Err(error) => format!("{} cannot be written to: {error:#}", self.name()),
+                });
             }
             Err(error) => {
                 let removed = |file: &File| file.metadata().is_ok_and(|it| it.nlink() == 0);
@@ -306,6 +321,27 @@ impl Target {
                     self.notes.push(format!("{name} cannot be opened anew: {error:#}"));
                 }
             }
+        }
+    }
+
+    /// Ends a file that goes on in another one: it is whole.
+    fn close(&mut self) {
+        let seq = seq_of(&self.lines[self.at..]).unwrap_or(self.last + 1);
+        let (true, Some(start), Some(file)) = (self.regular, &self.start, &self.file) else {
+            return;
+        };
+        // A line that is not whole has to be finished first, and cannot be.
+        if self.part_of_line() > 0 {
+            return;
+        }
+        let boottime_ns = boottime_ns();
+        let reason = "continued".to_owned();
+        let stop = Stop { reason, counters: BTreeMap::new(), complete: true };
+        let (v, time) = (start.v, wall_time(boottime_ns));
+        let stop = Record { v, seq, time, boottime_ns, body: Body::Stop(stop) };
+        if let Ok(line) = line(&stop) {
+            // Without it, the file looks like one whose writer was killed.
+            let _ = { file }.write_all((line + "\n").as_bytes());
         }
     }
 

@@ -27,6 +27,8 @@ pub struct EvidenceWriter {
     /// Lines of the batch that is not handed over yet, and how many.
     batch: Vec<u8>,
     records: u64,
+    /// `seq` of the last of them.
+    last: u64,
     /// Records that were left out since the last gap; while there are any, everything is.
     left_out: u64,
     begun: bool,
@@ -63,7 +65,7 @@ impl EvidenceWriter {
 
     fn to(target: Target) -> Result<Self> {
         let queue = Queue::new(target)?;
-        Ok(Self { queue, batch: Vec::new(), records: 0, left_out: 0, begun: false })
+        Ok(Self { queue, batch: Vec::new(), records: 0, last: 0, left_out: 0, begun: false })
     }
 
     /// Waits until everything is written, but no longer than `patience`.
@@ -108,7 +110,7 @@ impl EvidenceWriter {
             return;
         }
         let records = std::mem::take(&mut self.records);
-        if !self.queue.push(&mut self.batch, wake) {
+        if !self.queue.push(&mut self.batch, self.last, wake) {
             self.left_out += records;
         }
         self.batch.clear();
@@ -134,6 +136,7 @@ impl Sink for EvidenceWriter {
         serde_json::to_writer(&mut self.batch, record)?;
         self.batch.push(b'\n');
         self.records += 1;
+        self.last = record.seq;
         Ok(())
     }
 
@@ -282,7 +285,9 @@ mod tests {
         }
         put(&mut writer, &tick(3));
         done(&mut writer);
-        assert_eq!((seqs(&moved), seqs(&path)), (vec![1, 2], vec![2, 3]));
+        assert_eq!((seqs(&moved), seqs(&path)), (vec![1, 2, 3], vec![2, 3]));
+        let last = read(&moved).pop().unwrap();
+        assert!(matches!(last.body, Body::Stop(stop) if stop.reason == "continued"));
         let Body::Start(begun) = &read(&path)[0].body else { panic!("no start") };
         assert!(begun.continued);
         assert_eq!(writer.standing().unwrap().notes.len(), 1);
