@@ -136,3 +136,58 @@ fn end(taken: bool) -> ! {
     // SAFETY: _exit(2) has no preconditions.
     unsafe { libc::_exit(CODE) }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    /// In a process of its own, which a signal ends.
+    fn ended(how: &str) -> (Option<i32>, Duration) {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "daemon::ending::tests::who_is_busy_with_something_else",
+                "--nocapture",
+            ])
+            .env("SLASHTRACE_ENDING_TEST", how)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut stdout = child.stdout.take().unwrap();
+        let mut said = Vec::new();
+        while !said.ends_with(b"READY\n") {
+            let mut byte = [0];
+            stdout.read_exact(&mut byte).unwrap();
+            said.push(byte[0]);
+        }
+        let began = Instant::now();
+        let pid = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        (child.wait().unwrap().code(), began.elapsed())
+    }
+
+    #[test]
+    fn who_is_busy_with_something_else() {
+        if let Some(how) = std::env::var_os("SLASHTRACE_ENDING_TEST") {
+            watch(if how == "run" { Promise::Ended } else { Promise::TakenUp }).unwrap();
+            println!("READY");
+            let began = Instant::now();
+            while began.elapsed() < Duration::from_secs(3) {
+                if how == "taken up" && is_asked_for() {
+                    acknowledge();
+                }
+                thread::sleep(Duration::from_millis(5));
+            }
+            std::process::exit(7);
+        }
+        for how in ["run", "not taken up"] {
+            let (code, took) = ended(how);
+            assert_eq!(code, Some(CODE), "{how}");
+            assert!(took >= PATIENCE && took < Duration::from_millis(2_500), "{how}: {took:?}");
+        }
+        assert_eq!(ended("taken up").0, Some(7));
+    }
+}

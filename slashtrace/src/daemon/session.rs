@@ -291,6 +291,8 @@ struct Course<'a> {
     look: Instant,
     /// Since when nothing can be written, and whether people were told.
     trouble: Option<(Instant, bool)>,
+    /// Records that were not written and that people were told of.
+    missed: u64,
     tell: &'a mut dyn FnMut(Note),
 }
 
@@ -327,6 +329,7 @@ impl<'a> Course<'a> {
             ticked: now,
             look: now + WRITING,
             trouble: None,
+            missed: 0,
             tell,
         }
     }
@@ -518,7 +521,8 @@ impl<'a> Course<'a> {
         }
         if !troubled {
             if let Some((_, true)) = self.trouble.take() {
-                let missed = match standing.missed {
+                let before = mem::replace(&mut self.missed, pipeline.missed());
+                let missed = match pipeline.missed() - before {
                     0 => "nothing was lost".to_owned(),
                     1 => "1 record was not written".to_owned(),
                     n => format!("{n} records were not written"),
