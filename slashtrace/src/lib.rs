@@ -8,6 +8,8 @@ pub mod cli;
 pub mod daemon;
 pub mod engine;
 pub mod evidence;
+#[cfg(test)]
+mod fuzz;
 pub mod host;
 pub mod model;
 pub mod next_step;
@@ -18,3 +20,4 @@ pub mod report;
 pub mod roster;
 pub mod sensor;
 pub mod sink;
+mod unhurried;

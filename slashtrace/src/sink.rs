@@ -10,6 +10,42 @@ pub trait Sink {
     /// Takes one record. The roster has folded it in already.
     fn record(&mut self, record: &Record, roster: &Roster) -> Result<()>;
 
-    /// Called after each batch of records: what was taken should now be visible outside.
+    /// Called after each batch of records: what was taken should soon be visible outside. Does not
+    /// wait for whoever reads it.
     fn flush(&mut self) -> Result<()>;
+
+    /// Has everything written that was taken, without waiting for long. Whether it is.
+    fn commit(&mut self) -> Result<bool> {
+        self.flush()?;
+        Ok(true)
+    }
+
+    /// Whether [`Self::standing`] has something new to say, apart from what was handed over since. It
+    /// is asked often.
+    fn has_news(&self) -> bool {
+        false
+    }
+
+    /// How the writing is going.
+    fn standing(&mut self) -> Result<Standing> {
+        Ok(Standing::default())
+    }
+
+    /// Opens its file anew: somebody rotates logs.
+    fn reopen(&mut self) {}
+}
+
+/// How a sink's writing is going.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Standing {
+    /// Records cannot be written at the moment.
+    pub behind: bool,
+    /// Records are on their way.
+    pub waiting: bool,
+    /// Records that were left out, where a gap can tell of them now: what came before is written.
+    pub missed: u64,
+    /// Why nothing can be written, for people.
+    pub trouble: Option<String>,
+    /// What else people are to know.
+    pub notes: Vec<String>,
 }

@@ -121,6 +121,8 @@ impl Setup {
             command.arg("--profile").arg(&profile);
         }
         command
+            // Others that end workers of the same profile are tests, too.
+            .env("SLASHTRACE_RUNTIME_DIR", folder.path())
             .args(["run", "--sensor", self.sensor, "--quiet", "--evidence"])
             .arg(&file)
             .args(&self.flags)

@@ -1,6 +1,6 @@
 use std::{
     fs::OpenOptions,
-    io::{self, Write as _},
+    io::Write as _,
     path::{Path, PathBuf},
 };
 
@@ -10,6 +10,7 @@ use jiff::tz::TimeZone;
 use crate::{
     bundle,
     report::{digest::Report, github, junit, markdown},
+    unhurried,
 };
 
 /// What a CI run is told.
@@ -29,7 +30,7 @@ impl Gate {
         }
         if std::env::var_os("GITHUB_ACTIONS").is_some_and(|value| value == "true") {
             // The runner looks for commands in both streams; stdout is the command's.
-            let _ = io::stderr().lock().write_all(github::annotations(report).as_bytes());
+            let _ = unhurried::stderr().write_all(github::annotations(report).as_bytes());
             if let Some(path) = std::env::var_os("GITHUB_STEP_SUMMARY") {
                 summary(Path::new(&path), &markdown::render(report, zone))?;
             }

@@ -1,6 +1,7 @@
 //! The command line: flags in one place, one file a subcommand, exit codes in one table.
 //! May touch: everything, but decides nothing about workers.
 
+mod alone;
 pub mod doctor;
 mod exit_codes;
 mod fail_on;
@@ -32,11 +33,12 @@ pub use exit_codes::Exit;
 
 use self::fail_on::FailOn;
 use crate::{
-    daemon::choose::Choice,
+    daemon::{choose::Choice, ending},
     evidence,
     next_step::{NextStep as _, next_steps},
     profile::{Profile, Span},
     sensor::{Options, TerminalChoice},
+    unhurried,
 };
 
 const LONG_ABOUT: &str = "\
@@ -170,6 +172,19 @@ enum Command {
 
 /// Runs the command line and returns the exit code. Errors are printed here, with a next step.
 pub fn main() -> ExitCode {
+    ending::heed_signals();
+    let code = parse_and_run();
+    // Who reads stderr may be slow; who asked for an end does not wait for them.
+    unhurried::finish(if ending::is_asked_for() { ASKED } else { READER });
+    code
+}
+
+/// How long lines for people may take once a signal asked for an end, and otherwise without anybody
+/// reading any of them.
+const ASKED: Duration = Duration::from_millis(200);
+const READER: Duration = Duration::from_secs(10);
+
+fn parse_and_run() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -281,7 +296,7 @@ fn print_error(error: &anyhow::Error) {
             }
         }
     }
-    let mut stderr = io::stderr().lock();
+    let mut stderr = unhurried::stderr();
     let mut lines = causes.iter();
     if let Some(first) = lines.next() {
         drop(writeln!(stderr, "error: {first}"));

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use super::{
     Color, Exit, Watching,
@@ -12,6 +12,7 @@ use crate::{
     daemon::{
         Sink,
         choose::choose,
+        ending::{self, Promise},
         session::{Note, Plan, Reason, record},
     },
     model::Mode,
@@ -85,6 +86,7 @@ pub fn run(args: &Args, profile: &Profile, color: Color) -> Result<Exit> {
         ..Plan::default()
     };
     let mut reaped = Reaped::default();
+    ending::watch(Promise::TakenUp).context("cannot watch over signals")?;
     let ended = runtime()?.block_on(async {
         let chosen = choose(args.watching.sensor, &options)?;
         if let Some(why) = chosen.why {
@@ -95,6 +97,7 @@ pub fn run(args: &Args, profile: &Profile, color: Color) -> Result<Exit> {
         let mut tell = |note: Note| screen.note(&note);
         record(chosen.sensor, profile, sinks, &plan, &mut tell).await
     })?;
+    ending::release();
     screen.end();
     let out = &mut color.stdout(args.json);
     if args.json {

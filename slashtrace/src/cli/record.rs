@@ -12,6 +12,7 @@ use crate::{
     daemon::{
         Sink,
         choose::{Chosen, choose},
+        ending::{self, Promise},
         session::{CommandEnded, Ended, Note, Plan, Reason, record},
     },
     evidence::EvidenceWriter,
@@ -85,6 +86,7 @@ fn recorded(args: &Args, profile: &Profile, color: Color) -> Result<Exit> {
     let mut live = Live::new(Box::new(screen.clone()));
     let mut digest = Digest::new();
     let recorded = EvidenceWriter::create(&folder.part()).and_then(|mut evidence| {
+        ending::watch(Promise::TakenUp).context("cannot watch over signals")?;
         runtime()?.block_on(async {
             let Chosen { sensor, why } = choose(args.watching.sensor, &options)?;
             if let Some(why) = why
@@ -108,6 +110,7 @@ fn recorded(args: &Args, profile: &Profile, color: Color) -> Result<Exit> {
             };
             let mut tell = |note: Note| screen.note(&note);
             let ended = record(sensor, profile, sinks, &plan, &mut tell).await?;
+            ending::release();
             evidence.sync()?;
             Ok(ended)
         })
@@ -183,6 +186,7 @@ fn plan(args: &Args, screen: &Screen) -> Plan {
         status: (alone && !args.quiet && screen.is_terminal()).then_some(STATUS_EVERY),
         redaction: args.redacting.redaction(),
         environment: Vec::new(),
+        reopens: false,
     }
 }
 

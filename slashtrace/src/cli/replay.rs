@@ -9,7 +9,7 @@ use super::{Color, Exit, FailOn, screen::Screen};
 use crate::{
     daemon::{
         Sink,
-        replay::{Difference, Replayed, replay},
+        replay::{Difference, Replayed, Run, replay},
     },
     evidence::{Reader, line},
     model::{Body, Record},
@@ -57,8 +57,10 @@ pub fn run(args: &Args, color: Color) -> Result<Exit> {
     if let Some(digest) = digest {
         let _ = table::render(&digest.report(), terminal_width(io::stderr()), &mut screen.clone());
     }
-    if let Some(difference) = &replayed.difference {
-        return Err(differs(args, &replayed, difference));
+    for run in &replayed.runs {
+        if let Some(difference) = &run.difference {
+            return Err(differs(args, run, difference));
+        }
     }
     if let Some(defect) = &replayed.defect {
         let error = anyhow!(
@@ -70,42 +72,84 @@ pub fn run(args: &Args, color: Color) -> Result<Exit> {
         return Err(error).next_step(defect.next_step());
     }
     screen.line(&format!("{}, identical to the recorded", count(&replayed)));
-    if !replayed.tally.stopped() {
-        screen.line("the recording was not ended in order: it has no stop record");
-    } else if !replayed.tally.complete() {
-        screen.line("the recording is incomplete: see its gap records");
+    let several = replayed.runs.len() > 1;
+    if several {
+        screen.line(&format!(
+            "the file holds {} recordings, each judged by itself",
+            replayed.runs.len()
+        ));
     }
-    if let Some(not_judged) = not_judged(replayed.tally.unjudged()) {
-        screen.line(&format!("of its workers, {not_judged}"));
+    if replayed.torn > 0 {
+        screen.line(&format!(
+            "lines that were cut off when slashtrace was killed: {}",
+            replayed.torn
+        ));
     }
-    Ok(Exit::of(&replayed.tally, args.fail_on.fails(&replayed.tally), None))
+    for (run, number) in replayed.runs.iter().zip(1_u32..) {
+        let which =
+            if several { format!("recording {number}") } else { "the recording".to_owned() };
+        for line in about(run) {
+            screen.line(&format!("{which} {line}"));
+        }
+        if let Some(not_judged) = not_judged(run.tally.unjudged()) {
+            let of = if several { format!("of recording {number}'s") } else { "of its".to_owned() };
+            screen.line(&format!("{of} workers, {not_judged}"));
+        }
+    }
+    // The worst of them: found leaks are found, whatever the other recordings come to.
+    let exits =
+        replayed.runs.iter().map(|run| Exit::of(&run.tally, args.fail_on.fails(&run.tally), None));
+    let exits: Vec<Exit> = exits.collect();
+    Ok([Exit::Findings, Exit::Incomplete]
+        .into_iter()
+        .find(|exit| exits.contains(exit))
+        .unwrap_or(Exit::Fine))
 }
 
-fn differs(args: &Args, replayed: &Replayed, difference: &Difference) -> anyhow::Error {
+/// What there is to know about one recording.
+fn about(run: &Run) -> Vec<String> {
+    let mut lines = Vec::new();
+    if !run.tally.stopped() {
+        lines.push("was not ended in order: it has no stop record".to_owned());
+    } else if !run.tally.complete() {
+        lines.push("is incomplete: see its gap records".to_owned());
+    }
+    if run.taken > 0 {
+        lines.push(format!(
+            "has {} that were taken as they are: what they rest on is not in this file",
+            findings(run.taken)
+        ));
+    }
+    lines
+}
+
+fn differs(args: &Args, run: &Run, difference: &Difference) -> anyhow::Error {
     let show = |line: &Option<String>| line.as_deref().map_or("nothing".to_owned(), printable);
     let ours = env!("CARGO_PKG_VERSION");
-    let step = if replayed.version == ours {
+    let step = if run.version == ours {
         "get the file again from where it was recorded; it was changed on the way".to_owned()
     } else {
-        format!("replay with slashtrace {}, which recorded it", printable(&replayed.version))
+        format!("replay with slashtrace {}, which recorded it", printable(&run.version))
     };
     let error = anyhow!(
         "{}: the findings are not the recorded ones, first after seq {}\nrecorded (slashtrace {}): \
          {}\nnow (slashtrace {ours}): {}",
         args.file.display(),
         difference.seq,
-        printable(&replayed.version),
+        printable(&run.version),
         show(&difference.recorded),
         show(&difference.replayed),
     );
     error.next_step(step)
 }
 
+fn findings(n: u64) -> String {
+    if n == 1 { "1 finding record".to_owned() } else { format!("{n} finding records") }
+}
+
 fn count(replayed: &Replayed) -> String {
-    match replayed.findings {
-        1 => "1 finding record reproduced".to_owned(),
-        n => format!("{n} finding records reproduced"),
-    }
+    let made = replayed.runs.iter().map(|run| run.findings).sum();
+    format!("{} reproduced", findings(made))
 }
 
 /// Writes findings as they stand in evidence.

@@ -7,17 +7,22 @@ use anyhow::{Context as _, Result, anyhow};
 use clap::ValueEnum;
 use jiff::tz::TimeZone;
 
-use super::{Color, Exit, FailOn};
+use super::{Color, Exit, FailOn, screen::Screen};
 use crate::{
     bundle,
-    daemon::replay::{Replayed, replay},
+    daemon::{
+        Sink,
+        replay::{Run, replay},
+    },
     evidence::Reader,
+    model::{Body, Record},
     next_step::NextStep as _,
     report::{
         diff,
         digest::{Digest, Report},
         html, junit, markdown, terminal_width, text,
     },
+    roster::Roster,
 };
 
 /// Flags of `report`.
@@ -36,6 +41,9 @@ pub struct Args {
     /// Compare two recordings, say before and after a fix: what leaked then, what now
     #[arg(long, num_args = 2, value_names = ["BEFORE", "AFTER"], conflicts_with = "bundle")]
     diff: Option<Vec<PathBuf>>,
+    /// Which recording of a file that holds several, from 1; the last one by default
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    run: Option<u64>,
     #[command(flatten)]
     fail_on: FailOn,
 }
@@ -60,10 +68,17 @@ pub fn run(args: &Args, color: Color) -> Result<Exit> {
         return compare(args, before, after, color);
     }
     let path = args.bundle.as_deref().context("clap asks for it")?;
-    let read = read(path)?;
+    let read = read(path, args.run)?;
+    if read.runs > 1 && args.run.is_none() {
+        Screen::stderr(color).line(&format!(
+            "{} holds {} recordings; this is the last one, --run N shows another",
+            path.display(),
+            read.runs
+        ));
+    }
     let bytes = read.render(args.format, args.output.is_none())?;
     put(args, &bytes, color)?;
-    let tally = &read.replayed.tally;
+    let tally = &read.run.tally;
     Ok(Exit::of(tally, args.fail_on.fails(tally), None))
 }
 
@@ -81,8 +96,8 @@ fn put(args: &Args, bytes: &[u8], color: Color) -> Result<()> {
 }
 
 fn compare(args: &Args, before: &Path, after: &Path, color: Color) -> Result<Exit> {
-    let (before, after) = (read(before)?, read(after)?);
-    let diff = diff::compare(&before.digest.report(), &after.digest.report());
+    let (before, after) = (read(before, None)?, read(after, None)?);
+    let diff = diff::compare(&before.of.digest.report(), &after.of.digest.report());
     let mut bytes = Vec::new();
     match args.format {
         Format::Text => diff.text(&mut bytes)?,
@@ -94,36 +109,74 @@ fn compare(args: &Args, before: &Path, after: &Path, color: Color) -> Result<Exi
         }
     }
     put(args, &bytes, color)?;
-    let tally = &after.replayed.tally;
+    let tally = &after.run.tally;
     Ok(Exit::of(tally, args.fail_on.fails(tally), None))
 }
 
 /// A recording that was judged again.
 struct Read {
-    replayed: Replayed,
+    run: Run,
+    /// How many there are in the file.
+    runs: u64,
+    of: OfRun,
+}
+
+/// The digest of one recording of a file.
+struct OfRun {
+    /// Which one; none for the last.
+    wanted: Option<u64>,
+    at: u64,
     digest: Digest,
 }
 
-fn read(path: &Path) -> Result<Read> {
+impl Sink for OfRun {
+    fn record(&mut self, record: &Record, roster: &Roster) -> Result<()> {
+        if let Body::Start(_) = record.body {
+            self.at += 1;
+            if self.is_wanted() {
+                self.digest = Digest::new();
+            }
+        }
+        if self.is_wanted() { self.digest.record(record, roster) } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl OfRun {
+    fn is_wanted(&self) -> bool {
+        self.wanted.is_none_or(|wanted| wanted == self.at)
+    }
+}
+
+fn read(path: &Path, wanted: Option<u64>) -> Result<Read> {
     let reader = Reader::open(path)?;
-    let mut digest = Digest::new();
-    let replayed = replay(reader, vec![&mut digest])
+    let mut of = OfRun { wanted, at: 0, digest: Digest::new() };
+    let replayed = replay(reader, vec![&mut of])
         .with_context(|| format!("cannot report on {}", path.display()))?;
     // A file that ends too early is what there is: the report says so.
     if let Some(defect) = replayed.defect.as_ref().filter(|defect| !defect.is_truncation()) {
         return Err(anyhow!("{}: {defect}", path.display())).next_step(defect.next_step());
     }
-    if let Some(difference) = &replayed.difference {
+    let runs = replayed.runs.len() as u64;
+    let at = wanted.unwrap_or(runs).saturating_sub(1);
+    let Some(run) = replayed.runs.into_iter().nth(usize::try_from(at)?) else {
+        return Err(anyhow!("{} holds {runs} recordings", path.display()))
+            .next_step(format!("give --run a number up to {runs}"));
+    };
+    if let Some(difference) = &run.difference {
         let what = "the findings are not the recorded ones, first after seq";
         return Err(anyhow!("{}: {what} {}", path.display(), difference.seq))
             .next_step("ask `slashtrace replay` what differs");
     }
-    Ok(Read { replayed, digest })
+    Ok(Read { run, runs, of })
 }
 
 impl Read {
     fn render(&self, format: Format, to_stdout: bool) -> Result<Vec<u8>> {
-        let report: Report = self.digest.report();
+        let report: Report = self.of.digest.report();
         let zone = TimeZone::system();
         let mut bytes = Vec::new();
         match format {

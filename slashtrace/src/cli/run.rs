@@ -3,26 +3,35 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
-use super::{Color, Exit, FailOn, Watching, reaping::Reaping, redacting, runtime, screen::Screen};
+use super::{
+    Color, Exit, FailOn, Watching, alone::Alone, print_error, reaping::Reaping, redacting, runtime,
+    screen::Screen,
+};
 use crate::{
     daemon::{
         Sink,
         choose::choose,
+        ending::{self, Promise},
         session::{Note, Plan, Reason, record},
     },
     evidence::EvidenceWriter,
+    model::Mode,
     profile::{Profile, Span},
     report::live::Live,
 };
+
+/// How long the last records may take to be written.
+const LAST: Duration = Duration::from_millis(300);
 
 /// Flags of `run`.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     #[command(flatten)]
     watching: Watching,
-    /// Write evidence (NDJSON) to this new file, or to stdout if it is `-`
+    /// Write evidence (NDJSON) to this file, or to stdout if it is `-`. What is in the file stays;
+    /// SIGHUP has it opened anew
     #[arg(long, value_name = "FILE", default_value = "-")]
     evidence: PathBuf,
     /// Stop after this time: `90s`, `10m`, `2h`
@@ -37,19 +46,23 @@ pub struct Args {
     reaping: Reaping,
 }
 
-/// Watches until SIGINT, SIGTERM or SIGHUP, or until nobody reads its stdout any more.
+/// Watches until SIGINT or SIGTERM, until its terminal closes, or until nobody reads its stdout any more.
 pub fn run(args: &Args, profile: &Profile, color: Color) -> Result<Exit> {
     let options = args.watching.options(profile)?;
     let duration = args.duration.map(|span| Duration::from_nanos(span.as_ns()));
+    let to_stdout = args.evidence == Path::new("-");
     let plan = Plan {
         duration,
         policy: args.reaping.policy()?,
         redaction: redacting::of_this_machine(),
+        reopens: !to_stdout,
         ..Plan::default()
     };
-    let to_stdout = args.evidence == Path::new("-");
+    let ends = plan.policy.as_ref().filter(|policy| policy.mode == Mode::Enforce);
+    let _alone = ends.map(|policy| Alone::take(profile, policy)).transpose()?;
     let mut evidence =
-        if to_stdout { EvidenceWriter::stdout() } else { EvidenceWriter::create(&args.evidence)? };
+        if to_stdout { EvidenceWriter::stdout()? } else { EvidenceWriter::append(&args.evidence)? };
+    ending::watch(Promise::Ended).context("cannot watch over signals")?;
     let screen = Screen::stderr(color);
     let mut live = Live::new(Box::new(screen.clone()));
     let recorded = runtime()?.block_on(async {
@@ -70,8 +83,17 @@ pub fn run(args: &Args, profile: &Profile, color: Color) -> Result<Exit> {
         super::remove_if_empty(&args.evidence);
     }
     let ended = recorded?;
+    // What could not be written is missing, and everything else is whole.
+    let written = match ended.reason {
+        Reason::OutputClosed => Ok(()),
+        _ => evidence.finish(LAST),
+    };
+    if let Err(error) = &written {
+        print_error(error);
+    }
     Ok(match ended.reason {
         Reason::OutputClosed => Exit::Fine,
+        _ if written.is_err() && !args.fail_on.fails(&ended.tally) => Exit::Incomplete,
         _ => Exit::of(&ended.tally, args.fail_on.fails(&ended.tally), None),
     })
 }

@@ -6,7 +6,7 @@ use std::{
 use anstream::{ColorChoice, adapter::StripBytes};
 
 use super::Color;
-use crate::daemon::session::Note;
+use crate::{daemon::session::Note, unhurried};
 
 /// stderr as people see it: lines and, on a terminal, one line below them that says how it is
 /// going. Nobody reading it is no reason to stop, so it has no errors.
@@ -30,7 +30,7 @@ impl Screen {
     pub(super) fn stderr(color: Color) -> Self {
         let dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
         let terminal = io::stderr().is_terminal() && !dumb;
-        Self::new(Box::new(io::stderr()), terminal, color.of(&io::stderr()))
+        Self::new(Box::new(unhurried::stderr()), terminal, color.of(&io::stderr()))
     }
 
     fn new(out: Box<dyn Write + Send>, terminal: bool, choice: ColorChoice) -> Self {

@@ -6,6 +6,8 @@
 /// Picks the sensor set.
 pub mod choose;
 mod command;
+/// That a signal ends the process in time.
+pub mod ending;
 /// Gives observations their place and judges them.
 pub mod pipeline;
 /// Drives the pipeline with what was recorded.

@@ -6,11 +6,12 @@ use jiff::Timestamp;
 use super::{Sink, tally::Tally};
 use crate::{
     engine::Engine,
-    model::{Body, FORMAT_VERSION, Observation, Record, Tick},
+    model::{Body, FORMAT_VERSION, Gap, GapReason, Observation, Record, Tick},
     profile::Profile,
     reaper::Reaper,
     redact::Redaction,
     roster::Roster,
+    sink::Standing,
 };
 
 /// Gives observations their place in the evidence, has the engine judge them, and hands records
@@ -24,6 +25,10 @@ pub struct Pipeline<'a> {
     sinks: Vec<&'a mut dyn Sink>,
     tally: Tally,
     seq: u64,
+    /// What was written last is not out yet: the reaper does nothing until it is.
+    uncommitted: bool,
+    /// Records that were not written and are told of by gaps.
+    missed: u64,
 }
 
 impl<'a> Pipeline<'a> {
@@ -37,6 +42,8 @@ impl<'a> Pipeline<'a> {
             sinks,
             tally: Tally::default(),
             seq: 0,
+            uncommitted: false,
+            missed: 0,
         }
     }
 
@@ -55,17 +62,32 @@ impl<'a> Pipeline<'a> {
 
     /// The reaper's next step; waits for ever where there is none. What it returns is to be observed
     /// *and written* before this is called again: a step is told of before it is done. Cancel-safe.
+    ///
+    /// While nothing can be written the reaper pauses ([`Self::commit`], [`Self::standing`]).
     pub async fn act(&mut self) -> Vec<Observation> {
         match &mut self.reaper {
-            Some(reaper) => reaper.next(&self.roster).await,
-            None => pending().await,
+            Some(reaper) if !self.uncommitted => reaper.next(&self.roster).await,
+            _ => pending().await,
         }
     }
 
     /// The same without waiting; nothing where there is nothing to do, or no reaper.
     pub fn step(&mut self, now_ns: u64) -> Vec<Observation> {
         let roster = &self.roster;
-        self.reaper.as_mut().map_or_else(Vec::new, |reaper| reaper.step(now_ns, roster))
+        match &mut self.reaper {
+            Some(reaper) if !self.uncommitted => reaper.step(now_ns, roster),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Whether the reaper pauses because what it does cannot be written.
+    pub fn pauses(&self) -> bool {
+        self.uncommitted && self.reaper.is_some()
+    }
+
+    /// Whether there is a reaper.
+    pub fn reaps(&self) -> bool {
+        self.reaper.is_some()
     }
 
     /// Workers that got SIGTERM and are waited for.
@@ -108,6 +130,12 @@ impl<'a> Pipeline<'a> {
         Ok(findings)
     }
 
+    /// Takes a record, be it a finding, without judging (replay, where what it rests on is missing).
+    pub fn take(&mut self, record: &Record) -> Result<()> {
+        self.seq = record.seq;
+        self.write(record)
+    }
+
     /// When the engine wants to be told that time has passed, or the roster has much to forget, ns of
     /// the boot clock.
     pub fn next_deadline(&self) -> Option<u64> {
@@ -142,6 +170,56 @@ impl<'a> Pipeline<'a> {
     /// Makes what was written visible outside.
     pub fn flush(&mut self) -> Result<()> {
         self.sinks.iter_mut().try_for_each(|sink| sink.flush())
+    }
+
+    /// Has everything written that there is, without waiting for long. Where that does not succeed,
+    /// the reaper pauses until [`Self::standing`] finds it written.
+    pub fn commit(&mut self) -> Result<()> {
+        let mut written = true;
+        for sink in &mut self.sinks {
+            written &= sink.commit()?;
+        }
+        self.uncommitted = !written;
+        Ok(())
+    }
+
+    /// Whether a sink has something new to say ([`Self::standing`]).
+    pub fn has_news(&self) -> bool {
+        self.sinks.iter().any(|sink| sink.has_news())
+    }
+
+    /// How the writing is going: all sinks together.
+    pub fn standing(&mut self) -> Result<Standing> {
+        let mut all = Standing::default();
+        for sink in &mut self.sinks {
+            let one = sink.standing()?;
+            all.behind |= one.behind;
+            all.waiting |= one.waiting;
+            all.missed = all.missed.max(one.missed);
+            all.trouble = all.trouble.or(one.trouble);
+            all.notes.extend(one.notes);
+        }
+        // A step that was told of is done once that is written.
+        self.uncommitted = all.behind || (self.uncommitted && all.waiting);
+        Ok(all)
+    }
+
+    /// Tells of records that were not written: [`Standing::missed`].
+    pub fn tell_of_missed(&mut self, lost: u64, now_ns: u64, time: Timestamp) -> Result<()> {
+        self.missed += lost;
+        let gap = Gap { reason: GapReason::NotWritten, lost, resynced: false };
+        self.observe(Observation { boottime_ns: now_ns, body: Body::Gap(gap) }, time)?;
+        self.flush()
+    }
+
+    /// Records that were not written.
+    pub fn missed(&self) -> u64 {
+        self.missed
+    }
+
+    /// Has files opened anew.
+    pub fn reopen(&mut self) {
+        self.sinks.iter_mut().for_each(|sink| sink.reopen());
     }
 
     fn write(&mut self, record: &Record) -> Result<()> {

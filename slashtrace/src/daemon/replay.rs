@@ -5,23 +5,41 @@ use anyhow::{Result, anyhow, bail};
 use super::{Sink, pipeline::Pipeline, tally::Tally};
 use crate::{
     evidence::{Defect, Reader, line},
-    model::{Body, Record},
+    model::{Body, GapReason, Record},
     next_step::NextStep as _,
 };
 
-/// What came of a replay.
+/// What came of a replay: of each recording in the file.
 #[derive(Debug)]
 pub struct Replayed {
+    /// The recordings, the earliest first; there is one at least.
+    pub runs: Vec<Run>,
+    /// Why the file could not be read to its end; what stood before was judged.
+    pub defect: Option<Defect>,
+    /// Lines that were cut off before the `start` of the next recording.
+    pub torn: u64,
+}
+
+/// What came of one recording.
+#[derive(Debug)]
+pub struct Run {
     /// Version of slashtrace that recorded it.
     pub version: String,
     /// Findings made again.
     pub findings: u64,
+    /// Findings that were taken as they are: what they rest on is not in the file.
+    pub taken: u64,
     /// The first place where they are not the recorded ones.
     pub difference: Option<Difference>,
-    /// Why the file could not be read to its end; what stood before was judged.
-    pub defect: Option<Defect>,
     /// What the recording comes to.
     pub tally: Tally,
+}
+
+impl Replayed {
+    /// The last recording.
+    pub fn last(&self) -> Option<&Run> {
+        self.runs.last()
+    }
 }
 
 /// A place where the findings made again are not the recorded ones.
@@ -35,8 +53,10 @@ pub struct Difference {
     pub replayed: Option<String>,
 }
 
-/// Judges what `reader` has. The sinks get every observation, and the findings made again in place
-/// of the recorded ones.
+/// Judges what `reader` has, each recording by itself. The sinks get every observation, and the
+/// findings made again in place of the recorded ones. Where records are missing (a file that was
+/// begun anew in the middle, a gap [`GapReason::NotWritten`]), findings from then on are taken as they
+/// are.
 ///
 /// # Errors
 /// If there is no valid `start` record, or a sink fails.
@@ -44,43 +64,79 @@ pub fn replay<R: BufRead>(
     mut reader: Reader<R>,
     mut sinks: Vec<&mut dyn Sink>,
 ) -> Result<Replayed> {
-    let first = match reader.next() {
-        Some(Ok(first)) => first,
+    let mut next = match reader.next() {
+        Some(Ok(first)) => Some(first),
         Some(Err(defect)) => {
             let step = defect.next_step();
             return Err(defect).next_step(step);
         }
         None => bail!("there is no record"),
     };
-    let Body::Start(start) = &first.body else { bail!("line 1: not a `start` record") };
+    let (mut runs, mut defect) = (Vec::new(), None);
+    while let Some(first) = next.take() {
+        let lent = sinks.iter_mut().map(|sink| &mut **sink as &mut dyn Sink).collect();
+        let run = replay_run(&first, &mut reader, lent, &mut next, &mut defect)?;
+        runs.push(run);
+    }
+    Ok(Replayed { runs, defect, torn: reader.torn() })
+}
+
+/// Judges one recording; leaves the `start` of the next in `next`.
+fn replay_run<R: BufRead>(
+    first: &Record,
+    reader: &mut Reader<R>,
+    sinks: Vec<&mut dyn Sink>,
+    next: &mut Option<Record>,
+    defect: &mut Option<Defect>,
+) -> Result<Run> {
+    let line = reader.line();
+    let Body::Start(start) = &first.body else { bail!("line {line}: not a `start` record") };
     if let Err(error) = start.profile.check() {
-        return Err(anyhow!("line 1: the profile in it is not valid: {error}"))
+        return Err(anyhow!("line {line}: the profile in it is not valid: {error}"))
             .next_step("get the file again from where it was recorded");
     }
     let mut again = Again::default();
     let version = start.version.clone();
-    let mut pipeline = Pipeline::new(
-        &start.profile,
-        sinks.iter_mut().map(|sink| &mut **sink as &mut dyn Sink).collect(),
-    );
-    let mut defect = None;
-    for record in std::iter::once(Ok(first)).chain(reader) {
+    // Whether everything that findings rest on is there.
+    let mut whole = !start.continued;
+    let mut pipeline = Pipeline::new(&start.profile, sinks);
+    again.observed(first.seq, pipeline.record(first)?)?;
+    let mut taken = 0;
+    for record in &mut *reader {
         match record {
+            Ok(record) if matches!(record.body, Body::Start(_)) => {
+                *next = Some(record);
+                break;
+            }
+            Ok(record) if !whole => {
+                taken += u64::from(matches!(record.body, Body::Finding(_)));
+                pipeline.take(&record)?;
+            }
             Ok(record) if matches!(record.body, Body::Finding(_)) => again.recorded(&record)?,
-            Ok(record) => again.observed(record.seq, pipeline.record(&record)?)?,
+            Ok(record) => {
+                whole =
+                    !matches!(&record.body, Body::Gap(gap) if gap.reason == GapReason::NotWritten);
+                if whole {
+                    again.observed(record.seq, pipeline.record(&record)?)?;
+                } else {
+                    // Findings that were not written are no difference.
+                    again.forget();
+                    pipeline.take(&record)?;
+                }
+            }
             Err(found) => {
-                defect = Some(found);
+                *defect = Some(found);
                 break;
             }
         }
     }
-    // A file that was cut off may lack the findings of its last record.
-    if pipeline.tally().stopped() && defect.is_none() {
+    // A recording that was cut off may lack the findings of its last record.
+    if pipeline.tally().stopped() && defect.is_none() && whole {
         again.observed(0, Vec::new())?;
     }
     pipeline.flush()?;
     let (findings, difference) = (again.findings, again.difference);
-    Ok(Replayed { version, findings, difference, defect, tally: pipeline.into_tally() })
+    Ok(Run { version, findings, taken, difference, tally: pipeline.into_tally() })
 }
 
 /// The findings made again, held against the recorded ones as those come.
@@ -110,6 +166,11 @@ impl Again {
         self.expected = findings.into();
         self.cause = seq;
         Ok(())
+    }
+
+    /// What was found last may not have been written.
+    fn forget(&mut self) {
+        self.expected.clear();
     }
 
     /// Remembers the first difference, byte for byte.
@@ -183,6 +244,46 @@ mod tests {
         lines.0
     }
 
+    fn one(lines: &[String]) -> (Run, Vec<String>) {
+        let (mut replayed, again) = again(lines);
+        assert_eq!(replayed.runs.len(), 1);
+        (replayed.runs.remove(0), again)
+    }
+
+    #[test]
+    fn each_recording_of_a_file_is_judged_by_itself() {
+        let lines = recording();
+        let (replayed, both) = again(&[lines.clone(), lines.clone()].concat());
+        assert_eq!(both, [lines.clone(), lines.clone()].concat());
+        let findings: Vec<u64> = replayed.runs.iter().map(|run| run.findings).collect();
+        assert_eq!(findings, [one(&lines).0.findings; 2]);
+        assert!(replayed.runs.iter().all(|run| run.difference.is_none() && run.tally.stopped()));
+        // The first was killed.
+        let (replayed, _) = again(&[lines[..3].to_vec(), lines.clone()].concat());
+        let stopped: Vec<bool> = replayed.runs.iter().map(|run| run.tally.stopped()).collect();
+        assert_eq!(stopped, [false, true]);
+    }
+
+    #[test]
+    fn what_rests_on_missing_records_is_taken_as_it_is() {
+        let lines = recording();
+        // The spawns were not written, the findings were.
+        let gap = crate::model::Gap { reason: GapReason::NotWritten, lost: 2, resynced: false };
+        let gap = line(&samples::record(4, 62_000_000_000, Body::Gap(gap))).unwrap();
+        let first = lines.iter().position(|line| is_finding(line)).unwrap();
+        assert!(first >= 3, "{first}");
+        let rest = lines[3..].iter().zip(5..).map(|(line, seq)| {
+            let mut record: Record = serde_json::from_str(line).unwrap();
+            record.seq = seq;
+            crate::evidence::line(&record).unwrap()
+        });
+        let text: Vec<String> = [lines[0].clone(), gap].into_iter().chain(rest).collect();
+        let (run, again) = one(&text);
+        assert_eq!((run.difference, run.findings), (None, 0));
+        assert_eq!(run.taken, lines.iter().filter(|line| is_finding(line)).count() as u64);
+        assert_eq!(again, text);
+    }
+
     fn again(lines: &[String]) -> (Replayed, Vec<String>) {
         let text = lines.join("\n") + "\n";
         let mut sink = Lines::default();
@@ -208,7 +309,7 @@ mod tests {
     fn the_same_records_give_the_same_bytes() {
         let lines = recording();
         assert!(lines.iter().filter(|line| is_finding(line)).count() >= 2, "{lines:#?}");
-        let (replayed, again) = again(&lines);
+        let (replayed, again) = one(&lines);
         assert_eq!(replayed.difference, None);
         assert_eq!(again, lines);
     }
@@ -220,7 +321,7 @@ mod tests {
         let was = lines[at].clone();
         lines[at] = was.replacen("\"opened\"", "\"closed\"", 1);
         assert_ne!(lines[at], was);
-        let (replayed, _) = again(&lines);
+        let (replayed, _) = one(&lines);
         let difference = replayed.difference.unwrap();
         assert_eq!(difference.seq, at as u64, "`seq` of the record before it");
         assert_eq!(
@@ -237,12 +338,12 @@ mod tests {
         for at in [first, last] {
             let mut lines = lines.clone();
             lines.remove(at);
-            let (replayed, _) = again(&renumbered(lines));
+            let (replayed, _) = one(&renumbered(lines));
             assert_eq!(replayed.difference.unwrap().recorded, None);
         }
         let mut more = lines.clone();
         more.insert(2, lines[first].clone());
-        let (replayed, _) = again(&renumbered(more));
+        let (replayed, _) = one(&renumbered(more));
         let difference = replayed.difference.unwrap();
         assert!(difference.recorded.is_some() && difference.replayed.is_none());
     }
@@ -251,7 +352,7 @@ mod tests {
     fn a_recording_that_was_cut_off_behind_a_cause_differs_in_nothing() {
         let lines = recording();
         let first = lines.iter().position(|line| is_finding(line)).unwrap();
-        let (replayed, again) = again(&lines[..first]);
+        let (replayed, again) = one(&lines[..first]);
         assert_eq!(replayed.difference, None);
         assert_eq!((replayed.findings, replayed.tally.stopped()), (1, false));
         assert_eq!(again[first], lines[first], "what it would have said is said");

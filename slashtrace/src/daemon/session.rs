@@ -16,6 +16,7 @@ use crate::{
     reaper::{Policy, Reaper},
     redact::Redaction,
     sensor::{Description, Sensor},
+    sink::Standing,
 };
 
 /// How long a command that was asked to end may take before the recording ends without it.
@@ -28,6 +29,11 @@ const TICK_MIN: Duration = Duration::from_millis(20);
 const POLL: Duration = Duration::from_secs(1);
 /// How often to look whether the reaper is done when the time is over.
 const UNDER_WAY: Duration = Duration::from_millis(100);
+/// How often it is looked how the writing is going: while it is going badly, and otherwise.
+const BEHIND: Duration = Duration::from_millis(100);
+const WRITING: Duration = Duration::from_secs(2);
+/// How long nothing can be written before people are told: a reader may be slow.
+const TROUBLE: Duration = Duration::from_secs(1);
 /// How long a deadline is slept for at a time.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
@@ -49,6 +55,8 @@ pub struct Plan {
     pub redaction: Redaction,
     /// Variables for the command, beside its own.
     pub environment: Vec<(OsString, OsString)>,
+    /// SIGHUP has the evidence opened anew, unless our terminal closed.
+    pub reopens: bool,
 }
 
 /// What a person is told beside the records.
@@ -111,7 +119,7 @@ pub async fn record(
     plan: &Plan,
     tell: &mut dyn FnMut(Note),
 ) -> Result<Ended> {
-    let signals = Signals::install().context("cannot take over signals")?;
+    let signals = Signals::install(plan.reopens).context("cannot take over signals")?;
     let description = sensor.describe();
     let start = Body::Start(Box::new(start_record(&description, profile, plan.policy.as_ref())?));
     // The command's own start is part of the recording, so the recording begins before it.
@@ -193,9 +201,28 @@ fn act_at_once(pipeline: &mut Pipeline<'_>) -> Result<()> {
     if announced.is_empty() {
         return Ok(());
     }
-    observe(pipeline, announced)?;
+    observe_and_commit(pipeline, announced)?;
     let done = pipeline.step(boottime_ns());
     observe(pipeline, done)
+}
+
+/// The same as [`observe`], and has it written: what the reaper does next is told of in it.
+fn observe_and_commit(pipeline: &mut Pipeline<'_>, observations: Vec<Observation>) -> Result<()> {
+    for observation in observations {
+        let time = wall_time(observation.boottime_ns);
+        pipeline.observe(observation, time)?;
+    }
+    pipeline.commit()
+}
+
+/// Tells of what was not written, if everything before it is by now. How the writing is going.
+fn look_after(pipeline: &mut Pipeline<'_>) -> Result<Standing> {
+    let standing = pipeline.standing()?;
+    if standing.missed > 0 {
+        let now = boottime_ns();
+        pipeline.tell_of_missed(standing.missed, now, wall_time(now))?;
+    }
+    Ok(standing)
 }
 
 /// Tells the engine that time has passed until `now`, ns of the boot clock.
@@ -209,7 +236,8 @@ fn finish(sensor: Box<dyn Sensor>, mut pipeline: Pipeline<'_>, reason: Reason) -
     let last = sensor.finish().context("the sensors did not stop in order")?;
     observe(&mut pipeline, last.observations)?;
     tick(&mut pipeline, boottime_ns())?;
-    let (counters, complete) = (last.counters, last.complete);
+    let missed = look_after(&mut pipeline)?.behind || pipeline.missed() > 0;
+    let (counters, complete) = (last.counters, last.complete && !missed);
     let stop = Stop { reason: reason.name().to_owned(), counters: counters.clone(), complete };
     observe(&mut pipeline, vec![now(Body::Stop(stop))])?;
     Ok(Ended { reason, complete, counters, tally: pipeline.into_tally() })
@@ -259,6 +287,12 @@ struct Course<'a> {
     status: Option<Duration>,
     began: Instant,
     ticked: Instant,
+    /// When to look again how the writing is going.
+    look: Instant,
+    /// Since when nothing can be written, and whether people were told.
+    trouble: Option<(Instant, bool)>,
+    /// Records that were not written and that people were told of.
+    missed: u64,
     tell: &'a mut dyn FnMut(Note),
 }
 
@@ -293,6 +327,9 @@ impl<'a> Course<'a> {
             status: plan.status,
             began: now,
             ticked: now,
+            look: now + WRITING,
+            trouble: None,
+            missed: 0,
             tell,
         }
     }
@@ -307,10 +344,15 @@ impl<'a> Course<'a> {
         let mut observed = false;
         loop {
             let due = pipeline.next_deadline().map(|deadline| self.instant_of(deadline));
+            if pipeline.has_news() {
+                self.look = Instant::now();
+            }
             tokio::select! {
                 biased;
                 signal = self.signals.next() => {
-                    if let Some(reason) = self.on_signal(signal) {
+                    if self.signals.reopens(signal) {
+                        pipeline.reopen();
+                    } else if let Some(reason) = self.on_signal(signal) {
                         return Ok(reason);
                     }
                 }
@@ -320,7 +362,7 @@ impl<'a> Course<'a> {
                     }
                 }
                 () = at(self.until) => {
-                    if self.command.is_none() && pipeline.under_way() > 0 {
+                    if self.command.is_none() && pipeline.under_way() > 0 && !pipeline.pauses() {
                         // What was begun is brought to its end.
                         self.until = Some(Instant::now() + UNDER_WAY);
                         continue;
@@ -329,9 +371,16 @@ impl<'a> Course<'a> {
                         return Ok(reason);
                     }
                 }
+                () = sleep_until(self.look) => {
+                    let standing = look_after(pipeline).map_err(Failure::Sink)?;
+                    self.report_writing(standing, pipeline);
+                }
                 batch = next(sensor, mem::take(&mut observed)) => {
                     let batch = batch.map_err(Failure::Sensor)?;
                     observe_and_act(pipeline, batch).map_err(Failure::Sink)?;
+                    if pipeline.pauses() {
+                        self.look = self.look.min(Instant::now() + BEHIND);
+                    }
                     observed = true;
                 }
                 () = at(due) => {
@@ -343,7 +392,10 @@ impl<'a> Course<'a> {
                 }
                 // Behind the sensors and the clock: it acts on what is known by now.
                 actions = pipeline.act() => {
-                    observe(pipeline, actions).map_err(Failure::Sink)?;
+                    observe_and_commit(pipeline, actions).map_err(Failure::Sink)?;
+                    if pipeline.pauses() {
+                        self.look = Instant::now() + BEHIND;
+                    }
                 }
                 () = at(self.settled) => {
                     self.settled = None;
@@ -460,13 +512,44 @@ impl<'a> Course<'a> {
         }
     }
 
+    /// Tells people when nothing can be written, and when that is over.
+    fn report_writing(&mut self, standing: Standing, pipeline: &Pipeline<'_>) {
+        let troubled = standing.behind || pipeline.pauses();
+        self.look = Instant::now() + if troubled { BEHIND } else { WRITING };
+        for note in standing.notes {
+            self.say(&note);
+        }
+        if !troubled {
+            if let Some((_, true)) = self.trouble.take() {
+                let before = mem::replace(&mut self.missed, pipeline.missed());
+                let missed = match pipeline.missed() - before {
+                    0 => "nothing was lost".to_owned(),
+                    1 => "1 record was not written".to_owned(),
+                    n => format!("{n} records were not written"),
+                };
+                let on = if pipeline.reaps() { "; ending workers goes on" } else { "" };
+                self.say(&format!("evidence is written again: {missed}{on}"));
+            }
+            return;
+        }
+        let (since, told) = self.trouble.get_or_insert_with(|| (Instant::now(), false));
+        if !*told && since.elapsed() >= TROUBLE {
+            *told = true;
+            let why = standing.trouble.as_deref().unwrap_or("evidence is written too slowly");
+            let paused = if pipeline.reaps() { "; ending workers pauses meanwhile" } else { "" };
+            let line = format!("{why}; watching goes on{paused}");
+            self.say(&line);
+        }
+    }
+
     fn say(&mut self, line: &str) {
         (self.tell)(Note::Line(line.to_owned()));
     }
 
     fn status_line(&self, tally: &Tally) -> String {
+        let unwritten = if matches!(self.trouble, Some((_, true))) { "NOT WRITTEN; " } else { "" };
         format!(
-            "recording for {} s: workers {} live, {} spawned, {} exited; findings {} open, {} in \
+            "{unwritten}recording for {} s: workers {} live, {} spawned, {} exited; findings {} open, {} in \
              all; Ctrl-C ends",
             self.began.elapsed().as_secs(),
             tally.live(),

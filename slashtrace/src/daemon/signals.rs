@@ -1,48 +1,75 @@
 use std::{fs, future::pending, io};
 
+use rustix::fs::{Mode, OFlags, open};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// The signals that end a recording in order.
 #[derive(Debug)]
 pub(super) struct Signals {
-    interrupt: Option<Signal>,
-    terminate: Option<Signal>,
+    interrupt: Signal,
+    terminate: Signal,
     hangup: Option<Signal>,
+    /// Whether SIGHUP has files opened anew instead.
+    reopens: bool,
+    /// Whether there was a controlling terminal that may close.
+    terminal: bool,
 }
 
 impl Signals {
-    /// Takes over SIGINT, SIGTERM and SIGHUP, save those that whoever started us has told to be
-    /// ignored (`nohup`, a background job of a script).
-    pub(super) fn install() -> io::Result<Self> {
+    /// Takes over SIGINT and SIGTERM, whoever told them to be ignored (a script does so for what it
+    /// runs in the background), and SIGHUP, unless it is ignored (`nohup`). With `reopens`, SIGHUP
+    /// has files opened anew.
+    pub(super) fn install(reopens: bool) -> io::Result<Self> {
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-        let take = |kind: SignalKind| {
-            if is_ignored(&status, kind.as_raw_value()) { Ok(None) } else { signal(kind).map(Some) }
+        let hangup = if is_ignored(&status, libc::SIGHUP) {
+            None
+        } else {
+            Some(signal(SignalKind::hangup())?)
         };
         Ok(Self {
-            interrupt: take(SignalKind::interrupt())?,
-            terminate: take(SignalKind::terminate())?,
-            hangup: take(SignalKind::hangup())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup,
+            reopens,
+            terminal: has_terminal(),
         })
     }
 
     /// The next signal's number. Cancel-safe.
     pub(super) async fn next(&mut self) -> i32 {
-        tokio::select! {
-            () = next(&mut self.interrupt) => libc::SIGINT,
-            () = next(&mut self.terminate) => libc::SIGTERM,
-            () = next(&mut self.hangup) => libc::SIGHUP,
+        let hangup = async {
+            match &mut self.hangup {
+                Some(hangup) => received(hangup).await,
+                None => pending().await,
+            }
+        };
+        let number = tokio::select! {
+            () = received(&mut self.interrupt) => libc::SIGINT,
+            () = received(&mut self.terminate) => libc::SIGTERM,
+            () = hangup => libc::SIGHUP,
+        };
+        if !self.reopens(number) {
+            super::ending::acknowledge();
         }
+        number
+    }
+
+    /// Whether this signal asks for files to be opened anew: SIGHUP, unless it came because our
+    /// terminal closed.
+    pub(super) fn reopens(&self, signal: i32) -> bool {
+        self.reopens && signal == libc::SIGHUP && self.terminal == has_terminal()
     }
 }
 
-async fn next(signal: &mut Option<Signal>) {
-    let received = match signal {
-        Some(signal) => signal.recv().await,
-        None => None,
-    };
-    if received.is_none() {
+async fn received(signal: &mut Signal) {
+    if signal.recv().await.is_none() {
         pending::<()>().await;
     }
+}
+
+/// Whether there is a controlling terminal. One that was hung up is none any more (tty(4)).
+fn has_terminal() -> bool {
+    open("/dev/tty", OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY, Mode::empty()).is_ok()
 }
 
 /// Whether /proc/self/status (proc_pid_status(5), `SigIgn`) has a signal as ignored.

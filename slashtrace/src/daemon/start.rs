@@ -34,6 +34,7 @@ pub(super) fn start_record(
         profile: profile.clone(),
         limits: description.limits,
         reaping: policy.map(reaping),
+        continued: false,
     })
 }
 

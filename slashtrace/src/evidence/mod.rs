@@ -1,16 +1,20 @@
 //! Evidence: records to NDJSON and back, and the schema that documents them.
 //! May touch: `model`, and the writer or reader it is handed.
 
+mod place;
+mod queue;
 mod reader;
 #[cfg(test)]
 pub(crate) mod samples;
 /// The JSON Schema of a record, made from the Rust types, and its copy in docs/EVIDENCE.md.
 pub mod schema;
 mod source;
+mod target;
 mod writer;
 
 use anyhow::{Context as _, Result};
 
+pub(crate) use place::holder as lock_holder;
 pub use reader::{Defect, Problem, Reader};
 pub use source::NAMES as EVIDENCE_NAMES;
 pub use writer::EvidenceWriter;

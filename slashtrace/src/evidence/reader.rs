@@ -10,18 +10,24 @@ use serde::Deserialize;
 use strum::VariantNames as _;
 
 use super::source;
-use crate::model::{Body, FORMAT_VERSION, Record};
+use crate::model::{Body, FORMAT_VERSION, GapReason, Record};
 
 /// The longest line that is read, bytes. The longest that is written is a finding about thousands
 /// of workers, far below it.
 const LINE_BYTES_MAX: u64 = 16 << 20;
 
 /// Reads records and checks that each is whole, known, and follows the one before it. Ends at the
-/// first that is not.
+/// first that is not. A later `start` begins another recording: a line before it that was cut off is
+/// passed over, for whoever wrote it was ended while it wrote.
 pub struct Reader<R> {
     input: R,
     line: u64,
     buffer: Vec<u8>,
+    /// `seq` of the record before.
+    seq: u64,
+    /// A line that was read ahead.
+    ahead: Option<Vec<u8>>,
+    torn: u64,
     ended: bool,
 }
 
@@ -64,9 +70,6 @@ pub enum Problem {
     /// The first record is not `start`.
     #[error("the first record is not `start`")]
     NoStart,
-    /// A later record is `start`.
-    #[error("a second `start`: two recordings in one file")]
-    SecondStart,
     /// It is longer than any record.
     #[error("longer than {} MiB", LINE_BYTES_MAX >> 20)]
     TooLong,
@@ -84,7 +87,7 @@ impl Defect {
     /// What the user can do about it.
     pub fn next_step(&self) -> &'static str {
         match self.problem {
-            Problem::Empty | Problem::NoStart | Problem::SecondStart => {
+            Problem::Empty | Problem::NoStart => {
                 "give the evidence that `slashtrace record` or `run` wrote, from its first line"
             }
             Problem::Truncated => {
@@ -120,39 +123,83 @@ impl Reader<Box<dyn BufRead>> {
 impl<R: BufRead> Reader<R> {
     /// Reads from anything.
     pub fn new(input: R) -> Self {
-        Self { input, line: 0, buffer: Vec::new(), ended: false }
+        Self { input, line: 0, buffer: Vec::new(), seq: 0, ahead: None, torn: 0, ended: false }
+    }
+
+    /// Lines that were cut off and stand before the `start` of another recording.
+    pub fn torn(&self) -> u64 {
+        self.torn
+    }
+
+    /// The line of the record that was read last, from 1.
+    pub fn line(&self) -> u64 {
+        self.line
     }
 
     fn read(&mut self) -> Result<Option<Record>, Problem> {
-        self.buffer.clear();
-        let mut input = (&mut self.input).take(LINE_BYTES_MAX);
-        input.read_until(b'\n', &mut self.buffer).map_err(Problem::Io)?;
+        match self.ahead.take() {
+            Some(line) => self.buffer = line,
+            None => Self::fill(&mut self.input, &mut self.buffer)?,
+        }
         let whole = self.buffer.ends_with(b"\n");
         if self.buffer.is_empty() {
             return if self.line == 1 { Err(Problem::Empty) } else { Ok(None) };
-        }
-        if !whole && self.buffer.len() as u64 == LINE_BYTES_MAX {
-            return Err(Problem::TooLong);
         }
         let record: Record = match serde_json::from_slice(&self.buffer) {
             Ok(record) => record,
             // The last line of a file may lack its newline and be whole all the same.
             Err(_) if !whole => return Err(Problem::Truncated),
-            Err(error) => return Err(self.why_not(&error)),
+            Err(error) => {
+                let why = self.why_not(&error);
+                if self.line > 1
+                    && matches!(why, Problem::Malformed(_))
+                    && self.is_before_start()?
+                {
+                    self.torn += 1;
+                    self.line += 1;
+                    return self.read();
+                }
+                return Err(why);
+            }
         };
         if record.v != FORMAT_VERSION {
             return Err(Problem::Version(record.v));
         }
-        match (self.line, &record.body) {
-            (1, Body::Start(_)) => {}
-            (1, _) => return Err(Problem::NoStart),
-            (_, Body::Start(_)) => return Err(Problem::SecondStart),
-            _ => {}
+        let expected = match &record.body {
+            Body::Start(start) if start.continued => record.seq,
+            Body::Start(_) => 1,
+            _ if self.line == 1 => return Err(Problem::NoStart),
+            // What is missing is told of right here.
+            Body::Gap(gap) if gap.reason == GapReason::NotWritten => {
+                self.seq.saturating_add(gap.lost).saturating_add(1)
+            }
+            _ => self.seq.saturating_add(1),
+        };
+        if record.seq != expected {
+            return Err(Problem::Sequence { expected, found: record.seq });
         }
-        if record.seq != self.line {
-            return Err(Problem::Sequence { expected: self.line, found: record.seq });
-        }
+        self.seq = record.seq;
         Ok(Some(record))
+    }
+
+    fn fill(input: &mut R, line: &mut Vec<u8>) -> Result<(), Problem> {
+        line.clear();
+        let mut input = input.take(LINE_BYTES_MAX);
+        input.read_until(b'\n', line).map_err(Problem::Io)?;
+        if !line.ends_with(b"\n") && line.len() as u64 == LINE_BYTES_MAX {
+            return Err(Problem::TooLong);
+        }
+        Ok(())
+    }
+
+    /// Whether the next line is `start`.
+    fn is_before_start(&mut self) -> Result<bool, Problem> {
+        let mut next = Vec::new();
+        Self::fill(&mut self.input, &mut next)?;
+        let record = serde_json::from_slice::<Record>(&next);
+        let is = record.is_ok_and(|record| matches!(record.body, Body::Start(_)));
+        self.ahead = Some(next);
+        Ok(is)
     }
 
     fn why_not(&self, error: &serde_json::Error) -> Problem {
@@ -191,6 +238,7 @@ mod tests {
         super::{line, samples},
         *,
     };
+    use crate::model::Gap;
 
     fn lines() -> Vec<String> {
         samples::all().iter().map(|record| line(record).unwrap()).collect()
@@ -267,7 +315,6 @@ mod tests {
             with(2, "{\"v\":1,"),
             with(2, "not json"),
             with(3, &all[1]),
-            with(3, &all[0].replace("\"seq\":1,", "\"seq\":3,")),
             with(3, &all[2].replace("\"v\":1", "\"v\":2")),
             with(3, "{\"v\":2,\"type\":\"start\",\"new\":true}"),
             with(3, "{\"v\":1,\"seq\":3,\"type\":\"tele\\u001bport\"}"),
@@ -277,6 +324,45 @@ mod tests {
             without(3),
         ];
         insta::assert_snapshot!(found.join("\n"));
+    }
+
+    #[test]
+    fn a_file_may_hold_several_recordings() {
+        let all = lines();
+        let one = all.join("\n") + "\n";
+        let twice = one.clone() + &one;
+        let (records, none) = read(&twice);
+        assert!(none.is_none(), "{none:?}");
+        assert_eq!(records.len(), 2 * all.len());
+        // Whoever wrote the first was killed while it wrote.
+        let torn = format!("{}\n{{\"v\":1,\"seq\":3,\"ti\n{one}", all[..2].join("\n"));
+        let mut reader = Reader::new(torn.as_bytes());
+        let records: Result<Vec<Record>, _> = reader.by_ref().collect();
+        assert_eq!((records.unwrap().len(), reader.torn()), (2 + all.len(), 1));
+        // Begun anew in the middle: the first record says after which one.
+        let mut start = samples::all()[0].clone();
+        start.seq = 700;
+        let Body::Start(begun) = &mut start.body else { panic!("no start") };
+        begun.continued = true;
+        let start = line(&start).unwrap();
+        let next = all[1].replacen("\"seq\":2,", "\"seq\":701,", 1);
+        let (records, none) = read(&format!("{start}\n{next}\n"));
+        assert!(none.is_none() && records.len() == 2, "{none:?}");
+        assert!(defect(&format!("{start}\n{}\n", all[1])).contains("where 701 should follow"));
+    }
+
+    #[test]
+    fn what_was_not_written_is_told_of() {
+        let all = lines();
+        let gap = all.iter().find(|line| line.contains("\"gap\"")).unwrap();
+        let mut gap: Record = serde_json::from_str(gap).unwrap();
+        let lost = |lost| Gap { reason: GapReason::NotWritten, lost, resynced: false };
+        (gap.seq, gap.body) = (43, Body::Gap(lost(40)));
+        let (records, none) = read(&format!("{}\n{}\n{}\n", all[0], all[1], line(&gap).unwrap()));
+        assert!(none.is_none() && records.len() == 3, "{none:?}");
+        gap.body = Body::Gap(lost(39));
+        let text = format!("{}\n{}\n{}\n", all[0], all[1], line(&gap).unwrap());
+        assert!(defect(&text).contains("`seq` is 43 where 42 should follow"));
     }
 
     #[test]

@@ -1,9 +1,13 @@
-//! Where evidence is kept: a file, compressed or not, or a bundle with such a file in it.
+//! Where evidence is kept: a file, compressed or not, or a bundle with such a file in it. It may come
+//! from anybody: what it unpacks to is bounded, and nothing but files is read.
 
 use std::{
-    fs::File,
-    io::{self, BufRead, BufReader, Read, Seek as _},
+    cell::Cell,
+    fs::{File, OpenOptions},
+    io::{self, BufRead, BufReader, Read},
+    os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
+    rc::Rc,
 };
 
 use anyhow::{Context as _, Result, anyhow};
@@ -21,6 +25,11 @@ const ENTRIES_MAX: usize = 1_000;
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 /// Where a tar header has its magic, and which (POSIX.1-1988).
 const USTAR: (usize, &[u8]) = (257, b"ustar");
+/// How many times its size evidence unpacks to at most. What repeats itself most, samples of one idle
+/// worker, has some 40; deflate cannot do more than 1,032 (zlib's "Technical Details").
+const RATIO_MAX: u64 = 200;
+/// Bytes that may be unpacked from anything.
+const UNPACKED_ALWAYS: u64 = 64 << 20;
 
 /// Opens evidence; `-` is stdin.
 ///
@@ -30,30 +39,59 @@ pub(super) fn open(path: &Path) -> Result<Box<dyn BufRead>> {
     if path == Path::new("-") {
         return unwrap(Box::new(io::stdin().lock()), path);
     }
-    let path = &find(path)?;
-    let file =
-        File::open(path).with_context(|| format!("cannot open {}", path.display())).next_step(
-            "give the folder or archive that `slashtrace record` made, or the evidence that `run` \
-             wrote",
-        )?;
+    let file = if path.is_dir() { find(path)? } else { given(path)? };
     unwrap(Box::new(BufReader::with_capacity(BUFFER, file)), path)
 }
 
-/// The evidence in a folder; anything else as it is.
-fn find(path: &Path) -> Result<PathBuf> {
-    if !path.is_dir() {
-        return Ok(path.to_owned());
+/// The file that was named. A FIFO is read if it is one that a shell made (`<(…)`), and so has a
+/// writer.
+fn given(path: &Path) -> Result<File> {
+    let cannot = || format!("cannot open {}", path.display());
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    let file = file.with_context(cannot).next_step(
+        "give the folder or archive that `slashtrace record` made, or the evidence that `run` wrote",
+    )?;
+    let kind = file.metadata().with_context(cannot)?.file_type();
+    if kind.is_file() {
+        return Ok(file);
     }
-    let files = NAMES.map(|name| path.join(name));
-    match files.into_iter().find(|file| file.exists()) {
-        Some(file) => Ok(file),
-        None => Err(anyhow!("there is no evidence in the folder {}", path.display())).next_step(
-            format!(
-                "give the folder that `slashtrace record` made; its evidence is called {}",
-                NAMES[0]
-            ),
-        ),
+    if kind.is_fifo() && ["/dev/fd", "/proc"].iter().any(|of_shells| path.starts_with(of_shells)) {
+        rustix::io::ioctl_fionbio(&file, false)?;
+        return Ok(file);
     }
+    Err(anyhow!("{} is no file", path.display()))
+        .next_step("give a file, or have it read from stdin: `slashtrace replay - < …`")
+}
+
+/// The evidence in a folder.
+fn find(folder: &Path) -> Result<File> {
+    for name in NAMES {
+        let path = folder.join(name);
+        // Neither a link to elsewhere nor a FIFO that nobody writes to.
+        let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+        let file = match OpenOptions::new().read(true).custom_flags(flags).open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => {
+                return Err(error)
+                    .with_context(|| format!("cannot open {}", path.display()))
+                    .next_step(
+                        "give a folder whose evidence you may read; links are not followed",
+                    );
+            }
+        };
+        if !file.metadata()?.is_file() {
+            return Err(anyhow!("{} is no file", path.display()))
+                .next_step("give the folder that `slashtrace record` made");
+        }
+        return Ok(file);
+    }
+    let steps = format!(
+        "give the folder that `slashtrace record` made; its evidence is called {}",
+        NAMES[0]
+    );
+    let folder: PathBuf = folder.to_owned();
+    Err(anyhow!("there is no evidence in the folder {}", folder.display())).next_step(steps)
 }
 
 /// Takes compression and archive away.
@@ -61,8 +99,7 @@ fn unwrap(mut input: Box<dyn BufRead>, path: &Path) -> Result<Box<dyn BufRead>> 
     if !begins(&mut input, &GZIP)? {
         return Ok(input);
     }
-    let mut input: Box<dyn BufRead> =
-        Box::new(BufReader::with_capacity(BUFFER, MultiGzDecoder::new(input)));
+    let mut input = unpacked(input);
     // A file that was cut off may not even have what is looked for.
     let header = input.fill_buf().unwrap_or_default();
     let (at, magic) = USTAR;
@@ -76,35 +113,87 @@ fn begins(input: &mut dyn BufRead, magic: &[u8]) -> Result<bool> {
     Ok(input.fill_buf().context("cannot read")?.starts_with(magic))
 }
 
-/// The evidence in an archive, on the disk meanwhile: it may be larger than memory.
+/// What a gzip file has in it, up to a bound.
+fn unpacked(input: Box<dyn BufRead>) -> Box<dyn BufRead> {
+    let read = Rc::new(Cell::new(0));
+    let decoder = MultiGzDecoder::new(Counted { input, read: Rc::clone(&read) });
+    Box::new(BufReader::with_capacity(BUFFER, Bounded { decoder, read, written: 0 }))
+}
+
+/// Counts what is read from it.
+struct Counted {
+    input: Box<dyn BufRead>,
+    read: Rc<Cell<u64>>,
+}
+
+impl Read for Counted {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.input.read(buffer)?;
+        self.read.set(self.read.get() + read as u64);
+        Ok(read)
+    }
+}
+
+impl BufRead for Counted {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.input.fill_buf()
+    }
+
+    fn consume(&mut self, bytes: usize) {
+        self.read.set(self.read.get() + bytes as u64);
+        self.input.consume(bytes);
+    }
+}
+
+/// Ends where more comes out than any recording has in it.
+struct Bounded {
+    decoder: MultiGzDecoder<Counted>,
+    read: Rc<Cell<u64>>,
+    written: u64,
+}
+
+impl Read for Bounded {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.decoder.read(buffer)?;
+        self.written += read as u64;
+        let most = self.read.get().saturating_mul(RATIO_MAX).max(UNPACKED_ALWAYS);
+        if self.written > most {
+            let what =
+                format!("it unpacks to more than {RATIO_MAX} times its size: no recording does");
+            return Err(io::Error::other(what));
+        }
+        Ok(read)
+    }
+}
+
+/// The evidence in an archive, read from it as it comes: nothing is unpacked to the disk.
 fn entry(input: Box<dyn BufRead>, path: &Path) -> Result<Box<dyn BufRead>> {
     let unreadable = || format!("{} is no whole archive", path.display());
     let mut archive = tar::Archive::new(input);
+    let mut found = None;
     for entry in archive.entries().with_context(unreadable)?.take(ENTRIES_MAX) {
-        let mut entry = entry.with_context(unreadable)?;
+        let entry = entry.with_context(unreadable)?;
         let name = entry.path().ok().and_then(|path| path.file_name().map(ToOwned::to_owned));
-        if !entry.header().entry_type().is_file()
-            || !NAMES.iter().any(|known| name.as_deref() == Some(known.as_ref()))
+        if entry.header().entry_type().is_file()
+            && NAMES.iter().any(|known| name.as_deref() == Some(known.as_ref()))
         {
-            continue;
+            found = Some(entry.size());
+            break;
         }
-        let mut file = tempfile::tempfile().context("cannot make a temporary file")?;
-        io::copy(&mut entry, &mut file).with_context(unreadable)?;
-        file.rewind().context("cannot read a temporary file")?;
-        let mut input: Box<dyn BufRead> = Box::new(BufReader::with_capacity(BUFFER, file));
-        if begins(&mut input, &GZIP)? {
-            let decoder: Box<dyn Read> = Box::new(MultiGzDecoder::new(input));
-            input = Box::new(BufReader::with_capacity(BUFFER, decoder));
-        }
-        return Ok(input);
     }
-    Err(anyhow!("there is no evidence in the archive {}", path.display()))
-        .next_step(format!("give the one that `slashtrace record` made; it has {} in it", NAMES[0]))
+    let Some(size) = found else {
+        return Err(anyhow!("there is no evidence in the archive {}", path.display())).next_step(
+            format!("give the one that `slashtrace record` made; it has {} in it", NAMES[0]),
+        );
+    };
+    // Headers are read without a buffer: what comes next is what the entry has in it.
+    let mut input: Box<dyn BufRead> = Box::new(archive.into_inner().take(size));
+    if begins(&mut input, &GZIP)? { Ok(unpacked(input)) } else { Ok(input) }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write as _;
+    use std::io::{Read as _, Write as _};
 
     use flate2::{Compression, write::GzEncoder};
 
@@ -169,6 +258,75 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// Zeros are what packs best.
+    fn bomb(bytes: u64) -> Vec<u8> {
+        let mut gz = GzEncoder::new(Vec::new(), Compression::best());
+        io::copy(&mut io::repeat(0).take(bytes), &mut gz).unwrap();
+        gz.finish().unwrap()
+    }
+
+    fn refused(path: &Path) -> String {
+        match Reader::open(path) {
+            Ok(mut reader) => reader.find_map(Result::err).unwrap().to_string(),
+            Err(error) => format!("{error:#}"),
+        }
+    }
+
+    #[test]
+    fn what_unpacks_to_more_than_any_recording_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("b.tar.gz");
+        let tar = |name: &str, bytes: &[u8]| {
+            let mut tar = tar::Builder::new(Vec::new());
+            let mut header = tar::Header::new_gnu();
+            header.set_size(bytes.len() as u64);
+            tar.append_data(&mut header, name, bytes).unwrap();
+            tar.into_inner().unwrap()
+        };
+        let zeros = bomb(UNPACKED_ALWAYS + (1 << 20));
+        for (what, bytes) in [
+            ("evidence", gz(&tar("b/evidence.ndjson.gz", &zeros))),
+            (
+                "before it",
+                gz(&[tar("b/x", &vec![0; 65 << 20]), tar("b/evidence.ndjson", b"x")].concat()),
+            ),
+            ("plain", zeros.clone()),
+        ] {
+            std::fs::write(&path, bytes).unwrap();
+            let error = refused(&path);
+            let known = ["200 times its size", "longer than 16 MiB"];
+            assert!(known.iter().any(|known| error.contains(known)), "{what}: {error}");
+        }
+        // Whole lines, of which none is too long.
+        let lines = text().lines().next().unwrap().to_owned() + "\n";
+        let mut packed = GzEncoder::new(Vec::new(), Compression::best());
+        packed.write_all(lines.as_bytes()).unwrap();
+        let tick = "{\"v\":1,\"seq\":1,\"time\":\"1970-01-01T00:00:00Z\",\"boottime_ns\":1,\"type\":\"tick\"}";
+        let padded = format!("{tick:<4000}\n").repeat(64);
+        for _ in 0..300 {
+            packed.write_all(padded.as_bytes()).unwrap();
+        }
+        std::fs::write(&path, packed.finish().unwrap()).unwrap();
+        let mut input = open(&path).unwrap();
+        let error = io::copy(&mut input, &mut io::sink()).unwrap_err();
+        assert!(error.to_string().contains("200 times its size"), "{error}");
+    }
+
+    #[test]
+    fn nothing_but_files_is_read_from_a_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("evidence.ndjson");
+        let made = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
+        assert!(made.success());
+        for given in [folder.path(), &path] {
+            assert!(refused(given).contains("evidence.ndjson is no file"), "{}", given.display());
+        }
+        std::fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("/etc/hostname", &path).unwrap();
+        assert!(refused(folder.path()).contains("cannot open"));
+        assert!(refused(Path::new("/dev/zero")).contains("is no file"));
     }
 
     #[test]

@@ -512,6 +512,9 @@ pub enum GapReason {
     TerminalsUnwatched,
     /// The argument area was longer than what is searched, so a worker may have been overlooked.
     ArgvNotSearched,
+    /// Records could not be written for longer than they could be held: `lost` of them are missing
+    /// right before this one, and `seq` goes on after them.
+    NotWritten,
 }
 
 impl GapReason {
@@ -596,6 +599,11 @@ pub struct Start {
     /// What the reaper may do; absent where there is none (`observe`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reaping: Option<Reaping>,
+    /// The file was begun anew in the middle of a recording (SIGHUP, log rotation): what came before
+    /// is in an earlier file. `seq` is then that of the last record before it, and findings are not
+    /// judged again but taken as they are, for they rest on records that are not here.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub continued: bool,
 }
 
 /// What the reaper may do in a recording.

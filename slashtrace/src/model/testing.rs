@@ -284,6 +284,7 @@ pub(crate) fn start() -> Start {
         calls_counted: true,
         profile: Profile::hermes(),
         reaping: None,
+        continued: false,
         limits: Limits {
             argv_searched_bytes: 4096,
             ring_bytes: 1 << 20,

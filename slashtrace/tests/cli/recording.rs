@@ -167,3 +167,26 @@ fn nobody_reading_stderr_is_no_error() {
     assert_eq!(child.wait().unwrap().code(), Some(0));
     assert!(folder.path("rec/evidence.ndjson.gz").exists());
 }
+
+/// Rust's formatter takes no width beyond 65,535.
+#[test]
+fn a_session_key_of_128_kb_is_reported_in_every_format() {
+    let folder = Folder::new();
+    let keys = "k=$(head -c 130000 /dev/zero | tr '\\0' k)";
+    let script = format!(
+        "{keys}; for x in a b; do (sleep 2 | sh -c 'read line' w -m tui_gateway.slash_worker \
+         --session-key $x$k) & done; wait"
+    );
+    let output = record(&folder, &["--quiet"], &script);
+    assert!(matches!(output.status.code(), Some(0 | 3)), "{:?}", output.status);
+    let keys = lines(&folder).iter().filter(|line| line["type"] == "spawn").count();
+    assert!(keys >= 2, "the workers were not seen");
+    let rec = folder.text("rec");
+    for format in ["text", "markdown", "html", "json", "junit"] {
+        let output = run(&["report", &rec, "--format", format]);
+        assert!(matches!(output.status.code(), Some(0 | 3)), "{format}: {:?}", output.status);
+        assert!(!stderr(&output).contains("panicked"), "{format}");
+    }
+    let output = run(&["replay", "--table", &rec]);
+    assert!(matches!(output.status.code(), Some(0 | 3)), "{:?}", output.status);
+}

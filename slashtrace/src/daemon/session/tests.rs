@@ -181,8 +181,9 @@ fn a_finding_follows_its_cause_and_replays_to_the_same_bytes() {
     let mut again = Kept::default();
     let text = kept.lines.join("\n") + "\n";
     let replayed = replay(Reader::new(text.as_bytes()), vec![&mut again]).unwrap();
-    assert_eq!((replayed.difference, replayed.findings), (None, 1));
-    assert!(replayed.defect.is_none() && replayed.tally.complete());
+    let [judged] = &replayed.runs[..] else { panic!("{replayed:?}") };
+    assert_eq!((&judged.difference, judged.findings), (&None, 1));
+    assert!(replayed.defect.is_none() && judged.tally.complete());
     assert_eq!(again.lines, kept.lines);
 }
 
@@ -370,4 +371,49 @@ fn what_a_finding_calls_for_waits_for_nothing_but_what_bears_on_it() {
         });
         assert_eq!(because.unwrap(), [finding.seq]);
     }
+}
+
+#[test]
+fn what_could_not_be_written_is_counted_and_told_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("fifo");
+    let made = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
+    assert!(made.success());
+    let mut evidence = crate::evidence::EvidenceWriter::append(&path).unwrap();
+    let script = Script { storm: true, ..Script::new([]) };
+    let reader = std::thread::spawn(move || {
+        // By then more has happened than is held.
+        std::thread::sleep(Duration::from_secs(8));
+        let file = std::fs::File::open(path).unwrap();
+        let mut gaps = Vec::new();
+        let mut last = None;
+        // Checks that each record follows the one before, or is a gap as long as what is missing.
+        for record in Reader::new(io::BufReader::new(file)) {
+            let record = record.unwrap_or_else(|defect| panic!("{defect}"));
+            if let Body::Gap(gap) = record.body {
+                gaps.push(gap.lost);
+            } else {
+                last = Some(record.body);
+            }
+        }
+        (gaps, last)
+    });
+    let mut notes = Vec::new();
+    let profile = Profile::hermes();
+    let plan = for_ms(12_000);
+    let ended =
+        block_on(record(Box::new(script), &profile, vec![&mut evidence], &plan, &mut |note| {
+            notes.push(note);
+        }));
+    let ended = ended.unwrap();
+    evidence.finish(Duration::from_secs(20)).unwrap();
+    drop(evidence);
+    let (gaps, last) = reader.join().unwrap();
+    assert!(!gaps.is_empty() && gaps.iter().all(|lost| *lost > 0), "{gaps:?}");
+    assert_eq!(ended.tally.lost(), gaps.iter().sum::<u64>());
+    assert!(!ended.complete && matches!(last, Some(Body::Stop(stop)) if !stop.complete));
+    let said =
+        |text: &str| notes.iter().any(|it| matches!(it, Note::Line(line) if line.contains(text)));
+    assert!(said("nobody reads it; watching goes on"), "{notes:?}");
+    assert!(said("records were not written"), "{notes:?}");
 }

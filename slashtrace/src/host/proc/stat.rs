@@ -112,6 +112,16 @@ mod tests {
         assert_eq!(stat.arg_start, 4242);
     }
 
+    proptest::proptest! {
+        #![proptest_config(crate::fuzz::cases())]
+
+        #[test]
+        fn any_line_is_read_or_refused(mutations in crate::fuzz::mutations()) {
+            let line = crate::fuzz::mutated(&line(42, "python3", REST), &mutations);
+            drop(ProcStat::parse(&line, TICK, 4));
+        }
+    }
+
     #[test]
     fn comm_cannot_forge_fields() {
         for comm in ["a) R 1 (b", ") Z 1 1", "(((", "two\nlines) X 0", "", "a b  c"] {

@@ -122,7 +122,7 @@ impl<'a> Btf<'a> {
             if member.is_empty() {
                 let inner = self.resolve(u32_at(self.types, at + 4)?)?;
                 if let Some(offset) = self.find_member(inner, name, depth + 1)? {
-                    return Ok(Some(bits + offset));
+                    return bits.checked_add(offset).context("BTF offset too large").map(Some);
                 }
             }
         }
@@ -238,6 +238,22 @@ mod tests {
         let data = tiny();
         for length in 0..data.len() {
             assert!(Btf::parse(&data[..length]).is_err(), "{length} bytes");
+        }
+    }
+
+    proptest::proptest! {
+        #![proptest_config(crate::fuzz::cases())]
+
+        #[test]
+        fn any_bytes_are_read_or_refused(mutations in crate::fuzz::mutations()) {
+            let data = crate::fuzz::mutated(&tiny(), &mutations);
+            if let Ok(btf) = Btf::parse(&data) {
+                for strukt in btf.structs.keys() {
+                    let strukt = String::from_utf8_lossy(strukt);
+                    let _ = btf.member_offset(&strukt, "none");
+                }
+                let _ = btf.enumerator("none");
+            }
         }
     }
 

@@ -474,7 +474,7 @@ impl log::Log for StderrLog {
     }
 
     fn log(&self, record: &log::Record<'_>) {
-        eprintln!("kernel: {}", record.args());
+        let _ = writeln!(crate::unhurried::stderr(), "kernel: {}", record.args());
     }
 
     fn flush(&self) {}
