@@ -177,6 +177,8 @@ fn hangup_has_the_file_opened_anew_and_nohup_is_respected() {
     let mut child = run.command(&["run", "--evidence", "e"]).spawn().expect("it runs");
     run.wait_for_start("e");
     run.setup.worker("before", vec![]).run();
+    let written = |text: &str| fs::read_to_string(run.path("e")).is_ok_and(|it| it.contains(text));
+    run.wait_until("the worker", || written("\"type\":\"exit\""));
     fs::rename(run.path("e"), run.path("e.1")).expect("it is there");
     kill_process(Pid::from_child(&child), Signal::HUP).expect("it runs");
     run.wait_for_start("e");

@@ -25,7 +25,7 @@ impl Tally {
         self.totals = roster.totals();
         self.left_behind = roster.left_behind();
         match &record.body {
-            Body::Gap(gap) => self.lost += gap.lost,
+            Body::Gap(gap) => self.lost = self.lost.saturating_add(gap.lost),
             Body::Finding(finding) => {
                 if finding.state == FindingState::Closed {
                     self.open.remove(&finding.id);

@@ -238,6 +238,8 @@ impl Shared {
             let written = target.write();
             let full = matches!(&written, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
             let left = self.after(&mut target, written);
+            // Whoever commits and does not write by itself waits for this.
+            self.done.notify_all();
             pause = match left {
                 // A FIFO's reader makes room at any time.
                 true if full && target.has_room(RETRY) => Duration::ZERO,
@@ -268,7 +270,6 @@ impl Shared {
         if changed {
             self.news.store(true, Ordering::Relaxed);
         }
-        self.done.notify_all();
         left
     }
 }

@@ -228,7 +228,7 @@ fn row(session: &Session, report: &Report, zone: &TimeZone) -> Row {
         oldest: session.oldest_stale.map(|time| facts::time(time, zone)).unwrap_or_default(),
         spawned: session.spawned,
         exited: session.exited,
-        mib: (session.rss_kib + 512) / 1024,
+        mib: session.rss_kib.saturating_add(512) / 1024,
         calls: match (report.recording.calls_counted, session.calls_exact) {
             (false, _) => "–".to_owned(),
             (true, true) => session.calls.to_string(),

@@ -132,7 +132,7 @@ fn sessions(out: &mut Out, report: &Report, zone: &TimeZone, room: Room) {
                 String::new()
             },
             session.exited,
-            (session.rss_kib + 512) / 1024,
+            session.rss_kib.saturating_add(512) / 1024,
             kinds.join(", "),
         ));
     }
@@ -145,7 +145,7 @@ fn sessions(out: &mut Out, report: &Report, zone: &TimeZone, room: Room) {
         total.most_stale,
         total.spawned,
         total.exited,
-        (total.rss_kib + 512) / 1024,
+        total.rss_kib.saturating_add(512) / 1024,
     ));
     out.more(sessions.len(), room.sessions, "session");
     if total.inherited > 0 {

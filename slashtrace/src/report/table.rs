@@ -150,7 +150,7 @@ impl Numbers {
             0 => self.spawned.to_string(),
             before => format!("{} ({before}*)", self.spawned),
         };
-        let mib = (self.rss_kib + 512) / 1024;
+        let mib = self.rss_kib.saturating_add(512) / 1024;
         let rss = match self.sampled {
             0 => UNKNOWN.to_owned(),
             all if all == self.live => mib.to_string(),

@@ -153,7 +153,8 @@ impl Cases {
         }
         let all = self.marks.len() as u64;
         if all > self.most_of_all.0 {
-            let rss = self.marks.keys().filter_map(|id| lives.worker(id)?.rss_kib).sum();
+            let sizes = self.marks.keys().filter_map(|id| lives.worker(id)?.rss_kib);
+            let rss = sizes.fold(0, u64::saturating_add);
             self.most_of_all = (all, rss);
         }
     }

@@ -324,7 +324,7 @@ impl Lives {
         worker.end = None;
         self.live.insert(id);
         self.most_live = self.most_live.max(self.live.len() as u64);
-        self.rss_kib += worker.rss_kib.unwrap_or(0);
+        self.rss_kib = self.rss_kib.saturating_add(worker.rss_kib.unwrap_or(0));
         if let Some(row) = self.rows.get_mut(&worker.key) {
             row.live += 1;
             row.most_live = row.most_live.max(row.live);
@@ -418,7 +418,7 @@ impl Lives {
 
 impl Row {
     fn add_ended(&mut self, worker: &Worker) {
-        self.calls += worker.reads.unwrap_or(0);
+        self.calls = self.calls.saturating_add(worker.reads.unwrap_or(0));
         self.inexact |= worker.last_reads.is_none() || worker.inherited;
     }
 }

@@ -90,8 +90,11 @@ impl Lives {
             oldest: oldest_ns.and_then(born),
             oldest_age_ms: oldest_ns.map(|start_ns| now_ns.saturating_sub(start_ns) / 1_000_000),
             oldest_stale: most.and_then(|most| born(most.oldest_ns)),
-            rss_kib: live().filter_map(|(_, worker)| worker.rss_kib).sum(),
-            calls: row.calls + present.iter().filter_map(|(_, worker)| worker.reads).sum::<u64>(),
+            rss_kib: live().filter_map(|(_, worker)| worker.rss_kib).fold(0, u64::saturating_add),
+            calls: present
+                .iter()
+                .filter_map(|(_, worker)| worker.reads)
+                .fold(row.calls, u64::saturating_add),
             calls_exact: present.iter().all(|(_, worker)| whole(worker)) && !row.inexact,
             findings: findings.into_iter().collect(),
             open,
@@ -128,7 +131,7 @@ impl Lives {
         stale: &BTreeSet<Identity>,
         (most_stale, most_stale_rss_kib): (u64, u64),
     ) -> Total {
-        let sum = |of: fn(&Session) -> u64| sessions.iter().map(of).sum();
+        let sum = |of: fn(&Session) -> u64| sessions.iter().map(of).fold(0, u64::saturating_add);
         let stale = self.live().iter().filter(|id| stale.contains(id));
         Total {
             sessions: sessions.len() as u64,
@@ -145,7 +148,9 @@ impl Lives {
             rss_kib: sum(|session| session.rss_kib),
             most_stale,
             most_stale_rss_kib,
-            stale_rss_kib: stale.filter_map(|id| self.workers.get(id)?.rss_kib).sum(),
+            stale_rss_kib: stale
+                .filter_map(|id| self.workers.get(id)?.rss_kib)
+                .fold(0, u64::saturating_add),
         }
     }
 
