@@ -88,6 +88,8 @@ pub struct Translator {
     mistaken: Mistaken,
     /// A hash of the arguments that each worker was executed with.
     arguments: HashMap<Identity, u64>,
+    /// Real user id of the process that is being translated: on whose account others are tracked.
+    owner: u32,
     /// What the kernel is to know otherwise: a thread group, and as what it is to be tracked, if at
     /// all.
     pub corrections: Vec<(u32, Option<Tracked>)>,
@@ -105,6 +107,7 @@ impl Translator {
             forkers: VecDeque::new(),
             mistaken: Mistaken::default(),
             arguments: HashMap::new(),
+            owner: 0,
             corrections: Vec::new(),
         }
     }
@@ -166,6 +169,7 @@ impl Translator {
                 result,
                 sender,
                 parent_ended,
+                held,
             } => {
                 let identity = book.kernel(tgid, start_ns);
                 let role = self.mistaken.role(identity, model_role(role));
@@ -181,6 +185,9 @@ impl Translator {
                     si_code,
                     delivered: result == 0,
                     parent_ended,
+                    count: held.map(|held| held.count),
+                    first_ns: held.map(|held| held.first_ns),
+                    last_ns: held.map(|held| held.last_ns),
                     sender: sender.map(|task| {
                         let identity = book.kernel(task.tgid, task.start_ns);
                         Sender {
@@ -234,6 +241,7 @@ impl Translator {
     /// What an exec comes to; `None` if it is nothing to us.
     fn exec(&mut self, exec: &WireExec, book: &mut IdentityBook) -> Option<Body> {
         let task = &exec.task;
+        self.owner = task.uid;
         let identity = book.kernel(task.tgid, task.start_ns);
         let truncated = exec.argv_bytes > exec.argv.len() as u64;
         let whole =
@@ -291,14 +299,15 @@ impl Translator {
         self.known.insert(identity, Role::Worker);
         self.arguments.insert(identity, hash);
         if self.mistaken.forget(identity) {
-            self.corrections.push((identity.pid, Some(tracked(identity, Role::Worker, identity))));
+            self.corrections
+                .push((identity.pid, Some(self.tracked(identity, Role::Worker, identity))));
         }
         let gateway = parent.as_ref().filter(|it| !it.gone).map(|it| it.process.identity());
         let above = gateway.map(|id| (id, Role::Gateway)).into_iter();
         let above = above.chain(ancestors.iter().map(|it| (it.identity(), Role::Ancestor)));
         for (id, role) in above {
             if self.mistaken.above_worker(id) && self.is_alive(id) {
-                self.corrections.push((id.pid, Some(tracked(id, role, NOBODY))));
+                self.corrections.push((id.pid, Some(self.tracked(id, role, NOBODY))));
             }
         }
         Some(Body::Spawn(Box::new(Spawn {
@@ -345,7 +354,7 @@ impl Translator {
         let outer = exec.worker_before.map(|(pid, ns)| self.tracked_identity(pid, ns, book));
         let before = role.map(|role| (role, outer.filter(|_| role == Role::Descendant)));
         let before = self.mistaken.worker(id, before);
-        let known = before.map(|(role, outer)| tracked(id, role, outer.unwrap_or(NOBODY)));
+        let known = before.map(|(role, outer)| self.tracked(id, role, outer.unwrap_or(NOBODY)));
         self.corrections.push((id.pid, known));
         for task in exec.forker.iter().chain(&exec.chain) {
             let above = book.kernel(task.tgid, task.start_ns);
@@ -398,7 +407,7 @@ impl Translator {
     /// Has the kernel track a process above a worker that it did not find itself.
     fn track_above(&mut self, id: Identity) {
         if id.pid > 1 && self.learn_above(id) {
-            self.corrections.push((id.pid, Some(tracked(id, Role::Ancestor, NOBODY))));
+            self.corrections.push((id.pid, Some(self.tracked(id, Role::Ancestor, NOBODY))));
         }
     }
 
@@ -501,6 +510,7 @@ impl Translator {
         worker: (u32, u64),
         book: &mut IdentityBook,
     ) -> Option<Body> {
+        self.owner = child.uid;
         let identity = book.kernel(child.tgid, child.start_ns);
         let above = book.kernel(parent.0, parent.1);
         let said = self.tracked_identity(worker.0, worker.1, book);
@@ -509,7 +519,7 @@ impl Translator {
             return None;
         };
         if worker != said {
-            let known = tracked(identity, Role::Descendant, worker);
+            let known = self.tracked(identity, Role::Descendant, worker);
             self.corrections.push((identity.pid, Some(known)));
         }
         self.known.insert(identity, Role::Descendant);
@@ -552,6 +562,19 @@ impl Translator {
         })))
     }
 
+    /// A process as the kernel is to track it.
+    fn tracked(&self, id: Identity, role: Role, worker: Identity) -> Tracked {
+        Tracked {
+            start_ns: id.start_ns,
+            worker_start_ns: worker.start_ns,
+            reads: 0,
+            worker: worker.pid,
+            role: wire_role(role) as u32,
+            owner: self.owner,
+            family: 0,
+        }
+    }
+
     /// Identity behind a start time that the kernel programs may have been given by us, rounded.
     pub fn tracked_identity(&self, pid: u32, start_ns: u64, book: &mut IdentityBook) -> Identity {
         if start_ns.is_multiple_of(self.proc.tick_ns()) {
@@ -564,17 +587,6 @@ impl Translator {
 
 /// No worker.
 const NOBODY: Identity = Identity { pid: 0, start_ns: 0 };
-
-/// A process as the kernel is to track it.
-fn tracked(id: Identity, role: Role, worker: Identity) -> Tracked {
-    Tracked {
-        start_ns: id.start_ns,
-        worker_start_ns: worker.start_ns,
-        reads: 0,
-        worker: worker.pid,
-        role: wire_role(role) as u32,
-    }
-}
 
 /// The worker's terminal, else its parent's, else its parent's session leader's.
 fn terminal(exec: &WireExec) -> Option<Terminal> {
