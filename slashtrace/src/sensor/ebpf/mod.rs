@@ -57,7 +57,7 @@ use crate::{
 /// How often the kernel programs are rid of those who ended without their noticing.
 const SWEEP: Duration = Duration::from_mins(1);
 /// The same where there was no place for somebody. Who was left out is looked for after it.
-const SWEEP_WHEN_FULL: Duration = Duration::from_secs(15);
+const SWEEP_WHEN_FULL: Duration = Duration::from_secs(30);
 /// Records, or observations, that are handled in one go: some milliseconds of work, after which
 /// signals, deadlines and the reaper get their turn.
 const BATCH: usize = 512;
