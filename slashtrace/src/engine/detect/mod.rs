@@ -114,7 +114,7 @@ impl Judgement {
     /// them are no reason to say it again.
     fn paced(said: Option<Said>, now: u64) -> Option<Self> {
         let due = said?.paced_until();
-        (due > now).then(|| Self { holds: Holds::AsSaid, deadline: Some(due) })
+        (due > now).then_some(Self { holds: Holds::AsSaid, deadline: Some(due) })
     }
 
     fn new(verdict: Option<Verdict>, deadline: Option<u64>) -> Self {
