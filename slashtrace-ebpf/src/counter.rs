@@ -31,6 +31,13 @@ counters! {
     RingFull = "ring-full",
     /// Processes not tracked because the map was full.
     MapFull = "map-full",
+    /// Processes not tracked because their user, or their worker, has its share of the map.
+    ShareFull = "share-full",
+    /// Records of one user that were lost because the ring buffer was filling and that user had had
+    /// its share of the rest.
+    RingShare = "ring-share",
+    /// Signals without a record of their own: they were counted in the kernel.
+    SignalsHeld = "signals-held",
     /// Argument areas that could not be read (`bpf_probe_read_user` failed).
     ArgvUnreadable = "argv-unreadable",
     /// Execs that may match behind what is searched of their arguments: the filters found something

@@ -1,10 +1,11 @@
 //! Writes records, and counts what could not be written: loss is never silent.
 
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
-use slashtrace_ebpf::{Counter, ExitRecord, Field, Header, RecordKind, WIRE_VERSION};
+use slashtrace_ebpf::{Counter, ExitRecord, Field, Header, RecordKind, Tracked, WIRE_VERSION};
 
 use crate::{
     maps::{COUNTERS, EVENTS},
+    shares::may_add,
     task::{self, Address},
 };
 
@@ -45,9 +46,21 @@ pub fn submit<T: 'static>(record: T) {
     }
 }
 
-/// Submits the first `bytes` of a record.
+/// Submits a record of fixed size, on this user's account.
 #[inline(always)]
-pub fn submit_bytes(bytes: &[u8]) {
+pub fn submit_for<T: 'static>(uid: u32, record: T) {
+    // SAFETY: a helper without arguments.
+    if may_add(uid, size_of::<T>() as u64, unsafe { bpf_ktime_get_boot_ns() }) {
+        submit(record);
+    }
+}
+
+/// Submits the first `bytes` of a record, on this user's account.
+#[inline(always)]
+pub fn submit_bytes(uid: u32, now_ns: u64, bytes: &[u8]) {
+    if !may_add(uid, bytes.len() as u64, now_ns) {
+        return;
+    }
     match EVENTS.output::<[u8]>(bytes, 0) {
         Ok(()) => count(Counter::Submitted),
         Err(_) => count(Counter::RingFull),
@@ -56,15 +69,19 @@ pub fn submit_bytes(bytes: &[u8]) {
 
 /// Submits the end of a thread group.
 #[inline(always)]
-pub fn submit_exit(leader: Address, tgid: u32, role: u32, reads: u64) {
-    submit(ExitRecord {
-        header: header(RecordKind::Exit, size_of::<ExitRecord>()),
-        // Not the map's: userspace may have put it there, rounded to a clock tick.
-        start_ns: leader.read(Field::TaskStartBoottime),
-        reads,
-        tgid,
-        role,
-        status: task::wait_status(leader),
-        reserved: 0,
-    });
+pub fn submit_exit(leader: Address, tgid: u32, known: &Tracked) {
+    let (role, reads) = (known.role, known.reads);
+    submit_for(
+        known.owner,
+        ExitRecord {
+            header: header(RecordKind::Exit, size_of::<ExitRecord>()),
+            // Not the map's: userspace may have put it there, rounded to a clock tick.
+            start_ns: leader.read(Field::TaskStartBoottime),
+            reads,
+            tgid,
+            role,
+            status: task::wait_status(leader),
+            reserved: 0,
+        },
+    );
 }

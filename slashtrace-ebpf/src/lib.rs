@@ -9,6 +9,7 @@ mod counter;
 mod field;
 mod flat;
 mod record;
+mod share;
 
 pub use counter::Counter;
 pub use field::{FIELD_COUNT, Field, UNKNOWN_OFFSET};
@@ -22,8 +23,13 @@ pub use record::{
     NO_TERMINAL, ParentKnownBy, RecordKind, SENT_AT_PARENT_END, SENT_BY_KERNEL, SENT_BY_TASK,
     SignalRecord, TaskInfo, TerminalKey, TerminalRecord, WIRE_VERSION, argv_padded,
 };
+pub use share::{
+    DESCENDANTS_MAX, DESCENDANTS_SHARE, FAMILY_SHARE, RATES_MAX, RING_COMMON, RING_SHARE, Rate,
+    SHARE_SLOTS, SIGNAL_WINDOW_BITS, SIGNALLED_MAX, SIGNALS_EACH, SIGNALS_OF_USER, Shares,
+    SignalBurst, SignalKey, TRACKED_SHARE, share_slot,
+};
 
-/// Processes that can be tracked at once (entries of `TRACKED`).
+/// Workers, and processes above them, that can be tracked at once (entries of `TRACKED`).
 pub const TRACKED_MAX: u32 = 16_384;
 
 /// Terminals that can be watched at once.
@@ -108,7 +114,7 @@ impl Role {
     }
 }
 
-/// Value of the map of tracked processes; its key is the thread group id.
+/// Value of the maps of tracked processes; their key is the thread group id.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(C)]
 pub struct Tracked {
@@ -122,6 +128,11 @@ pub struct Tracked {
     pub worker: u32,
     /// A [`Role`].
     pub role: u32,
+    /// The user to whose share it counts: the real user id of the worker for whose sake it is
+    /// tracked.
+    pub owner: u32,
+    /// Of a worker, how many descendants are counted to it; of a descendant, 1 if it is one of those.
+    pub family: u32,
 }
 
 /// A clock tick of /proc (`USER_HZ` is 100 on every architecture that is built for), ns.

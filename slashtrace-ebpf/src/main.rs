@@ -1,8 +1,8 @@
 //! The kernel programs of slashtrace: maps, and one thin entry point a hook.
 //!
 //! Rooms: `hooks/` has one file a hook, `task.rs` reads kernel structures, `filter.rs` decides
-//! whether an argv is a worker's, `tracked.rs` keeps the table of tracked processes, `emit.rs` writes
-//! records and counts what could not be written.
+//! whether an argv is a worker's, `tracked.rs` keeps the tables of tracked processes, `shares.rs` what
+//! one user may take of what all share, `emit.rs` writes records and counts what could not be written.
 //!
 //! The programs are BTF tracepoints (`tp_btf`): their arguments are typed pointers, which the
 //! verifier lets be read directly, without a helper call, at offsets that it sees as constants
@@ -17,6 +17,8 @@ mod filter;
 mod hooks;
 #[cfg(target_arch = "bpf")]
 mod maps;
+#[cfg(target_arch = "bpf")]
+mod shares;
 #[cfg(target_arch = "bpf")]
 mod task;
 #[cfg(target_arch = "bpf")]

@@ -6,9 +6,10 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use slashtrace_ebpf::{
-    ARGV_MAX, ARMED_MAX, ArmedThread, CHAIN_MAX, ClonedThread, Counter, EXEC_TAIL_MAX, ExecRecord,
-    FIELD_COUNT, FLAT_GATEWAYS_MAX, FORK_SLOTS, Field, FlatGateway, ForkSlot, MARK_SLOTS,
-    RING_BYTES, RULE_TOKENS_MAX, TERMINALS_MAX, THREADS_MAX, TRACKED_MAX, TerminalKey, Tracked,
+    ARGV_MAX, ARMED_MAX, ArmedThread, CHAIN_MAX, ClonedThread, Counter, DESCENDANTS_MAX,
+    EXEC_TAIL_MAX, ExecRecord, FIELD_COUNT, FLAT_GATEWAYS_MAX, FORK_SLOTS, Field, FlatGateway,
+    ForkSlot, MARK_SLOTS, RATES_MAX, RING_BYTES, RULE_TOKENS_MAX, Rate, SIGNALLED_MAX, Shares,
+    SignalBurst, SignalKey, TERMINALS_MAX, THREADS_MAX, TRACKED_MAX, TerminalKey, Tracked,
     WORD_FILTER_WORDS,
 };
 
@@ -16,9 +17,27 @@ use slashtrace_ebpf::{
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
 
-/// Tracked processes by thread group id.
+/// Workers and who is above them, by thread group id.
 #[map]
 pub static TRACKED: HashMap<u32, Tracked> = HashMap::with_max_entries(TRACKED_MAX, 0);
+
+/// Descendants of workers, by thread group id. Their own, so that nobody who forks without end below
+/// a worker keeps workers from being tracked.
+#[map]
+pub static DESCENDANTS: HashMap<u32, Tracked> = HashMap::with_max_entries(DESCENDANTS_MAX, 0);
+
+/// How much of both each user has. Userspace maps it, to count what it adds and removes itself.
+#[map]
+pub static SHARES: Array<Shares> = Array::with_max_entries(1, MMAPABLE);
+
+/// Signals that had no record of their own, until userspace takes them out.
+#[map]
+pub static SIGNALLED: LruHashMap<SignalKey, SignalBurst> =
+    LruHashMap::with_max_entries(SIGNALLED_MAX, 0);
+
+/// What each user's processes did lately.
+#[map]
+pub static RATES: LruHashMap<u32, Rate> = LruHashMap::with_max_entries(RATES_MAX, 0);
 
 /// `BPF_F_MMAPABLE` (include/uapi/linux/bpf.h).
 const MMAPABLE: u32 = 1 << 10;
@@ -142,6 +161,10 @@ pub static PIDTYPE_SID: Global<u32> = Global::new(0);
 /// Number of the read system call.
 #[unsafe(no_mangle)]
 pub static SYSCALL_READ: Global<u64> = Global::new(0);
+
+/// An odd number drawn at the start, for [`slashtrace_ebpf::share_slot`].
+#[unsafe(no_mangle)]
+pub static SHARE_SPREAD: Global<u32> = Global::new(1);
 
 /// Whether the programs log.
 #[unsafe(no_mangle)]

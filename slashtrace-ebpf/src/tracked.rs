@@ -1,26 +1,28 @@
-//! The table of tracked processes, and the marks that keep everybody else from looking into it.
+//! The tables of tracked processes, and the marks that keep everybody else from looking into them.
 //!
-//! A mark is counted before its entry is inserted and counted back after it was removed, so that
-//! an entry always has its mark. Whoever removes an entry reports the end.
+//! A mark, and a place of the owner's share, are counted before an entry is inserted and counted back
+//! after it was removed, so that an entry always has its mark. Whoever removes an entry reports the
+//! end.
 
-use core::arch::asm;
-
-use slashtrace_ebpf::{Counter, Role, Tracked, is_same_start, mark_slot};
+use aya_ebpf::maps::HashMap;
+use slashtrace_ebpf::{
+    Counter, DESCENDANTS_SHARE, FAMILY_SHARE, Role, TRACKED_SHARE, Tracked, is_same_start,
+    mark_slot,
+};
 
 use crate::{
     emit::count,
-    maps::{MARKS, TRACKED},
+    maps::{DESCENDANTS, MARKS, TRACKED},
+    shares::{self, add, load},
 };
 
-/// `BPF_NOEXIST` and `BPF_EXIST` (include/uapi/linux/bpf.h).
+/// `BPF_NOEXIST` (include/uapi/linux/bpf.h).
 const NOEXIST: u64 = 1;
-const EXIST: u64 = 2;
 
 /// Whether a thread group may be tracked. `false` is certain.
 #[inline(always)]
 pub fn is_marked(tgid: u32) -> bool {
-    // SAFETY: the slot is within the value. Volatile: others write it.
-    mark(tgid).is_some_and(|mark| unsafe { core::ptr::read_volatile(mark) } != 0)
+    mark(tgid).is_some_and(|mark| load(mark) != 0)
 }
 
 /// What is known of the thread group that started at `start_ns`. An entry that an earlier process
@@ -30,7 +32,10 @@ pub fn known(tgid: u32, start_ns: u64) -> Option<*mut Tracked> {
     if !is_marked(tgid) {
         return None;
     }
-    let known = TRACKED.get_ptr_mut(tgid)?;
+    let known = match TRACKED.get_ptr_mut(tgid) {
+        Some(known) => known,
+        None => DESCENDANTS.get_ptr_mut(tgid)?,
+    };
     // SAFETY: a map value that the verifier knows the size of.
     if is_same_start(unsafe { (*known).start_ns }, start_ns) {
         return Some(known);
@@ -41,39 +46,114 @@ pub fn known(tgid: u32, start_ns: u64) -> Option<*mut Tracked> {
     None
 }
 
-/// Starts tracking a process, replacing what was known of that pid.
+/// Starts tracking a worker, or a process above one, of which nothing is known. False if there is no
+/// place for it, which is counted.
 #[inline(always)]
-pub fn track(tgid: u32, tracked: &Tracked) {
+pub fn track(tgid: u32, tracked: &Tracked) -> bool {
+    let Some(taken) = shares::taken(tracked.owner, false) else { return false };
+    if tracked.owner != 0 && load(taken).cast_signed() >= TRACKED_SHARE.cast_signed() {
+        count(Counter::ShareFull);
+        return false;
+    }
+    insert(&TRACKED, tgid, tracked, taken)
+}
+
+/// Starts tracking a child of a tracked process. False if there is no place for it, which is counted.
+#[inline(always)]
+pub fn track_child(tgid: u32, tracked: &mut Tracked) -> bool {
+    let Some(taken) = shares::taken(tracked.owner, true) else { return false };
+    let mut share = DESCENDANTS_SHARE;
+    let family = family_of(tracked);
+    match family {
+        Some(family) if load(family).cast_signed() >= FAMILY_SHARE.cast_signed() => {
+            count(Counter::ShareFull);
+            return false;
+        }
+        Some(_) => {}
+        // The worker has ended, or is not tracked.
+        None => share /= 2,
+    }
+    if tracked.owner != 0 && load(taken).cast_signed() >= share.cast_signed() {
+        count(Counter::ShareFull);
+        return false;
+    }
+    tracked.family = u32::from(family.is_some());
+    if let Some(family) = family {
+        add(family, 1);
+    }
+    let done = insert(&DESCENDANTS, tgid, tracked, taken);
+    if !done && let Some(family) = family {
+        add(family, -1);
+    }
+    done
+}
+
+/// How many descendants are counted to the worker that a process descends from, if that one is there.
+#[inline(always)]
+fn family_of(descendant: &Tracked) -> Option<*mut u32> {
+    let worker = TRACKED.get_ptr_mut(descendant.worker)?;
+    // SAFETY: a map value that the verifier knows the size of.
+    unsafe {
+        ((*worker).start_ns == descendant.worker_start_ns).then_some(&raw mut (*worker).family)
+    }
+}
+
+#[inline(always)]
+fn insert(table: &HashMap<u32, Tracked>, tgid: u32, tracked: &Tracked, taken: *mut u32) -> bool {
     add_mark(tgid, 1);
-    // A full map and an entry that is there are both refused. The third try is for an entry that
-    // was removed after the first.
-    if TRACKED.insert(tgid, tracked, NOEXIST).is_ok() {
-        return;
+    add(taken, 1);
+    if table.insert(tgid, tracked, NOEXIST).is_ok() {
+        return true;
     }
-    if TRACKED.insert(tgid, tracked, EXIST).is_ok() {
-        add_mark(tgid, -1);
-        return;
-    }
-    if TRACKED.insert(tgid, tracked, NOEXIST).is_err() {
-        add_mark(tgid, -1);
+    add_mark(tgid, -1);
+    add(taken, -1);
+    // A full map and an entry that is there are both refused; userspace may have been faster.
+    let there = table.get_ptr(tgid).is_some();
+    if !there {
         count(Counter::MapFull);
     }
+    there
 }
 
 /// Stops tracking a process; false if it was not tracked, or somebody else was faster.
 #[inline(always)]
 pub fn untrack(tgid: u32) -> bool {
-    let removed = TRACKED.remove(tgid).is_ok();
-    if removed {
-        add_mark(tgid, -1);
+    let worker = remove(&TRACKED, tgid, false);
+    remove(&DESCENDANTS, tgid, true) || worker
+}
+
+/// As [`untrack`], of a descendant that becomes something else.
+#[inline(always)]
+pub fn untrack_descendant(tgid: u32) -> bool {
+    remove(&DESCENDANTS, tgid, true)
+}
+
+#[inline(always)]
+fn remove(table: &HashMap<u32, Tracked>, tgid: u32, of_descendants: bool) -> bool {
+    let Some(known) = table.get_ptr(tgid) else { return false };
+    // SAFETY: a map value that the verifier knows the size of. If it is replaced right now a place is
+    // given back to the wrong owner; userspace counts again now and then.
+    let known = unsafe { *known };
+    if table.remove(tgid).is_err() {
+        return false;
     }
-    removed
+    add_mark(tgid, -1);
+    if let Some(taken) = shares::taken(known.owner, of_descendants) {
+        add(taken, -1);
+    }
+    if of_descendants
+        && known.family != 0
+        && let Some(family) = family_of(&known)
+    {
+        add(family, -1);
+    }
+    true
 }
 
 /// Starts tracking a process above a worker unless it is tracked already (a gateway may itself be
 /// a worker's descendant, which must stay one). True if that is new.
 #[inline(always)]
-pub fn track_above(tgid: u32, start_ns: u64, role: Role) -> bool {
+pub fn track_above(tgid: u32, start_ns: u64, role: Role, owner: u32) -> bool {
     if let Some(known) = known(tgid, start_ns) {
         // SAFETY: a map value that the verifier knows the size of.
         let known = unsafe { &mut *known };
@@ -82,8 +162,10 @@ pub fn track_above(tgid: u32, start_ns: u64, role: Role) -> bool {
         }
         return false;
     }
-    track(tgid, &Tracked { start_ns, worker_start_ns: 0, reads: 0, worker: 0, role: role as u32 });
-    true
+    let role = role as u32;
+    let tracked =
+        Tracked { start_ns, worker_start_ns: 0, reads: 0, worker: 0, role, owner, family: 0 };
+    track(tgid, &tracked)
 }
 
 #[inline(always)]
@@ -96,8 +178,6 @@ fn mark(tgid: u32) -> Option<*mut u32> {
 #[inline(always)]
 fn add_mark(tgid: u32, change: i64) {
     if let Some(mark) = mark(tgid) {
-        // SAFETY: `BPF_ATOMIC | BPF_ADD` on four aligned bytes of a map's value. As an instruction,
-        // because the target has no compare-and-swap and so no atomics in `core`.
-        unsafe { asm!("lock *(u32 *)({} + 0) += {}", in(reg) mark, in(reg) change) };
+        add(mark, change);
     }
 }

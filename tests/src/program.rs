@@ -41,6 +41,10 @@ pub enum Step {
     SpawnFromThread(Program),
     /// Forks a child that runs these steps, without exec.
     Fork(Vec<Step>),
+    /// Forks so many children, which sleep until they are killed, or for ten minutes.
+    ForkMany(usize),
+    /// Sends itself SIGCONT without end, for so many milliseconds.
+    Continue(u64),
     /// Executes another program in this process.
     Exec(Program),
     /// The same from a thread other than the leader.

@@ -18,7 +18,7 @@ use crate::{
     filter,
     maps::{ARGV_MIN, Begun, EXEC_SCRATCH, ExecScratch, FORKS, LOG, LONG_ARGV},
     task::{self, Address, Kernel},
-    tracked::{is_marked, known, track, track_above, untrack},
+    tracked::{is_marked, known, track, track_above, untrack, untrack_descendant},
 };
 
 /// It was forked and has executed nothing (include/linux/sched.h).
@@ -93,8 +93,11 @@ pub fn handle(ctx: &BtfTracePointContext) {
         if argv_bytes > ARGV_MAX as u64 {
             count(Counter::ArgvTruncated);
         }
+        // Of whom nothing is kept nothing is said: nobody would be told of its end.
+        if !track_worker(tgid, start_ns, role_before, scratch.record.task.uid) {
+            return;
+        }
         follow_parents(task, tgid, start_ns, scratch);
-        track_worker(tgid, start_ns, role_before);
     }
     if LOG.load() != 0 {
         let forker = scratch.record.forker;
@@ -158,8 +161,10 @@ fn submit_exec(scratch: &mut ExecScratch) {
     let tail = (argv_padded(filter::length(scratch)) + chain).min(EXEC_TAIL_MAX);
     let size = size_of::<ExecRecord>() + tail;
     scratch.record.header = header(RecordKind::Exec, size);
+    let (uid, now_ns) = (scratch.record.task.uid, scratch.record.header.boottime_ns);
     // SAFETY: record and tail are one after the other, and the tail is at most its size.
-    submit_bytes(unsafe { core::slice::from_raw_parts(core::ptr::from_ref(scratch).cast(), size) });
+    let bytes = unsafe { core::slice::from_raw_parts(core::ptr::from_ref(scratch).cast(), size) };
+    submit_bytes(uid, now_ns, bytes);
 }
 
 const _: () = assert!(core::mem::offset_of!(ExecScratch, tail) == size_of::<ExecRecord>());
@@ -257,9 +262,10 @@ unsafe extern "C" fn above(index: u32, climb: *mut c_void) -> c_long {
     // A reaper's ancestors say nothing of the worker.
     if scratch.record.reparented == 0 && (is_parent || tgid > 1) {
         let role = if is_parent { Role::Gateway } else { Role::Ancestor };
+        let owner = scratch.record.task.uid;
         if task::is_ending(current) {
             scratch.record.forker_gone |= u8::from(is_parent);
-        } else if track_above(tgid, info.start_ns, role) {
+        } else if track_above(tgid, info.start_ns, role, owner) {
             scratch.begun[index].tgid = tgid;
             scratch.begun[index].role = role as u32;
         }
@@ -291,16 +297,58 @@ unsafe extern "C" fn end_if_ended(index: u32, climb: *mut c_void) -> c_long {
     let Begun { leader, tgid, role } = scratch.begun[index];
     let leader = Address(leader);
     if role != 0 && task::is_ending(leader) && untrack(tgid) {
-        submit_exit(leader, tgid, role, 0);
+        let owner = scratch.record.task.uid;
+        let ended = Tracked {
+            start_ns: 0,
+            worker_start_ns: 0,
+            reads: 0,
+            worker: 0,
+            role,
+            owner,
+            family: 0,
+        };
+        submit_exit(leader, tgid, &ended);
     }
     0
 }
 
+/// Tracks a worker; false if there is no place for it. Then it stays what it was before.
 #[inline(always)]
-fn track_worker(tgid: u32, start_ns: u64, role_before: u32) {
+fn track_worker(tgid: u32, start_ns: u64, role_before: u32, owner: u32) -> bool {
     if role_before == Role::Worker as u32 {
-        return;
+        return true;
     }
     let role = Role::Worker as u32;
-    track(tgid, &Tracked { start_ns, worker_start_ns: start_ns, reads: 0, worker: tgid, role });
+    if role_before != 0 && role_before != Role::Descendant as u32 {
+        return become_worker(tgid, start_ns);
+    }
+    let worker = Tracked {
+        start_ns,
+        worker_start_ns: start_ns,
+        reads: 0,
+        worker: tgid,
+        role,
+        owner,
+        family: 0,
+    };
+    if !track(tgid, &worker) {
+        return false;
+    }
+    if role_before != 0 {
+        untrack_descendant(tgid);
+    }
+    true
+}
+
+/// Who was above a worker becomes one, in its place.
+#[inline(always)]
+fn become_worker(tgid: u32, start_ns: u64) -> bool {
+    let Some(known) = known(tgid, start_ns) else { return false };
+    // SAFETY: a map value that the verifier knows the size of.
+    let known = unsafe { &mut *known };
+    known.role = Role::Worker as u32;
+    known.worker = tgid;
+    known.worker_start_ns = start_ns;
+    known.start_ns = start_ns;
+    true
 }

@@ -34,5 +34,5 @@ pub fn handle(ctx: &BtfTracePointContext) {
     if LOG.load() != 0 {
         info!(ctx, "exit: {} role {}", tgid, tracked.role);
     }
-    submit_exit(leader, tgid, tracked.role, tracked.reads);
+    submit_exit(leader, tgid, &tracked);
 }

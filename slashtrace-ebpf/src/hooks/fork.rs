@@ -9,10 +9,10 @@ use slashtrace_ebpf::{
 
 use super::flat;
 use crate::{
-    emit::{header, submit},
+    emit::{header, submit_for},
     maps::{FORKS, LOG},
     task::{self, Kernel},
-    tracked::{known, track},
+    tracked::{known, track_child},
 };
 
 #[inline(always)]
@@ -56,25 +56,33 @@ pub fn handle(ctx: &BtfTracePointContext) {
     if known.role != Role::Worker as u32 && known.role != Role::Descendant as u32 {
         return;
     }
-    let tracked = Tracked {
+    let mut tracked = Tracked {
         start_ns: child_start_ns,
         worker_start_ns: known.worker_start_ns,
         reads: 0,
         worker: known.worker,
         role: Role::Descendant as u32,
+        owner: known.owner,
+        family: 0,
     };
-    track(tgid, &tracked);
+    // Of whom nothing is kept nothing is said: nobody would be told of its end.
+    if !track_child(tgid, &mut tracked) {
+        return;
+    }
     if LOG.load() != 0 {
         info!(ctx, "fork: {} below worker {}", tgid, tracked.worker);
     }
     let mut described = TaskInfo::NONE;
     task::describe(child.address(), &mut described);
-    submit(ForkRecord {
-        header: header(RecordKind::Fork, size_of::<ForkRecord>()),
-        child: described,
-        parent_start_ns,
-        worker_start_ns: tracked.worker_start_ns,
-        parent,
-        worker: tracked.worker,
-    });
+    submit_for(
+        tracked.owner,
+        ForkRecord {
+            header: header(RecordKind::Fork, size_of::<ForkRecord>()),
+            child: described,
+            parent_start_ns,
+            worker_start_ns: tracked.worker_start_ns,
+            parent,
+            worker: tracked.worker,
+        },
+    );
 }

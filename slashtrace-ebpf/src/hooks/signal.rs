@@ -2,12 +2,15 @@
 
 use aya_ebpf::{EbpfContext as _, cty::c_void, programs::BtfTracePointContext};
 use slashtrace_ebpf::{
-    Field, RecordKind, SENT_AT_PARENT_END, SENT_BY_KERNEL, SENT_BY_TASK, SIGNALS_RECORDED,
-    SignalRecord, TaskInfo,
+    Counter, Field, RecordKind, SENT_AT_PARENT_END, SENT_BY_KERNEL, SENT_BY_TASK,
+    SIGNAL_WINDOW_BITS, SIGNALS_EACH, SIGNALS_RECORDED, SignalBurst, SignalKey, SignalRecord,
+    TaskInfo,
 };
 
 use crate::{
-    emit::{header, submit},
+    emit::{count, header, submit_for},
+    maps::SIGNALLED,
+    shares::{add, current_user, may_record_signal},
     task::{self, Address, Kernel},
     tracked::{is_marked, known},
 };
@@ -56,17 +59,77 @@ pub fn handle(ctx: &BtfTracePointContext) {
     } else {
         SENT_BY_TASK
     };
+    let header = header(RecordKind::Signal, size_of::<SignalRecord>());
+    let uid = current_user();
+    let one = Sent { role, si_code, result: ctx.arg(4), origin };
+    if is_held(SignalKey { tgid, signal, uid, reserved: 0 }, start_ns, header.boottime_ns, &one) {
+        count(Counter::SignalsHeld);
+        return;
+    }
+    let Sent { result, .. } = one;
     let mut sender = TaskInfo::NONE;
     task::describe(Address::current().follow(Field::TaskGroupLeader), &mut sender);
-    submit(SignalRecord {
-        header: header(RecordKind::Signal, size_of::<SignalRecord>()),
-        start_ns,
-        tgid,
-        role,
-        signal,
-        si_code,
-        result: ctx.arg(4),
-        origin,
-        sender,
-    });
+    let record =
+        SignalRecord { header, start_ns, tgid, role, signal, si_code, result, origin, sender };
+    submit_for(uid, record);
+}
+
+/// What differs from signal to signal of a sort.
+struct Sent {
+    role: u32,
+    si_code: i32,
+    result: u32,
+    origin: u32,
+}
+
+/// Whether a signal is only counted: its sender had its records of this sort, or of all, for now.
+#[inline(always)]
+fn is_held(key: SignalKey, start_ns: u64, now_ns: u64, one: &Sent) -> bool {
+    let window = now_ns >> SIGNAL_WINDOW_BITS;
+    if SIGNALLED.get_ptr(key).is_none() {
+        let new = SignalBurst {
+            start_ns,
+            window,
+            first_ns: 0,
+            last_ns: 0,
+            emitted: 0,
+            held: 0,
+            role: one.role,
+            si_code: 0,
+            result: 0,
+            origin: 0,
+            sender: TaskInfo::NONE,
+        };
+        let _ = SIGNALLED.insert(key, new, 0);
+    }
+    let Some(burst) = SIGNALLED.get_ptr_mut(key) else { return false };
+    // SAFETY: a map value that the verifier knows the size of. Where two CPUs are here at once, one
+    // more may get a record.
+    let burst = unsafe { &mut *burst };
+    if burst.start_ns != start_ns {
+        // The pid is another process's now.
+        burst.start_ns = start_ns;
+        burst.window = window;
+        burst.emitted = 0;
+        burst.held = 0;
+        burst.role = one.role;
+    }
+    if burst.window != window {
+        burst.window = window;
+        burst.emitted = 0;
+    }
+    if burst.emitted < SIGNALS_EACH && may_record_signal(key.uid, now_ns) {
+        burst.emitted += 1;
+        return false;
+    }
+    if burst.held == 0 {
+        burst.first_ns = now_ns;
+        burst.si_code = one.si_code;
+        burst.result = one.result;
+        burst.origin = one.origin;
+        task::describe(Address::current().follow(Field::TaskGroupLeader), &mut burst.sender);
+    }
+    burst.last_ns = now_ns;
+    add(&raw mut burst.held, 1);
+    true
 }

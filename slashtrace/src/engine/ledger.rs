@@ -9,11 +9,14 @@ use crate::{
     roster::{Index, Subject},
 };
 
-/// A finding may grow the evidence only so fast: one that names n workers changes its workers at
-/// most every n × this, ns. Below [`FEW`] at once.
+/// A finding may grow the evidence only so fast: one that is about n workers and processes changes
+/// them at most every n × this, ns. Below [`FEW`] at once.
 const PACE: u64 = 10_000_000;
-/// Findings with fewer workers are updated at once.
+/// Findings about fewer are updated at once.
 const FEW: usize = 16;
+/// Processes that a finding lists at most, oldest first: how many there are it says beside that.
+/// Workers are all listed: whoever ends them must know which.
+const PROCESSES_MAX: usize = 256;
 
 /// What makes a verdict another one than the last.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -38,8 +41,18 @@ impl Renewal {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Said {
     pub(super) renewal: Renewal,
+    /// How many workers and processes it was about.
+    named: usize,
+    at: u64,
     /// Whether it was said when memory runs out.
     pub(super) runs_out: bool,
+}
+
+impl Said {
+    /// Until when other processes are no reason to say it again, if it is about many.
+    pub(super) fn paced_until(self) -> u64 {
+        self.at.saturating_add(pace(self.named))
+    }
 }
 
 /// What was said last.
@@ -70,7 +83,12 @@ impl Ledger {
     /// What was said last, if the finding is open.
     pub(super) fn said(&self, subject: &Subject, kind: Kind) -> Option<Said> {
         let open = self.open.get(subject)?.get(&kind)?;
-        Some(Said { renewal: open.renewal, runs_out: runs_out(open.finding.forecast) })
+        Some(Said {
+            renewal: open.renewal,
+            named: open.finding.named(),
+            at: open.at,
+            runs_out: runs_out(open.finding.forecast),
+        })
     }
 
     /// Whether anything that was said about a subject is open.
@@ -103,7 +121,7 @@ impl Ledger {
                     return Settled::default();
                 }
                 let pace = match verdict.renewal {
-                    Renewal::Members => pace(last.finding.workers.len().max(verdict.workers.len())),
+                    Renewal::Members => pace(last.finding.named().max(verdict.named())),
                     Renewal::Size(_) => 0,
                 };
                 let due = last.at.saturating_add(pace);
@@ -147,7 +165,8 @@ fn differs(last: &Open, verdict: &Verdict) -> bool {
         }
         _ => {
             last.finding.workers.len() != verdict.workers.len()
-                || last.finding.processes != verdict.processes
+                || last.finding.processes_total() != verdict.processes.len()
+                || last.finding.processes.iter().zip(&verdict.processes).any(|(a, b)| a != b)
                 || last.finding.workers.iter().zip(&verdict.workers).any(|(before, now)| {
                     before.identity() != now.identity() || before.unused != now.unused
                 })
@@ -165,6 +184,9 @@ fn found(
     verdict: Verdict,
     state: FindingState,
 ) -> (Finding, Renewal) {
+    let total = verdict.processes.len();
+    let mut processes = verdict.processes;
+    processes.truncate(PROCESSES_MAX);
     let finding = Finding {
         id: id(subject, kind),
         kind,
@@ -173,7 +195,8 @@ fn found(
         gateway: verdict.gateway,
         session: verdict.session,
         workers: verdict.workers,
-        processes: verdict.processes,
+        processes_total: (total > processes.len()).then_some(total as u64),
+        processes,
         terminal: verdict.terminal,
         forecast: verdict.forecast,
         because: bounded(verdict.because),

@@ -107,6 +107,7 @@ pub(crate) fn finding() -> Finding {
             ..testing::finding_worker(WORKER)
         }],
         processes: vec![CHILD],
+        processes_total: Some(300),
         forecast: Some(Forecast {
             workers_per_hour: 2,
             kib_per_hour: 190_000,
@@ -176,6 +177,9 @@ pub(crate) fn all() -> Vec<Record> {
             name: "SIGTERM".to_owned(),
             si_code: 0,
             parent_ended: false,
+            count: Some(12),
+            first_ns: Some(62_100_000_000),
+            last_ns: Some(62_900_000_000),
             delivered: true,
             sender: Some(Sender {
                 pid: WORKER.pid,

@@ -185,6 +185,9 @@ pub struct Finding {
     /// The processes it is about where they are not workers (`leftover-children`).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub processes: Vec<Identity>,
+    /// How many processes it is about, where that is more than are listed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub processes_total: Option<u64>,
     /// The terminal that closed (`terminal-orphan`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub terminal: Option<Terminal>,
@@ -195,4 +198,16 @@ pub struct Finding {
     pub because: Vec<u64>,
     /// One sentence for a person: what was seen.
     pub text: String,
+}
+
+impl Finding {
+    /// How many processes it is about.
+    pub fn processes_total(&self) -> usize {
+        self.processes_total.map_or(self.processes.len(), |total| total as usize)
+    }
+
+    /// How many workers and processes it is about.
+    pub fn named(&self) -> usize {
+        self.workers.len() + self.processes_total()
+    }
 }

@@ -311,6 +311,16 @@ pub struct Signal {
     /// (`PR_SET_PDEATHSIG`, prctl(2)).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub parent_ended: bool,
+    /// Where it stands for several signals of this number from one user, which were only counted
+    /// because there were so many: how many. The sender and `si_code` are the first one's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<u32>,
+    /// When the first of them was sent, ns of the boot clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_ns: Option<u64>,
+    /// When the last of them was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_ns: Option<u64>,
 }
 
 impl Signal {
@@ -496,6 +506,9 @@ pub enum GapReason {
     RingFull,
     /// The map of tracked processes was full.
     MapFull,
+    /// A user's processes, or a worker's, have their share of the map of tracked processes: more of
+    /// them are not tracked. Nobody else's are concerned.
+    ShareFull,
     /// A kernel program could not read an argument area or a task field.
     ReadFailed,
     /// A kernel program was skipped because it already ran on that CPU

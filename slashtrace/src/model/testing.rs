@@ -152,6 +152,9 @@ pub(crate) fn signal(to: Identity, by: Identity, number: u8) -> Signal {
         name: super::signal_name(number).into_owned(),
         si_code: 0,
         parent_ended: false,
+        count: None,
+        first_ns: None,
+        last_ns: None,
         delivered: true,
         sender: Some(Sender {
             pid: by.pid,
@@ -261,6 +264,7 @@ pub(crate) fn finding(kind: Kind, workers: impl IntoIterator<Item = Identity>) -
         session: None,
         workers: workers.into_iter().map(finding_worker).collect(),
         processes: Vec::new(),
+        processes_total: None,
         terminal: None,
         forecast: None,
         because: vec![1],

@@ -67,8 +67,10 @@ impl Roster {
                 }
             }
             Body::Signal(signal) => {
+                // What was only counted came after those that have records of their own.
                 if matches!(signal.signal, TERM | KILL)
                     && let Some(worker) = self.workers.get_mut(&signal.identity())
+                    && (signal.count.is_none() || worker.rare().signalled_by.is_none())
                 {
                     let sender = signal.sender.as_ref().filter(|_| !signal.parent_ended);
                     let sender = sender.map(|it| Identity { pid: it.pid, start_ns: it.start_ns });

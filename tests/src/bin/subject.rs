@@ -42,6 +42,8 @@ fn run(steps: Vec<Step>) {
                 drop(thread::spawn(move || spawn(&program)).join().expect("the thread ends"));
             }
             Step::Fork(steps) => fork(steps),
+            Step::ForkMany(count) => (0..count).for_each(|_| fork_sleeper()),
+            Step::Continue(ms) => send_continue(Duration::from_millis(ms)),
             Step::Exec(program) => exec(&program),
             Step::ExecFromThread(program) => {
                 drop(thread::spawn(move || exec(&program)).join());
@@ -118,6 +120,29 @@ fn fork(steps: Vec<Step>) {
             unsafe { libc::_exit(0) }
         }
         pid => assert!(pid > 0, "fork failed: {}", std::io::Error::last_os_error()),
+    }
+}
+
+fn fork_sleeper() {
+    // SAFETY: the child calls nothing but sleep and _exit.
+    unsafe {
+        match libc::fork() {
+            0 => {
+                libc::sleep(600);
+                libc::_exit(0)
+            }
+            pid => assert!(pid > 0, "fork failed: {}", std::io::Error::last_os_error()),
+        }
+    }
+}
+
+fn send_continue(time: Duration) {
+    let end = std::time::Instant::now() + time;
+    while std::time::Instant::now() < end {
+        for _ in 0..1_000 {
+            // SAFETY: to this process itself, which is running.
+            unsafe { libc::kill(libc::getpid(), libc::SIGCONT) };
+        }
     }
 }
 

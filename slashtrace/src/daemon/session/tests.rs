@@ -343,6 +343,9 @@ fn what_a_finding_calls_for_waits_for_nothing_but_what_bears_on_it() {
         name: "SIGHUP".to_owned(),
         si_code: 128,
         parent_ended: false,
+        count: None,
+        first_ns: None,
+        last_ns: None,
         delivered: true,
         sender: None,
     };

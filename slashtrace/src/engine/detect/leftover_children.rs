@@ -10,17 +10,20 @@
 
 use super::{Judgement, Verdict, count, pids, place};
 use crate::{
-    engine::ledger::weakest,
+    engine::ledger::{Said, weakest},
     model::{Confidence, Identity, Source},
     roster::{Descendant, Moment, Roster},
 };
 
-pub(super) fn judge(roster: &Roster, id: Identity) -> Judgement {
+pub(super) fn judge(roster: &Roster, id: Identity, said: Option<Said>) -> Judgement {
     let worker = roster.worker(id);
     let Some((worker, exit)) = worker.and_then(|worker| Some((worker, worker.exit?))) else {
         return Judgement::default();
     };
     let Some(family) = roster.family(id) else { return Judgement::default() };
+    if let Some(paced) = Judgement::paced(said, roster.now) {
+        return paced;
+    }
 
     let mut deadline: Option<u64> = None;
     let mut left: Vec<(Identity, &Descendant)> = Vec::new();
@@ -102,6 +105,26 @@ mod tests {
         history.spawn(101, 100, K).child(110, 101, 101).after(60 * S).exit(101).after(9 * S);
         history.exit_as(110, Role::Descendant, Source::Kernel).after(60 * S);
         assert!(history.silent());
+    }
+
+    #[test]
+    fn ten_thousand_children_that_end_one_by_one_are_few_lines() {
+        const CHILDREN: u32 = 10_000;
+        let mut history = History::new();
+        history.spawn(101, 100, K);
+        for n in 0..CHILDREN {
+            history.child(20_000 + n, 101, 101);
+        }
+        history.after(60 * S).exit(101).after(10 * S);
+        let finding = history.open(Kind::LeftoverChildren).expect("open");
+        assert_eq!((finding.processes.len(), finding.processes_total), (256, Some(10_000)));
+        assert!(finding.text.contains("10000 processes below it still live"), "{}", finding.text);
+        for n in 0..CHILDREN {
+            history.exit_as(20_000 + n, Role::Descendant, Source::Kernel).after(S / 1_000);
+        }
+        let said = history.states(Kind::LeftoverChildren).len();
+        assert!(said <= 4, "{said}");
+        assert!(history.open(Kind::LeftoverChildren).is_none());
     }
 
     #[test]

@@ -60,6 +60,11 @@ impl Verdict {
         }
     }
 
+    /// How many workers and processes it is about.
+    pub(super) fn named(&self) -> usize {
+        self.workers.len() + self.processes.len()
+    }
+
     fn at_most(mut self, confidence: Confidence) -> Self {
         self.confidence = self.confidence.min(confidence);
         self
@@ -105,6 +110,13 @@ pub(super) struct Judgement {
 }
 
 impl Judgement {
+    /// As it was said, where that was so short a time ago and is about so many that others among
+    /// them are no reason to say it again.
+    fn paced(said: Option<Said>, now: u64) -> Option<Self> {
+        let due = said?.paced_until();
+        (due > now).then_some(Self { holds: Holds::AsSaid, deadline: Some(due) })
+    }
+
     fn new(verdict: Option<Verdict>, deadline: Option<u64>) -> Self {
         Self { holds: verdict.map_or(Holds::No, |verdict| Holds::Yes(Box::new(verdict))), deadline }
     }
@@ -143,8 +155,11 @@ pub(super) fn judge(
             (Kind::LauncherOrphan, launcher_orphan::judge(roster, *id)),
             (Kind::TerminalOrphan, terminal_orphan::judge(roster, *id)),
             (Kind::Unreachable, unreachable::judge(roster, *id)),
-            (Kind::LeftoverChildren, leftover_children::judge(roster, *id)),
-            (Kind::Zombie, zombie::judge(roster, *id)),
+            (
+                Kind::LeftoverChildren,
+                leftover_children::judge(roster, *id, said(Kind::LeftoverChildren)),
+            ),
+            (Kind::Zombie, zombie::judge(roster, *id, said(Kind::Zombie))),
         ],
     }
 }

@@ -9,11 +9,12 @@
 
 use super::{Judgement, Verdict, count, pids, place, time};
 use crate::{
+    engine::ledger::Said,
     model::{Confidence, Identity},
     roster::Roster,
 };
 
-pub(super) fn judge(roster: &Roster, id: Identity) -> Judgement {
+pub(super) fn judge(roster: &Roster, id: Identity, said: Option<Said>) -> Judgement {
     let Some(worker) = roster.worker(id) else { return Judgement::default() };
     let grace = roster.rules.zombie;
     let own = worker.zombie().map(|zombie| {
@@ -28,6 +29,12 @@ pub(super) fn judge(roster: &Roster, id: Identity) -> Judgement {
     let deadline = dues.filter(|&due| due > roster.now).min();
     let own = own.filter(|(_, due)| *due <= roster.now).map(|(zombie, _)| zombie);
     let below: Vec<_> = below.into_iter().filter(|(_, _, due)| *due <= roster.now).collect();
+
+    if (own.is_some() || !below.is_empty())
+        && let Some(paced) = Judgement::paced(said, roster.now)
+    {
+        return paced;
+    }
 
     let processes: Vec<Identity> = below.iter().map(|(id, ..)| *id).collect();
     let (place, grace) = (place(&[worker]), time(grace));

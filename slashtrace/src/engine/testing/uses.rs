@@ -368,10 +368,14 @@ impl World {
                     listens: false,
                     inherits: false,
                 });
-                let loser = if moves { Some(id) } else { self.workers.keys().next_back().copied() };
-                if let Some(worker) = loser.and_then(|id| self.workers.get_mut(&id)) {
-                    worker.caller = None;
-                    worker.awaited = false;
+                // One of a session is asked: the new one, or whichever was.
+                let new = self.workers.keys().next_back().copied();
+                for (id, worker) in &mut self.workers {
+                    let same = (worker.gateway, worker.session) == (gateway, session);
+                    if same && (Some(*id) == new) != moves {
+                        worker.caller = None;
+                        worker.awaited = false;
+                    }
                 }
             }
             Step::EndLauncher(n) => {

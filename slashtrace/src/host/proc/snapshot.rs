@@ -136,7 +136,8 @@ fn workers(
             matched.insert(pid, seen);
         }
     }
-    let forks: Vec<u32> = matched
+    // A set: a worker may have forked thousands.
+    let forks: HashSet<u32> = matched
         .values()
         .filter(|seen| {
             matched.get(&seen.stat.ppid).is_some_and(|parent| scan.is_part(seen, parent))

@@ -78,6 +78,9 @@ fn an_end_says_who_sent_the_signal_everywhere() {
         name: "SIGTERM".to_owned(),
         si_code: 0,
         parent_ended: false,
+        count: None,
+        first_ns: None,
+        last_ns: None,
         delivered: true,
         sender: Some(Sender { pid: 7, start_ns: S, comm: "bash".to_owned(), uid: 0 }),
     };

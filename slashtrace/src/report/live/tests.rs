@@ -55,6 +55,9 @@ fn signal(pid: u32, number: i32, sender: Option<Sender>) -> Body {
         name: signal_name(number as u8).into_owned(),
         si_code: 0,
         parent_ended: false,
+        count: None,
+        first_ns: None,
+        last_ns: None,
         delivered: true,
         sender,
     })

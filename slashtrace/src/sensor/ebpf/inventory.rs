@@ -1,8 +1,10 @@
 //! What /proc shows beside what the kernel programs told: what was there before them, what is there
 //! after a loss.
 
+use std::{collections::HashMap, mem};
+
 use anyhow::{Context as _, Result};
-use slashtrace_ebpf::Tracked;
+use slashtrace_ebpf::{FAMILY_SHARE, Tracked};
 
 use super::{EbpfSensor, translate::wire_role};
 use crate::{
@@ -20,51 +22,85 @@ impl EbpfSensor {
             .context("cannot read /proc")?;
         // What the kernel saw meanwhile comes first; of a worker seen twice, it knows more.
         self.translate_all();
-        for spawn in found {
-            self.adopt(spawn)?;
-        }
+        let left_out = self.adopt_all(found);
+        self.left_out(left_out);
         Ok(())
     }
 
-    /// After loss: compares what is known with what is there.
-    pub(super) fn resync(&mut self) -> Result<()> {
+    /// After loss: compares what is known with what is there. Where `lost` is not set only looks for
+    /// those that are not tracked: no end was missed.
+    pub(super) fn resync(&mut self, lost: bool) -> Result<()> {
         let known: Vec<(Identity, Role)> = self.translator.tracked().collect();
         let found = proc::resync(&self.proc, &self.profile, &mut self.surroundings.book, &known)
             .context("cannot read /proc")?;
-        for exit in found.exits {
-            self.exited(exit);
+        // That may have taken a while: who ended meanwhile has a record.
+        self.translate_all();
+        for exit in found.exits.into_iter().filter(|_| lost) {
+            if self.translator.role_of(exit.identity()).is_some() {
+                self.exited(exit);
+            }
         }
-        for spawn in found.spawns {
-            self.adopt(spawn)?;
-        }
+        // Who was left out and told of is so still: that is no further loss.
+        self.untracked = self.adopt_all(found.spawns) > 0;
         Ok(())
     }
 
-    /// Has the kernel track a process that /proc shows, and what is above it.
-    pub(super) fn adopt(&mut self, spawn: Spawn) -> Result<()> {
-        let mut batch = Vec::new();
-        let adopted = self.adopt_into(spawn, &mut batch);
-        self.keep(batch);
-        adopted
+    /// Has the kernel track processes that /proc shows, as far as there are places for them. How many
+    /// there was none for.
+    pub(super) fn adopt_all(&mut self, spawns: Vec<Spawn>) -> u64 {
+        let mut left_out = 0;
+        let mut families: HashMap<Identity, u32> = HashMap::new();
+        for spawn in spawns {
+            if let Some(worker) = spawn.worker {
+                let tables = &self.object.tables;
+                let known = || tables.get(worker.pid).map_or(0, |worker| worker.family);
+                let family = families.entry(worker).or_insert_with(known);
+                *family += 1;
+                if *family > FAMILY_SHARE {
+                    left_out += 1;
+                    continue;
+                }
+            }
+            let mut batch = Vec::new();
+            left_out += u64::from(!self.adopt_into(spawn, &mut batch));
+            self.keep(batch);
+        }
+        left_out
     }
 
-    /// As [`Self::adopt`], between what records came to.
-    pub(super) fn adopt_into(&mut self, spawn: Spawn, batch: &mut Vec<Observation>) -> Result<()> {
+    /// Says that there was no place for so many processes. They are looked for again now and then.
+    pub(super) fn left_out(&mut self, processes: u64) {
+        if processes > 0 {
+            self.untracked = true;
+            let gap = self.ledger.left_out(processes);
+            self.pending
+                .push_back(Observation { boottime_ns: boottime_ns(), body: Body::Gap(gap) });
+        }
+    }
+
+    /// Has the kernel track a process that /proc shows, and what is above it. False if there is no
+    /// place for it: then nothing is said of it, because nobody would be told of its end.
+    pub(super) fn adopt_into(&mut self, spawn: Spawn, batch: &mut Vec<Observation>) -> bool {
         let identity = spawn.identity();
         let known = self.translator.role_of(identity);
         // A known descendant may have become a worker.
         if known.is_some_and(|role| role == spawn.role || spawn.role != Role::Worker) {
-            return Ok(());
+            return true;
         }
         let worker = spawn.worker.unwrap_or(identity);
-        self.track(identity, spawn.role, worker)?;
+        if !self.track(identity, spawn.role, worker, spawn.uid) {
+            return false;
+        }
+        let mut above_fit = true;
         if spawn.role == Role::Worker
             && let Some(parent) = &spawn.parent
             && !parent.reaper
         {
-            self.track(parent.process.identity(), Role::Gateway, Identity { pid: 0, start_ns: 0 })?;
+            let nobody = Identity { pid: 0, start_ns: 0 };
+            let gateway = parent.process.identity();
+            above_fit &= self.track(gateway, Role::Gateway, nobody, spawn.uid);
             for above in &spawn.ancestors {
-                self.track(above.identity(), Role::Ancestor, Identity { pid: 0, start_ns: 0 })?;
+                above_fit &= self.track(above.identity(), Role::Ancestor, nobody, spawn.uid);
             }
         }
         let now = boottime_ns();
@@ -79,21 +115,42 @@ impl EbpfSensor {
         }
         let spawned = Observation { boottime_ns: now, body: Body::Spawn(Box::new(spawn)) };
         self.surroundings.observe(spawned, batch);
-        // Any of them may have ended before the kernel knew that it is to tell.
         for (identity, role) in [(identity, role)].into_iter().chain(above) {
-            if self.is_alive(identity) || self.translator.role_of(identity).is_none() {
-                continue;
-            }
-            if !self.object.untrack_process(identity) {
-                // It passed the exit program after all, whose record knows how it ended.
-                continue;
-            }
-            self.translator.forget(identity);
-            let exit = inferred_exit(identity, role, Source::Proc);
-            let exited = Observation { boottime_ns: boottime_ns(), body: Body::Exit(exit) };
-            self.surroundings.observe(exited, batch);
+            self.end_if_gone(identity, role, batch);
+            self.young.push((identity, role));
         }
-        Ok(())
+        above_fit
+    }
+
+    /// Looks again at whoever was put into the kernel's tables since the last round: a process that
+    /// has passed the exit program, and is no zombie yet, looks alive in /proc.
+    pub(super) fn look_at_young(&mut self) {
+        let mut batch = Vec::new();
+        for (identity, role) in mem::take(&mut self.young) {
+            self.end_if_gone(identity, role, &mut batch);
+        }
+        self.keep(batch);
+    }
+
+    /// A process that the kernel is to track since this moment may have ended before the kernel knew
+    /// that it is to tell: then it would be in its table for ever.
+    pub(super) fn end_if_gone(
+        &mut self,
+        identity: Identity,
+        role: Role,
+        batch: &mut Vec<Observation>,
+    ) {
+        if self.is_alive(identity) || self.translator.role_of(identity).is_none() {
+            return;
+        }
+        if !self.object.tables.untrack_process(identity) {
+            // It passed the exit program after all, whose record knows how it ended.
+            return;
+        }
+        self.translator.forget(identity);
+        let exit = inferred_exit(identity, role, Source::Proc);
+        let exited = Observation { boottime_ns: boottime_ns(), body: Body::Exit(exit) };
+        self.surroundings.observe(exited, batch);
     }
 
     /// The kernel cannot ask whether the forker of a sibling (`CLONE_PARENT`) lives, and tracks it.
@@ -103,14 +160,14 @@ impl EbpfSensor {
             && let Some(parent) = spawn.parent.as_ref().filter(|parent| parent.gone)
             && !self.is_alive(parent.process.identity())
         {
-            self.object.untrack_process(parent.process.identity());
+            self.object.tables.untrack_process(parent.process.identity());
         }
     }
 
     /// Has the kernel forget who ended without its noticing, and reports their end.
     pub(super) fn sweep(&mut self) {
         let proc = &self.proc;
-        let removed = self.object.sweep(|pid, start_ns| match proc.stat(pid) {
+        let removed = self.object.tables.sweep(|pid, start_ns| match proc.stat(pid) {
             Ok(Some(stat)) => stat.ended() || !proc.is_same(Identity { pid, start_ns }, &stat),
             Ok(None) => true,
             Err(_) => false,
@@ -131,23 +188,28 @@ impl EbpfSensor {
             if self.proc.is_same(identity, &stat) && !stat.ended())
     }
 
-    fn track(&mut self, identity: Identity, role: Role, worker: Identity) -> Result<()> {
+    /// False if there is no place for it.
+    fn track(&mut self, identity: Identity, role: Role, worker: Identity, owner: u32) -> bool {
         let before = self.translator.role_of(identity);
-        if !self.translator.learn(identity, role) {
-            return Ok(());
-        }
         let tracked = Tracked {
             start_ns: identity.start_ns,
             worker_start_ns: worker.start_ns,
             reads: 0,
             worker: worker.pid,
             role: wire_role(role) as u32,
+            owner,
+            family: 0,
         };
-        if before.is_some_and(|before| before != role) {
-            self.object.correct(identity.pid, Some(tracked));
-            return Ok(());
+        let fits = match before {
+            // It may be in the table as what it is, or as less.
+            Some(before) if before == role || role != Role::Worker => true,
+            Some(_) => self.object.tables.correct(identity.pid, Some(tracked)),
+            None => self.object.tables.track(identity.pid, tracked),
+        };
+        fits && {
+            self.translator.learn(identity, role);
+            true
         }
-        self.object.track(identity.pid, tracked)
     }
 
     fn exited(&mut self, exit: Exit) {

@@ -89,8 +89,10 @@ impl EbpfSensor {
         }
         let id = self.surroundings.book.kernel(long.tgid, long.start_ns);
         match self.look_at(id, &long) {
-            // An error is a full map: that is counted where the kernel adds to it, too.
-            Looked::Worker(spawn) => drop(self.adopt_into(*spawn, batch)),
+            Looked::Worker(spawn) => {
+                let fits = self.adopt_into(*spawn, batch);
+                self.left_out(u64::from(!fits));
+            }
             Looked::Other => {}
             Looked::Gone => self.long.gone += 1,
         }
@@ -158,9 +160,8 @@ impl EbpfSensor {
                 body: Body::Gap(Gap { reason, lost: workers, resynced: true }),
             });
         }
-        for spawn in new {
-            self.adopt(spawn)?;
-        }
+        let left_out = self.adopt_all(new);
+        self.left_out(left_out);
         Ok(())
     }
 }

@@ -25,6 +25,12 @@ pub struct Ledger {
     reported: BTreeMap<&'static str, u64>,
     last: Counts,
     lost: u64,
+    left_out: u64,
+}
+
+/// Whether a gap says that there was no place in the tables: another look at /proc finds none either.
+pub const fn is_left_out(reason: GapReason) -> bool {
+    matches!(reason, GapReason::MapFull | GapReason::ShareFull)
 }
 
 impl Ledger {
@@ -47,8 +53,9 @@ impl Ledger {
         let of = |counter: Counter| counts.counters[counter as usize];
         let unread = of(Counter::Submitted).saturating_sub(self.read + queued);
         let losses = [
-            ("ring-full", GapReason::RingFull, of(Counter::RingFull)),
+            ("ring-full", GapReason::RingFull, of(Counter::RingFull) + of(Counter::RingShare)),
             ("map-full", GapReason::MapFull, of(Counter::MapFull)),
+            ("share-full", GapReason::ShareFull, of(Counter::ShareFull)),
             (
                 "read-failed",
                 GapReason::ReadFailed,
@@ -62,12 +69,20 @@ impl Ledger {
         for (name, reason, total) in losses {
             let reported = self.reported.entry(name).or_default();
             if total > *reported {
-                gaps.push(Gap { reason, lost: total - *reported, resynced: true });
+                let resynced = !is_left_out(reason);
+                gaps.push(Gap { reason, lost: total - *reported, resynced });
                 self.lost += total - *reported;
                 *reported = total;
             }
         }
         gaps
+    }
+
+    /// There was no place in the tables for so many processes that /proc shows.
+    pub fn left_out(&mut self, processes: u64) -> Gap {
+        self.lost += processes;
+        self.left_out += processes;
+        Gap { reason: GapReason::ShareFull, lost: processes, resynced: false }
     }
 
     /// How many execs with more arguments than are searched were not reported one by one.
@@ -89,6 +104,7 @@ impl Ledger {
         names.insert("read".into(), self.read);
         names.insert("undecodable".into(), self.undecodable);
         names.insert("program-missed".into(), self.last.missed_runs);
+        names.insert("left-out".into(), self.left_out);
         names.insert("tracked".into(), self.last.tracked);
         names
     }
@@ -117,6 +133,18 @@ mod tests {
         let gaps = ledger.reconcile(counts(&[(Counter::Submitted, 1), (Counter::RingFull, 5)]), 0);
         assert_eq!(gaps[0].lost, 2);
         assert!(!ledger.complete());
+    }
+
+    #[test]
+    fn no_place_in_a_table_is_a_gap_that_no_look_at_proc_heals() {
+        let mut ledger = Ledger::default();
+        let seen = counts(&[(Counter::ShareFull, 5), (Counter::MapFull, 2)]);
+        let gap = |reason, lost| Gap { reason, lost, resynced: false };
+        let gaps = ledger.reconcile(seen, 0);
+        assert_eq!(gaps, [gap(GapReason::MapFull, 2), gap(GapReason::ShareFull, 5)]);
+        assert_eq!(ledger.left_out(3), gap(GapReason::ShareFull, 3));
+        assert!(ledger.reconcile(seen, 0).is_empty() && !ledger.complete());
+        assert_eq!(ledger.by_name()["left-out"], 3);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! snapshot at the start; samples of what is tracked.
 //!
 //! `btf` finds kernel fields, `object` loads and attaches the programs, `optional` the hooks that a
-//! kernel may not offer, `rule` turns a profile into the kernel's filter, `ring` reads records while
+//! kernel may not offer, `tables` is who is tracked, `rule` turns a profile into the kernel's filter, `ring` reads records while
 //! others judge, `wire` decodes them, `replies` is the hook for
 //! what gateways send, `translate` makes observations of them, `mistaken` knows who is
 //! tracked and should not be, `loss` reconciles counters, `inventory` is what /proc shows beside all
@@ -19,6 +19,7 @@ mod optional;
 mod replies;
 mod ring;
 mod rule;
+mod tables;
 mod translate;
 mod wire;
 
@@ -31,12 +32,12 @@ use tokio::time::{Instant, sleep_until};
 
 use self::{
     long_argv::LongArgvWatch,
-    loss::{Counts, Ledger},
+    loss::{Counts, Ledger, is_left_out},
     object::Object,
     optional::TerminalHook,
     ring::Ring,
     rule::Rule,
-    translate::{Translated, Translator},
+    translate::{Translated, Translator, model_role},
 };
 use super::{
     Description, Last, Next, Options, Sensor,
@@ -48,13 +49,15 @@ use crate::{
         clock::{boottime_ns, is_shifted},
         proc::{self, ProcFs},
     },
-    model::{Body, Capability, Gap, GapReason, Identity, Limits, Observation, SensorKind},
+    model::{Body, Capability, Gap, GapReason, Identity, Limits, Observation, Role, SensorKind},
     next_step::NextStep as _,
     profile::Profile,
 };
 
 /// How often the kernel programs are rid of those who ended without their noticing.
 const SWEEP: Duration = Duration::from_mins(1);
+/// The same where there was no place for somebody. Who was left out is looked for after it.
+const SWEEP_WHEN_FULL: Duration = Duration::from_secs(30);
 /// Records, or observations, that are handled in one go: some milliseconds of work, after which
 /// signals, deadlines and the reaper get their turn.
 const BATCH: usize = 512;
@@ -90,6 +93,10 @@ pub struct EbpfSensor {
     /// Messages that the hook for replies had missed when a reply was last observed.
     missed_messages: u64,
     swept_ns: u64,
+    /// Some process may not be tracked because there was no place for it.
+    untracked: bool,
+    /// Who was put into the kernel's tables from here since the last round.
+    young: Vec<(Identity, Role)>,
     long: LongArgvWatch,
 }
 
@@ -127,6 +134,8 @@ impl EbpfSensor {
             terminals_after: None,
             missed_messages: 0,
             swept_ns: boottime_ns(),
+            untracked: false,
+            young: Vec::new(),
             long: LongArgvWatch::default(),
         };
         sensor.look_at_what_is_there()?;
@@ -274,8 +283,17 @@ impl EbpfSensor {
             Translated::LongArgv(long) => self.long_argv(long, batch),
             Translated::Dropped => {}
         }
-        for (tgid, tracked) in self.translator.corrections.drain(..) {
-            self.object.correct(tgid, tracked);
+        for (tgid, tracked) in mem::take(&mut self.translator.corrections) {
+            let fits = self.object.tables.correct(tgid, tracked);
+            self.left_out(u64::from(!fits));
+            // Who is above a worker may have ended meanwhile.
+            if let Some(known) = tracked
+                && let Some(role) = slashtrace_ebpf::Role::from_u32(known.role)
+            {
+                let id = Identity { pid: tgid, start_ns: known.start_ns };
+                self.end_if_gone(id, model_role(role), batch);
+                self.young.push((id, model_role(role)));
+            }
         }
     }
 
@@ -328,10 +346,12 @@ impl EbpfSensor {
             log.flush();
         }
         self.reconcile()?;
+        self.observe_held_signals();
+        self.look_at_young();
         let counts = self.count_calls;
         let object = &self.object;
         let reads = |identity: Identity| {
-            counts.then(|| object.tracked(identity.pid)).flatten().map(|tracked| tracked.reads)
+            counts.then(|| object.tables.get(identity.pid)).flatten().map(|tracked| tracked.reads)
         };
         let mut found = Vec::new();
         self.surroundings.sample(boottime_ns(), &reads, &mut found);
@@ -342,13 +362,27 @@ impl EbpfSensor {
         Ok(())
     }
 
+    /// Observes the signals that the kernel programs have only counted.
+    fn observe_held_signals(&mut self) {
+        let now = boottime_ns();
+        let mut batch = Vec::new();
+        for (key, burst) in self.object.held_signals() {
+            let Some(event) = wire::held(key, &burst, now) else { continue };
+            let translated = self.translator.translate(event, &mut self.surroundings.book);
+            if let Translated::Observation(observation) = translated {
+                self.surroundings.observe(observation, &mut batch);
+            }
+        }
+        self.keep(batch);
+    }
+
     /// Compares what the kernel programs counted with what was read. The number of records in
     /// memory that are among those counted.
     fn reconcile(&mut self) -> Result<usize> {
         let counts = Counts {
             counters: self.object.counters()?,
             missed_runs: self.object.missed_runs(),
-            tracked: self.object.tracked_total(),
+            tracked: self.object.tables.total(),
         };
         let awaited = self.ledger.awaited(&counts) as usize;
         let mut queued = self.ring.drain_to(awaited);
@@ -366,14 +400,25 @@ impl EbpfSensor {
             counted = 0;
             // What is known must be up to date before it is compared with /proc.
             self.translate_all();
+            self.untracked |= gaps.iter().any(|gap| is_left_out(gap.reason));
+            let resync = gaps.iter().any(|gap| gap.resynced);
             self.pending.extend(
                 gaps.into_iter().map(|gap| Observation { boottime_ns: now, body: Body::Gap(gap) }),
             );
-            self.resync()?;
+            if resync {
+                self.resync(true)?;
+            }
         }
-        if now.saturating_sub(self.swept_ns) >= SWEEP.as_nanos() as u64 {
+        let since = now.saturating_sub(self.swept_ns);
+        let after = if self.untracked { SWEEP_WHEN_FULL } else { SWEEP };
+        if since >= after.as_nanos() as u64 {
             self.swept_ns = now;
             self.sweep();
+            if self.untracked {
+                counted = 0;
+                self.translate_all();
+                self.resync(false)?;
+            }
         }
         Ok(counted)
     }
@@ -420,6 +465,7 @@ impl Sensor for EbpfSensor {
     fn finish(mut self: Box<Self>) -> Result<Last> {
         // In a storm more comes all the time: the recording ends with what was counted now.
         let counted = self.reconcile()?;
+        self.observe_held_signals();
         self.translate_counted(counted);
         if self.long.is_pending() {
             self.search_long_argv()?;

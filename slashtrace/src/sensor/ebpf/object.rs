@@ -1,5 +1,6 @@
 use std::{
     fs,
+    hash::{BuildHasher as _, RandomState},
     io::Write as _,
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
     path::PathBuf,
@@ -13,23 +14,20 @@ use aya::{
 };
 use aya_log::EbpfLogger;
 use slashtrace_ebpf::{
-    Counter, FIELD_COUNT, FLAT_PORTS, Field, FlatGateway, TerminalKey, Tracked, UNKNOWN_OFFSET,
-    gateway_bit, is_same_start,
+    Counter, FIELD_COUNT, FLAT_PORTS, Field, FlatGateway, SignalBurst, SignalKey, TerminalKey,
+    UNKNOWN_OFFSET, gateway_bit,
 };
 
 use super::{
     btf::{Btf, VMLINUX_BTF},
-    marks::Marks,
     optional::{
         COUNT_CALLS, CallHook, TERMINAL, TerminalHook, attach_call_hook, attach_terminal_hook,
     },
     replies::{REPLIES, ReplyHook},
     rule::Rule,
+    tables::Tables,
 };
-use crate::{
-    model::{Capability, Identity},
-    sensor::TerminalChoice,
-};
+use crate::{model::Capability, sensor::TerminalChoice};
 
 static PROBES: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/probes"));
 
@@ -43,13 +41,21 @@ pub fn hooks() -> impl Iterator<Item = &'static str> {
     HOOKS.into_iter()
 }
 
+/// A map key that may be written as bytes.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct SignalSort(SignalKey);
+
+// SAFETY: `SignalKey` is `repr(C)`, of integers, and without padding.
+unsafe impl Pod for SignalSort {}
+
 /// A map value that may be written as bytes.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
-pub struct TrackedValue(pub Tracked);
+struct BurstValue(SignalBurst);
 
-// SAFETY: `Tracked` is `repr(C)`, of integers, and without padding.
-unsafe impl Pod for TrackedValue {}
+// SAFETY: `SignalBurst` is `repr(C)`, of integers and bytes, and without padding.
+unsafe impl Pod for BurstValue {}
 
 /// A map key that may be written as bytes.
 #[derive(Clone, Copy)]
@@ -74,8 +80,9 @@ pub struct Object {
     events: Option<RingBuf<MapData>>,
     /// Log lines from the programs, if asked for.
     pub log: Option<EbpfLogger<StderrLog>>,
-    tracked: HashMap<MapData, u32, TrackedValue>,
-    marks: Marks,
+    /// Who is tracked.
+    pub tables: Tables,
+    signalled: HashMap<MapData, SignalSort, BurstValue>,
     terminals: HashMap<MapData, TerminalPlace, u32>,
     gateway_bits: Array<MapData, u64>,
     gateways: HashMap<MapData, u32, GatewayValue>,
@@ -110,7 +117,8 @@ impl Object {
         terminal: TerminalChoice,
         log: bool,
     ) -> Result<Self> {
-        let mut ebpf = create(rule, log, &kernel_layout()?)?;
+        let spread = draw_spread();
+        let mut ebpf = create(rule, log, &kernel_layout()?, spread)?;
         let btf = aya::Btf::from_sys_fs().context("cannot parse the kernel's BTF")?;
         for hook in HOOKS {
             load_hook(&mut ebpf, hook, &btf)?;
@@ -136,9 +144,8 @@ impl Object {
         Ok(Self {
             events,
             log,
-            tracked: HashMap::try_from(take(&mut ebpf, "TRACKED")?)?,
-            marks: Marks::map(&Array::try_from(take(&mut ebpf, "MARKS")?)?)
-                .context("cannot map the kernel programs' table of marks")?,
+            tables: Tables::take(&mut ebpf, spread)?,
+            signalled: HashMap::try_from(take(&mut ebpf, "SIGNALLED")?)?,
             terminals: HashMap::try_from(take(&mut ebpf, "TERMINALS")?)?,
             gateway_bits: Array::try_from(take(&mut ebpf, "GATEWAY_BITS")?)?,
             gateways: HashMap::try_from(take(&mut ebpf, "GATEWAYS")?)?,
@@ -157,85 +164,18 @@ impl Object {
         self.events.take()
     }
 
-    /// Has the kernel track a process that was there before the programs. Keeps what the kernel
-    /// itself wrote meanwhile; what an earlier process of that pid left is replaced.
-    ///
-    /// # Errors
-    /// If the map is full.
-    pub fn track(&mut self, pid: u32, tracked: Tracked) -> Result<()> {
-        const BPF_NOEXIST: u64 = 1;
-        if self.tracked(pid).is_some_and(|known| !is_same(known.start_ns, tracked.start_ns)) {
-            self.untrack(pid);
-        }
-        self.marks.add(pid);
-        let Err(error) = self.tracked.insert(pid, TrackedValue(tracked), BPF_NOEXIST) else {
-            return Ok(());
-        };
-        self.marks.remove(pid);
-        if self.tracked(pid).is_some() {
-            return Ok(());
-        }
-        Err(error).context("the map of tracked processes is full")
-    }
-
-    /// Has the kernel know of a process what it should have known: as what to track it, or nothing.
-    pub fn correct(&mut self, pid: u32, tracked: Option<Tracked>) {
-        const BPF_EXIST: u64 = 2;
-        let Some(tracked) = tracked else {
-            self.untrack(pid);
-            return;
-        };
-        if self.tracked.insert(pid, TrackedValue(tracked), BPF_EXIST).is_err() {
-            // It was forgotten meanwhile. A full map is counted by whoever else wants to add to it.
-            drop(self.track(pid, tracked));
-        }
-    }
-
-    /// What the kernel knows of a tracked process.
-    pub fn tracked(&self, pid: u32) -> Option<Tracked> {
-        self.tracked.get(&pid, 0).ok().map(|TrackedValue(tracked)| tracked)
-    }
-
-    /// How many processes the kernel tracks.
-    pub fn tracked_total(&self) -> u64 {
-        self.marks.total()
-    }
-
-    /// Has the kernel forget a process. False if it had already: after its end there is a record of
-    /// that then.
-    pub fn untrack(&mut self, pid: u32) -> bool {
-        let removed = self.tracked.remove(&pid).is_ok();
-        if removed {
-            self.marks.remove(pid);
-        }
-        removed
-    }
-
-    /// As [`Self::untrack`], unless the entry is of another process that got that pid.
-    pub fn untrack_process(&mut self, process: Identity) -> bool {
-        self.tracked(process.pid).is_some_and(|known| is_same(known.start_ns, process.start_ns))
-            && self.untrack(process.pid)
-    }
-
-    /// Has the kernel forget those who have ended without its noticing, as `has_ended` (a pid and
-    /// the start time in the map, ns) finds out: the exit program runs before a process becomes a
-    /// zombie, so whoever is one, or is gone, and still has an entry will never be reported. Gives
-    /// the entries that were removed.
-    pub fn sweep(&mut self, has_ended: impl Fn(u32, u64) -> bool) -> Vec<(u32, Tracked)> {
-        let pids: Vec<u32> = self.tracked.keys().filter_map(Result::ok).collect();
-        let mut removed = Vec::new();
-        for pid in pids {
-            // Looked up before and after: what is still there after the end is stale.
-            let Some(before) = self.tracked(pid) else { continue };
-            if !has_ended(pid, before.start_ns) {
-                continue;
-            }
-            let unchanged = self.tracked(pid).is_some_and(|now| now.start_ns == before.start_ns);
-            if unchanged && self.untrack(pid) {
-                removed.push((pid, before));
+    /// Takes out the signals that the kernel has only counted.
+    pub fn held_signals(&mut self) -> Vec<(SignalKey, SignalBurst)> {
+        let keys: Vec<SignalSort> = self.signalled.keys().filter_map(Result::ok).collect();
+        let mut held = Vec::new();
+        for key in keys {
+            let Ok(BurstValue(burst)) = self.signalled.get(&key, 0) else { continue };
+            // What is sent between the two calls is in the counter of all such signals alone.
+            if burst.held > 0 && self.signalled.remove(&key).is_ok() {
+                held.push((key.0, burst));
             }
         }
-        removed
+        held
     }
 
     /// Has the kernel tell of the end of a terminal. Where its map is full, inotify does all the
@@ -313,9 +253,10 @@ impl Object {
     }
 }
 
-/// Whether two start times are one process's; each may be rounded down to a tick.
-fn is_same(one: u64, other: u64) -> bool {
-    is_same_start(one, other) || is_same_start(other, one)
+/// An odd number that nobody outside knows.
+fn draw_spread() -> u32 {
+    // Keyed at random (`RandomState`).
+    RandomState::new().hash_one(0) as u32 | 1
 }
 
 fn recursion_misses(program: BorrowedFd<'_>) -> Option<u64> {
@@ -325,7 +266,7 @@ fn recursion_misses(program: BorrowedFd<'_>) -> Option<u64> {
 }
 
 /// Creates the maps and fills what the programs only read.
-fn create(rule: &Rule, log: bool, layout: &Layout) -> Result<Ebpf> {
+fn create(rule: &Rule, log: bool, layout: &Layout, spread: u32) -> Result<Ebpf> {
     let log_flag = u32::from(log);
     let syscall_read = libc::SYS_read as u64;
     let (by_tokens, by_program) = (u32::from(rule.by_tokens), u32::from(rule.by_program));
@@ -340,6 +281,7 @@ fn create(rule: &Rule, log: bool, layout: &Layout) -> Result<Ebpf> {
         .override_global("RULE_ENDS", &rule.ends, true)
         .override_global("ARGV_MIN", &rule.argv_min, true)
         .override_global("SYSCALL_READ", &syscall_read, true)
+        .override_global("SHARE_SPREAD", &spread, true)
         .override_global("LOG", &log_flag, true)
         .load(PROBES)
         .context("the kernel refused the maps of the kernel programs")?;
@@ -417,7 +359,7 @@ fn save_verifier_log(hook: &str, text: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-fn take(ebpf: &mut Ebpf, name: &str) -> Result<aya::maps::Map> {
+pub fn take(ebpf: &mut Ebpf, name: &str) -> Result<aya::maps::Map> {
     ebpf.take_map(name).with_context(|| format!("the object has no map {name}"))
 }
 
@@ -425,7 +367,7 @@ fn take(ebpf: &mut Ebpf, name: &str) -> Result<aya::maps::Map> {
 pub fn probe_hooks(rule: &Rule) -> Vec<Capability> {
     let prepare = || -> Result<(Ebpf, aya::Btf)> {
         let btf = aya::Btf::from_sys_fs().context("cannot parse the kernel's BTF")?;
-        Ok((create(rule, false, &kernel_layout()?)?, btf))
+        Ok((create(rule, false, &kernel_layout()?, 1)?, btf))
     };
     let probe = |hook: &'static str| -> Result<String> {
         let (mut ebpf, btf) = prepare()?;
@@ -488,7 +430,7 @@ mod tests {
     #[test]
     fn what_the_verifier_says_goes_to_a_file_that_the_error_names() {
         let rule = Rule::new(&Profile::hermes());
-        let loaded = kernel_layout().and_then(|layout| create(&rule, false, &layout));
+        let loaded = kernel_layout().and_then(|layout| create(&rule, false, &layout, 1));
         if let Err(error) = loaded {
             eprintln!("SKIPPED: kernel programs cannot be had here: {error:#}");
             return;
@@ -496,7 +438,7 @@ mod tests {
         let mut layout = kernel_layout().unwrap();
         // Nothing is there: as if the kernel had changed behind its BTF's back.
         layout.offsets[Field::TaskTgid as usize] = 1 << 20;
-        let mut ebpf = create(&rule, false, &layout).unwrap();
+        let mut ebpf = create(&rule, false, &layout, 1).unwrap();
         let btf = aya::Btf::from_sys_fs().unwrap();
         let error = load_hook(&mut ebpf, "sched_process_fork", &btf).unwrap_err();
         let text = format!("{error:#}");

@@ -97,6 +97,8 @@ pub struct Translator {
     forkers: VecDeque<((u32, u64), ForkingThread)>,
     /// Who is tracked by mistake.
     mistaken: Mistaken,
+    /// Real user id of the process that is being translated: on whose account others are tracked.
+    owner: u32,
     /// What the kernel is to know otherwise: a thread group, and as what it is to be tracked, if at
     /// all.
     pub corrections: Vec<(u32, Option<Tracked>)>,
@@ -113,6 +115,7 @@ impl Translator {
             described: HashMap::new(),
             forkers: VecDeque::new(),
             mistaken: Mistaken::default(),
+            owner: 0,
             corrections: Vec::new(),
         }
     }
@@ -174,6 +177,7 @@ impl Translator {
                 result,
                 sender,
                 parent_ended,
+                held,
             } => {
                 let identity = book.kernel(tgid, start_ns);
                 let role = self.mistaken.role(identity, model_role(role));
@@ -189,6 +193,9 @@ impl Translator {
                     si_code,
                     delivered: result == 0,
                     parent_ended,
+                    count: held.map(|held| held.count),
+                    first_ns: held.map(|held| held.first_ns),
+                    last_ns: held.map(|held| held.last_ns),
                     sender: sender.map(|task| {
                         let identity = book.kernel(task.tgid, task.start_ns);
                         Sender {
@@ -251,6 +258,7 @@ impl Translator {
     /// What an exec comes to; `None` if it is nothing to us.
     fn exec(&mut self, exec: &WireExec, book: &mut IdentityBook) -> Option<Body> {
         let task = &exec.task;
+        self.owner = task.uid;
         let identity = book.kernel(task.tgid, task.start_ns);
         let truncated = exec.argv_bytes > exec.argv.len() as u64;
         let whole =
@@ -308,14 +316,15 @@ impl Translator {
         let known = Known { role: Role::Worker, arguments: Some(hash) };
         self.known.insert(identity, known);
         if self.mistaken.forget(identity) {
-            self.corrections.push((identity.pid, Some(tracked(identity, Role::Worker, identity))));
+            self.corrections
+                .push((identity.pid, Some(self.entry(identity, Role::Worker, identity))));
         }
         let gateway = parent.as_ref().filter(|it| !it.gone).map(|it| it.process.identity());
         let above = gateway.map(|id| (id, Role::Gateway)).into_iter();
         let above = above.chain(ancestors.iter().map(|it| (it.identity(), Role::Ancestor)));
         for (id, role) in above {
             if self.mistaken.above_worker(id) && self.is_alive(id) {
-                self.corrections.push((id.pid, Some(tracked(id, role, NOBODY))));
+                self.corrections.push((id.pid, Some(self.entry(id, role, NOBODY))));
             }
         }
         Some(Body::Spawn(Box::new(Spawn {
@@ -362,7 +371,7 @@ impl Translator {
         let outer = exec.worker_before.map(|(pid, ns)| self.tracked_identity(pid, ns, book));
         let before = role.map(|role| (role, outer.filter(|_| role == Role::Descendant)));
         let before = self.mistaken.worker(id, before);
-        let known = before.map(|(role, outer)| tracked(id, role, outer.unwrap_or(NOBODY)));
+        let known = before.map(|(role, outer)| self.entry(id, role, outer.unwrap_or(NOBODY)));
         self.corrections.push((id.pid, known));
         for task in exec.forker.iter().chain(&exec.chain) {
             let above = book.kernel(task.tgid, task.start_ns);
@@ -415,7 +424,7 @@ impl Translator {
     /// Has the kernel track a process above a worker that it did not find itself.
     fn track_above(&mut self, id: Identity) {
         if id.pid > 1 && self.learn_above(id) {
-            self.corrections.push((id.pid, Some(tracked(id, Role::Ancestor, NOBODY))));
+            self.corrections.push((id.pid, Some(self.entry(id, Role::Ancestor, NOBODY))));
         }
     }
 
@@ -518,6 +527,7 @@ impl Translator {
         worker: (u32, u64),
         book: &mut IdentityBook,
     ) -> Option<Body> {
+        self.owner = child.uid;
         let identity = book.kernel(child.tgid, child.start_ns);
         let above = book.kernel(parent.0, parent.1);
         let said = self.tracked_identity(worker.0, worker.1, book);
@@ -526,7 +536,7 @@ impl Translator {
             return None;
         };
         if worker != said {
-            let known = tracked(identity, Role::Descendant, worker);
+            let known = self.entry(identity, Role::Descendant, worker);
             self.corrections.push((identity.pid, Some(known)));
         }
         self.known.insert(identity, Known { role: Role::Descendant, arguments: None });
@@ -569,6 +579,19 @@ impl Translator {
         })))
     }
 
+    /// A process as the kernel is to track it.
+    fn entry(&self, id: Identity, role: Role, worker: Identity) -> Tracked {
+        Tracked {
+            start_ns: id.start_ns,
+            worker_start_ns: worker.start_ns,
+            reads: 0,
+            worker: worker.pid,
+            role: wire_role(role) as u32,
+            owner: self.owner,
+            family: 0,
+        }
+    }
+
     /// Identity behind a start time that the kernel programs may have been given by us, rounded.
     pub fn tracked_identity(&self, pid: u32, start_ns: u64, book: &mut IdentityBook) -> Identity {
         if start_ns.is_multiple_of(self.proc.tick_ns()) {
@@ -581,17 +604,6 @@ impl Translator {
 
 /// No worker.
 const NOBODY: Identity = Identity { pid: 0, start_ns: 0 };
-
-/// A process as the kernel is to track it.
-fn tracked(id: Identity, role: Role, worker: Identity) -> Tracked {
-    Tracked {
-        start_ns: id.start_ns,
-        worker_start_ns: worker.start_ns,
-        reads: 0,
-        worker: worker.pid,
-        role: wire_role(role) as u32,
-    }
-}
 
 /// The worker's terminal, else its parent's, else its parent's session leader's.
 fn terminal(exec: &WireExec) -> Option<Terminal> {

@@ -1,9 +1,9 @@
 use bytes::Bytes;
 use slashtrace_ebpf::{
     ARGV_MAX, CHAIN_MAX, CloneInfo, ExecRecord, ExitRecord, ForkRecord, Header, LongArgvRecord,
-    NO_TERMINAL, ParentKnownBy, RecordKind, Role, SENT_AT_PARENT_END, SENT_BY_KERNEL, SignalRecord,
-    TaskInfo, TerminalKey, TerminalRecord, ThreadAct, ThreadActRecord, ThreadForkRecord,
-    WIRE_VERSION, argv_padded,
+    NO_TERMINAL, ParentKnownBy, RecordKind, Role, SENT_AT_PARENT_END, SENT_BY_KERNEL, SignalBurst,
+    SignalKey, SignalRecord, TaskInfo, TerminalKey, TerminalRecord, ThreadAct, ThreadActRecord,
+    ThreadForkRecord, WIRE_VERSION, argv_padded,
 };
 use zerocopy::FromBytes;
 
@@ -64,6 +64,8 @@ pub enum What {
         sender: Option<Task>,
         /// It was sent because the sender ended.
         parent_ended: bool,
+        /// Where it stands for signals that the kernel only counted.
+        held: Option<Held>,
     },
     Terminal {
         /// `super_block.s_dev` of its devpts.
@@ -85,6 +87,15 @@ pub enum What {
         port: u16,
     },
     LongArgv(LongArgv),
+}
+
+/// Signals that the kernel only counted.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Held {
+    pub count: u32,
+    /// When the first and the last were sent, ns of the boot clock.
+    pub first_ns: u64,
+    pub last_ns: u64,
 }
 
 /// An exec whose arguments were not searched to their end.
@@ -164,6 +175,7 @@ pub fn decode(record: &Bytes) -> Result<Event, DecodeError> {
                 result: this.result,
                 sender: (this.origin != SENT_BY_KERNEL).then(|| task(&this.sender)),
                 parent_ended: this.origin == SENT_AT_PARENT_END,
+                held: None,
             }
         }
         RecordKind::Terminal => {
@@ -201,6 +213,23 @@ pub fn decode(record: &Bytes) -> Result<Event, DecodeError> {
         }
     };
     Ok(Event { boottime_ns: header.boottime_ns, what })
+}
+
+/// Signals that the kernel only counted, as one event at `boottime_ns`. `None` if the role is not one
+/// that this version knows.
+pub fn held(key: SignalKey, burst: &SignalBurst, boottime_ns: u64) -> Option<Event> {
+    let what = What::Signal {
+        tgid: key.tgid,
+        start_ns: burst.start_ns,
+        role: Role::from_u32(burst.role)?,
+        signal: key.signal,
+        si_code: burst.si_code,
+        result: burst.result,
+        sender: (burst.origin != SENT_BY_KERNEL).then(|| task(&burst.sender)),
+        parent_ended: burst.origin == SENT_AT_PARENT_END,
+        held: Some(Held { count: burst.held, first_ns: burst.first_ns, last_ns: burst.last_ns }),
+    };
+    Some(Event { boottime_ns, what })
 }
 
 fn exec(record: &Bytes) -> Result<Exec, DecodeError> {
