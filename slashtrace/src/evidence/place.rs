@@ -259,9 +259,14 @@ fn exchangeable(path: &Path, what: &str, uid: u32) -> anyhow::Error {
         .next_step(SAFE_STEP)
 }
 
-/// Root, or whoever runs this.
+/// Root, or whoever runs this, be it through sudo(8): then he named the file.
 fn trusted(uid: u32) -> bool {
-    uid == 0 || uid == geteuid().as_raw()
+    is_trusted(uid, geteuid().as_raw(), std::env::var("SUDO_UID").ok().as_deref())
+}
+
+fn is_trusted(uid: u32, own: u32, sudo: Option<&str>) -> bool {
+    let asked_by = || sudo?.parse::<u32>().ok();
+    uid == 0 || uid == own || (own == 0 && asked_by() == Some(uid))
 }
 
 #[cfg(test)]
@@ -352,5 +357,16 @@ mod tests {
         rustix::fs::mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
         let error = open(&path).unwrap_err();
         assert!(matches!(error.downcast_ref(), Some(Refusal::NoReader)), "{error:#}");
+    }
+
+    #[test]
+    fn root_trusts_who_called_sudo() {
+        assert!(is_trusted(0, 1_000, None) && is_trusted(1_000, 1_000, None));
+        assert!(is_trusted(1_000, 0, Some("1000")));
+        for (uid, own, sudo) in
+            [(1_000, 0, None), (1_000, 0, Some("1001")), (1_000, 0, Some("")), (7, 8, Some("7"))]
+        {
+            assert!(!is_trusted(uid, own, sudo), "{uid} {own} {sudo:?}");
+        }
     }
 }
