@@ -98,6 +98,8 @@ struct Named {
     /// Its owner, if it was there when it was last looked for.
     uid: Option<u32>,
     under_way: bool,
+    /// It was found to have ended, and the record of its end is on its way.
+    ended: bool,
     /// The findings that show it to be unused and justify ending it.
     findings: BTreeSet<String>,
     /// By finding: what is not to be chosen again.
@@ -273,7 +275,7 @@ impl Judge {
 
     /// The findings for which a worker may be chosen, each with from when on; the surest first.
     fn candidates(&self, id: Identity, roster: &Roster) -> Vec<(&str, u64)> {
-        let Some(named) = self.named.get(&id).filter(|named| !named.under_way) else {
+        let Some(named) = self.named.get(&id).filter(|it| !it.under_way && !it.ended) else {
             return Vec::new();
         };
         let Some(worker) = roster.worker(id).filter(|_| is_there(roster, id)) else {
@@ -445,6 +447,7 @@ impl Judge {
             _ => return,
         };
         worker.under_way = false;
+        worker.ended = matches!(action.outcome, Some(Outcome::Exited | Outcome::Gone));
         worker.held.insert(finding.clone(), held);
         self.refresh(id, roster);
     }

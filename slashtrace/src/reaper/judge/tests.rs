@@ -242,6 +242,18 @@ fn one_that_was_refused_waits_for_news_or_five_minutes() {
 }
 
 #[test]
+fn one_that_was_seen_to_have_ended_is_not_chosen_for_another_finding() {
+    for (step, outcome) in [(Step::Result, Outcome::Exited), (Step::Refuse, Outcome::Gone)] {
+        let mut court = Court::new(policy());
+        let decided = court.orphans(&[7]).decide();
+        court.find(Kind::Unreachable, &[7], |_| {});
+        court.answer(&decided[0], step, outcome);
+        assert_eq!(court.after(AGAIN_NS).pids(), [0; 0], "its exit is on its way");
+        assert_eq!(court.judge.next_deadline(), None);
+    }
+}
+
+#[test]
 fn a_finding_that_was_withdrawn_justifies_nothing_until_it_is_opened_again() {
     let mut court = Court::new(policy());
     let decided = court.orphans(&[7]).decide();
