@@ -271,7 +271,11 @@ impl World {
 
     /// A round of the sampler, for one worker.
     fn look(&mut self, id: Identity) {
-        let Some(worker) = self.workers.get(&id) else { return };
+        let now = self.now;
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        // Whoever is busy has used the CPU whenever it is looked at.
+        worker.cpu_ms += if worker.busy_until > now { 50 } else { 0 };
+        let worker = &*worker;
         let state = match worker.stdin {
             EndKind::Pipe if !worker.holders.is_empty() => StdinState::Held,
             EndKind::Pipe if !worker.heirs.is_empty() => StdinState::Inherited,
