@@ -164,7 +164,6 @@ impl Roster {
         self.workers.insert(id, Box::new(worker));
         self.enlist(id);
         self.note_launchers(id, spawn);
-        self.leave_alone(id);
         if let Some(launcher) = launcher
             && !self.spreads(launcher, id)
         {
@@ -179,6 +178,8 @@ impl Roster {
         }
         if ended {
             self.life_changed(id);
+        } else {
+            self.leave_alone(id);
         }
     }
 
