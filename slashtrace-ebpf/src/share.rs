@@ -31,7 +31,9 @@ pub struct Shares {
 /// The slot of a user; `spread` is odd.
 #[inline(always)]
 pub const fn share_slot(uid: u32, spread: u32) -> usize {
-    (uid.wrapping_mul(spread) >> 16) as usize & (SHARE_SLOTS - 1)
+    // The highest bits of a product depend on every bit of what is multiplied.
+    let spread = uid.wrapping_mul(spread);
+    ((spread ^ spread >> 16).wrapping_mul(0x9e37_79b1) >> 22) as usize & (SHARE_SLOTS - 1)
 }
 
 /// Signals of one number that one user sends to one target and that get a record each, in each window

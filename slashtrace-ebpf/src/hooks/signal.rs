@@ -74,6 +74,10 @@ pub fn handle(ctx: &BtfTracePointContext) {
     submit_for(uid, record);
 }
 
+/// Signals that end processes (signal(7)).
+const SIGKILL: u32 = 9;
+const SIGTERM: u32 = 15;
+
 /// What differs from signal to signal of a sort.
 struct Sent {
     role: u32,
@@ -118,7 +122,9 @@ fn is_held(key: SignalKey, start_ns: u64, now_ns: u64, one: &Sent) -> bool {
         burst.window = window;
         burst.emitted = 0;
     }
-    if burst.emitted < SIGNALS_EACH && may_record_signal(key.uid, now_ns) {
+    // Whoever ends a process has a record of that, however many other signals the user sends.
+    let ends = (key.signal == SIGKILL || key.signal == SIGTERM) && burst.emitted == 0;
+    if ends || (burst.emitted < SIGNALS_EACH && may_record_signal(key.uid, now_ns)) {
         burst.emitted += 1;
         return false;
     }

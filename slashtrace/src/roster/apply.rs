@@ -67,16 +67,16 @@ impl Roster {
                 }
             }
             Body::Signal(signal) => {
-                // What was only counted came after those that have records of their own.
+                // What was only counted is told of later than it was sent.
+                let sent_ns = signal.first_ns.unwrap_or(record.boottime_ns);
                 if matches!(signal.signal, TERM | KILL)
                     && let Some(worker) = self.workers.get_mut(&signal.identity())
-                    && (signal.count.is_none() || worker.rare().signalled_by.is_none())
+                    && sent_ns >= worker.rare().signalled_ns
                 {
                     let sender = signal.sender.as_ref().filter(|_| !signal.parent_ended);
                     let sender = sender.map(|it| Identity { pid: it.pid, start_ns: it.start_ns });
-                    if sender != worker.rare().signalled_by {
-                        worker.rare_mut().signalled_by = sender;
-                    }
+                    let rare = worker.rare_mut();
+                    (rare.signalled_by, rare.signalled_ns) = (sender, sent_ns);
                     if worker.exit.is_some() {
                         self.leave_alone(signal.identity());
                     }

@@ -82,6 +82,8 @@ pub(crate) struct Rare {
     pub(super) candidate: Option<Link>,
     /// Who sent it the last signal that ends a process.
     pub(super) signalled_by: Option<Identity>,
+    /// When that was, ns of the boot clock.
+    pub(super) signalled_ns: u64,
     /// What it outlived of its session, born at the same time.
     pub(crate) survived: Option<Survived>,
     /// It executed something that is no worker.
@@ -100,6 +102,7 @@ static NOTHING: Rare = Rare {
     launchers_rss_kib: None,
     candidate: None,
     signalled_by: None,
+    signalled_ns: 0,
     survived: None,
     left: None,
     away: None,

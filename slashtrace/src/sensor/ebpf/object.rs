@@ -14,8 +14,8 @@ use aya::{
 };
 use aya_log::EbpfLogger;
 use slashtrace_ebpf::{
-    Counter, FIELD_COUNT, FLAT_PORTS, Field, FlatGateway, SignalBurst, SignalKey, TerminalKey,
-    UNKNOWN_OFFSET, gateway_bit,
+    Counter, FIELD_COUNT, FLAT_PORTS, Field, FlatGateway, SIGNALLED_MAX, SignalBurst, SignalKey,
+    TerminalKey, UNKNOWN_OFFSET, gateway_bit,
 };
 
 use super::{
@@ -166,7 +166,10 @@ impl Object {
 
     /// Takes out the signals that the kernel has only counted.
     pub fn held_signals(&mut self) -> Vec<(SignalKey, SignalBurst)> {
-        let keys: Vec<SignalSort> = self.signalled.keys().filter_map(Result::ok).collect();
+        // Where keys come and go all the time the kernel begins anew: an end is put to that.
+        let most = 2 * SIGNALLED_MAX as usize;
+        let keys: Vec<SignalSort> =
+            self.signalled.keys().filter_map(Result::ok).take(most).collect();
         let mut held = Vec::new();
         for key in keys {
             let Ok(BurstValue(burst)) = self.signalled.get(&key, 0) else { continue };

@@ -64,12 +64,8 @@ impl Tables {
             }
             None => {}
         }
-        let below = is_below(tracked);
-        let share = if below { DESCENDANTS_SHARE } else { TRACKED_SHARE };
-        if tracked.owner != 0 && self.shares.of(tracked.owner, below) >= share.cast_signed() {
-            return false;
-        }
-        self.insert(pid, tracked)
+        // The kernel may have been faster.
+        self.has_share(tracked) && (self.insert(pid, tracked) || self.get(pid).is_some())
     }
 
     fn insert(&mut self, pid: u32, tracked: Tracked) -> bool {
@@ -82,7 +78,7 @@ impl Tables {
         }
         self.marks.remove(pid);
         self.shares.remove(tracked.owner, below);
-        self.get(pid).is_some()
+        false
     }
 
     /// Has the kernel know of a process what it should have known: as what to track it, or nothing.
@@ -103,12 +99,23 @@ impl Tables {
                 drop(self.table(below).insert(pid, Value(tracked), BPF_EXIST));
                 true
             }
-            Some(_) => {
-                self.untrack(pid);
-                self.track(pid, tracked)
+            // It moves: where there is no place for it in the other table it stays what it was.
+            Some(known) => {
+                let moved = self.has_share(tracked) && self.insert(pid, tracked);
+                if moved {
+                    self.remove(pid, is_below(known));
+                }
+                moved
             }
             None => self.track(pid, tracked),
         }
+    }
+
+    /// Whether the share of a process's owner has room for it.
+    fn has_share(&self, tracked: Tracked) -> bool {
+        let below = is_below(tracked);
+        let share = if below { DESCENDANTS_SHARE } else { TRACKED_SHARE };
+        tracked.owner == 0 || self.shares.of(tracked.owner, below) < share.cast_signed()
     }
 
     /// What the kernel knows of a tracked process.
@@ -125,18 +132,20 @@ impl Tables {
     /// Has the kernel forget a process. False if it had already: after its end there is a record of
     /// that then.
     pub fn untrack(&mut self, pid: u32) -> bool {
-        let removed = [false, true].map(|below| {
-            let Ok(Value(known)) = self.table(below).get(&pid, 0) else { return false };
-            let removed = self.table(below).remove(&pid).is_ok();
-            if removed {
-                self.marks.remove(pid);
-                self.shares.remove(known.owner, below);
-            }
-            // A worker's count of its descendants is the kernel's to change: one that is taken out
-            // here stays counted to it, which limits that worker alone.
-            removed
-        });
-        removed.contains(&true)
+        [false, true].map(|below| self.remove(pid, below)).contains(&true)
+    }
+
+    /// Takes a process out of one of the tables. False if it was not there.
+    fn remove(&mut self, pid: u32, below: bool) -> bool {
+        let Ok(Value(known)) = self.table(below).get(&pid, 0) else { return false };
+        let removed = self.table(below).remove(&pid).is_ok();
+        if removed {
+            self.marks.remove(pid);
+            self.shares.remove(known.owner, below);
+        }
+        // A worker's count of its descendants is the kernel's to change: one that is taken out
+        // here stays counted to it, which limits that worker alone.
+        removed
     }
 
     /// As [`Self::untrack`], unless the entry is of another process that got that pid.
