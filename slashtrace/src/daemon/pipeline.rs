@@ -204,12 +204,17 @@ impl<'a> Pipeline<'a> {
         Ok(all)
     }
 
-    /// Tells of records that were not written: [`Standing::missed`].
+    /// Tells of records that were not written: [`Standing::missed`]. What the reaper has announced may
+    /// have been among them, and is announced again.
     pub fn tell_of_missed(&mut self, lost: u64, now_ns: u64, time: Timestamp) -> Result<()> {
         self.missed += lost;
         let gap = Gap { reason: GapReason::NotWritten, lost, resynced: false };
         self.observe(Observation { boottime_ns: now_ns, body: Body::Gap(gap) }, time)?;
-        self.flush()
+        let again = self.reaper.as_mut().map(|reaper| reaper.announce_again(now_ns));
+        for observation in again.into_iter().flatten() {
+            self.observe(observation, time)?;
+        }
+        self.commit()
     }
 
     /// Records that were not written.

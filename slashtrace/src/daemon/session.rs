@@ -203,7 +203,8 @@ fn act_at_once(pipeline: &mut Pipeline<'_>) -> Result<()> {
     }
     observe_and_commit(pipeline, announced)?;
     let done = pipeline.step(boottime_ns());
-    observe(pipeline, done)
+    // It may announce the next step.
+    observe_and_commit(pipeline, done)
 }
 
 /// The same as [`observe`], and has it written: what the reaper does next is told of in it.

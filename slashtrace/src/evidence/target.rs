@@ -162,6 +162,13 @@ impl Target {
             self.at = 0;
             std::mem::swap(&mut self.lines, lines);
         } else {
+            // A reader that always leaves something is not to make what was written pile up.
+            let line = self.lines[..self.at].iter().rposition(|&byte| byte == b'\n');
+            let written = line.map_or(0, |end| end + 1);
+            if written > KEPT {
+                self.lines.drain(..written);
+                self.at -= written;
+            }
             self.lines.append(lines);
         }
     }
@@ -235,8 +242,11 @@ impl Target {
             self.back_to_line();
         } else if self.regular {
             let part = self.part_of_line() as u64;
-            let cut = self.file.as_ref().map(|file| file.set_len(self.len - part));
-            if part > 0 && cut.is_some_and(|cut| cut.is_ok()) {
+            // Who cut it meanwhile is not to find it longer.
+            let whole =
+                |file: &&File| file.metadata().is_ok_and(|now| part > 0 && now.len() == self.len);
+            let cut = self.file.as_ref().filter(whole).map(|file| file.set_len(self.len - part));
+            if cut.is_some_and(|cut| cut.is_ok()) {
                 self.len -= part;
                 self.back_to_line();
             }

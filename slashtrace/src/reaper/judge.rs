@@ -95,8 +95,6 @@ impl User {
 /// What is kept of a worker beside what the roster knows.
 #[derive(Debug, Default)]
 struct Named {
-    /// Its owner, if it was there when it was last looked for.
-    uid: Option<u32>,
     under_way: bool,
     /// It was found to have ended, and the record of its end is on its way.
     ended: bool,
@@ -104,8 +102,8 @@ struct Named {
     findings: BTreeSet<String>,
     /// By finding: what is not to be chosen again.
     held: BTreeMap<String, Held>,
-    /// Where it stands in `due`.
-    from_ns: Option<u64>,
+    /// Its owner, in whose `due` it stands, and where.
+    queued: Option<(u32, u64)>,
 }
 
 /// Why a worker is not chosen again for a finding.
@@ -304,17 +302,18 @@ impl Judge {
         }
         let from = self.candidates(id, roster).into_iter().map(|(_, from)| from).min();
         let Some(named) = self.named.get_mut(&id) else { return };
-        named.uid = roster.worker(id).map(|worker| worker.uid).or(named.uid);
-        let uid = named.uid.unwrap_or_default();
-        let before = std::mem::replace(&mut named.from_ns, from);
+        let uid = roster.worker(id).map(|worker| worker.uid);
+        let queued = uid.zip(from);
+        let before = std::mem::replace(&mut named.queued, queued);
         let nothing = named.findings.is_empty() && named.held.is_empty() && !named.under_way;
-        if before != from {
-            let user = self.users.entry(uid).or_default();
-            if let Some(before) = before {
+        if before != queued {
+            if let Some((uid, before)) = before
+                && let Some(user) = self.users.get_mut(&uid)
+            {
                 user.due.remove(&(before, id));
             }
-            if let Some(from) = from {
-                user.due.insert((from, id));
+            if let Some((uid, from)) = queued {
+                self.users.entry(uid).or_default().due.insert((from, id));
             }
         }
         if nothing {
@@ -381,12 +380,13 @@ impl Judge {
 
     fn forget(&mut self, id: Identity) {
         let Some(named) = self.named.remove(&id) else { return };
-        let Some(user) = named.uid.and_then(|uid| self.users.get_mut(&uid)) else { return };
-        if let Some(from) = named.from_ns {
-            user.due.remove(&(from, id));
+        for (uid, user) in &mut self.users {
+            if let Some((_, from)) = named.queued.filter(|(owner, _)| owner == uid) {
+                user.due.remove(&(from, id));
+            }
+            user.agreed.remove(&id);
+            user.storm.remove(&id);
         }
-        user.agreed.remove(&id);
-        user.storm.remove(&id);
     }
 
     fn finding(&mut self, seq: u64, finding: &Finding, roster: &Roster) {

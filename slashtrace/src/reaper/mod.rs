@@ -135,6 +135,17 @@ impl Reaper {
         said.into_iter().map(observation).collect()
     }
 
+    /// What was announced and is not done yet, once more: it may not have been written. SIGKILL is
+    /// announced when it is due again.
+    pub fn announce_again(&mut self, now_ns: u64) -> Vec<Observation> {
+        self.running.iter_mut().for_each(|running| running.kill = false);
+        let again = |ready: &Ready| Observation {
+            boottime_ns: now_ns,
+            body: Body::Action(Box::new(ready.before())),
+        };
+        self.ready.iter().map(again).collect()
+    }
+
     /// When there is something to do, ns of the boot clock, if nothing happens before.
     pub fn next_deadline(&self) -> Option<u64> {
         let told = !self.ready.is_empty() || self.running.iter().any(|running| running.kill);

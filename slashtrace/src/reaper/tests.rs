@@ -96,6 +96,29 @@ async fn every_step_is_told_before_it_is_done() {
 }
 
 #[tokio::test]
+async fn what_was_announced_and_may_not_have_been_written_is_announced_again() {
+    let grace = Duration::from_millis(200);
+    let mut bench = Bench::new(Mode::Enforce, &format!("trap '' TERM; echo; {LOOP}"), grace);
+    let again = |bench: &mut Bench| -> Vec<Step> {
+        let again = bench.reaper.announce_again(boottime_ns()).into_iter();
+        let step = |it: crate::model::Observation| match it.body {
+            Body::Action(action) => action.step,
+            other => panic!("{other:?}"),
+        };
+        again.map(step).collect()
+    };
+    assert_eq!(bench.next().await, [TERM_BEFORE]);
+    assert_eq!(again(&mut bench), [Step::Terminate]);
+    assert_eq!(bench.next().await, [TERM_SENT]);
+    assert_eq!(again(&mut bench), [], "it was done");
+    assert_eq!(bench.next().await, [KILL_BEFORE]);
+    assert_eq!(again(&mut bench), []);
+    assert_eq!(bench.next().await, [KILL_BEFORE], "not done before it is announced again");
+    assert_eq!(bench.next().await, [KILL_SENT]);
+    assert_eq!(bench.next().await, [result(Outcome::Exited)]);
+}
+
+#[tokio::test]
 async fn one_that_does_not_end_is_killed_after_the_grace() {
     let grace = Duration::from_millis(200);
     let mut bench = Bench::new(Mode::Enforce, &format!("trap '' TERM; echo; {LOOP}"), grace);

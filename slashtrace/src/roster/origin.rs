@@ -264,7 +264,8 @@ impl Roster {
             id: ended.id,
             spawn_seq: ended.birth.seq,
             end: ended.exit?,
-            preferred: served.is_some_and(|served| served.exact)
+            preferred: stays.birth.at <= ended.birth.at
+                && served.is_some_and(|served| served.exact)
                 && rise.is_some_and(|rise| rise.from >= stays.birth.at),
         })
     }

@@ -64,7 +64,7 @@ pub(crate) struct Survived {
     pub(crate) id: Identity,
     pub(crate) spawn_seq: u64,
     pub(crate) end: Moment,
-    /// Its calls were counted, and it served one while the other was there too.
+    /// It came later, its calls were counted, and it served one.
     pub(crate) preferred: bool,
 }
 

@@ -11,8 +11,9 @@
 //! or were born further apart (a restart).
 //!
 //! Weak: a gateway that notices its race late does the same, and then the session goes on with the
-//! one that stays. Strong where calls were counted, the one that ended served one while this one was
-//! there too, and this one has served none: then the session was with the other. Its session's terminal or client being
+//! one that stays. Strong where calls were counted, the one that ended came later and served one,
+//! and this one has served none: the session was with the other. A later one that stays may be a
+//! replacement that nobody has asked yet. Its session's terminal or client being
 //! gone is what `terminal-orphan` and `abandoned` say.
 
 use super::{GroupView, Judgement, Verdict, place, time};
@@ -201,11 +202,14 @@ mod tests {
 
     #[test]
     fn counted_calls_make_it_strong() {
-        let mut history = History::new();
-        history.spawn(101, 100, K).after(S / 10).spawn(102, 100, K).reads(102, 0).reads(101, 0);
-        history.after(S).reads(101, 1).after(2 * S).terminated(101, 100).after(10 * S);
-        let finding = history.found(Kind::LostAtClose);
-        assert_eq!((pids(finding), finding.confidence), (vec![102], Confidence::Strong));
-        assert!(finding.workers[0].unused);
+        for (ended, stays, sure) in [(102, 101, Confidence::Strong), (101, 102, Confidence::Weak)] {
+            let mut history = History::new();
+            history.spawn(101, 100, K).after(S / 10).spawn(102, 100, K).reads(102, 0);
+            history.reads(101, 0).after(S).reads(ended, 1).after(2 * S);
+            history.terminated(ended, 100).after(10 * S);
+            let finding = history.found(Kind::LostAtClose);
+            assert_eq!((pids(finding), finding.confidence), (vec![stays], sure));
+            assert!(finding.workers[0].unused);
+        }
     }
 }

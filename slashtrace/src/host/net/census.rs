@@ -91,12 +91,11 @@ impl CensusTaker {
         let tcp = census.waiting_for_tcp(own);
         let unix: Vec<u64> = census.listening_unix(own).collect();
         // Only the kernel tells how many wait for a Unix socket, and only of our own namespace.
-        let queued = |inode: &u64| -> usize {
-            let diag = self.diag.as_mut();
-            let socket = diag.and_then(|diag| diag.unix_socket(*inode).ok().flatten());
-            socket.map_or(0, |socket| socket.waiting as usize)
+        let queued = |inode: &u64| -> Option<usize> {
+            let socket = self.diag.as_mut()?.unix_socket(*inode).ok().flatten()?;
+            Some(socket.waiting as usize)
         };
-        Some(tcp + unix.iter().map(queued).sum::<usize>())
+        Some(tcp + unix.iter().map(queued).sum::<Option<usize>>()?)
     }
 
     /// The sockets of the namespace that the process is in, read once a round.

@@ -37,7 +37,14 @@ impl Checks {
         let Some(worker) = worker else { return Err(No::Gone) };
         let mut below: Vec<Own> = Vec::new();
         let live = |id: &&Identity| self.lives(**id);
-        for id in decision.descendants.iter().filter(live).take(DESCENDANTS_MAX) {
+        let descendants: Vec<&Identity> = decision.descendants.iter().filter(live).collect();
+        if descendants.len() > DESCENDANTS_MAX {
+            let n = descendants.len();
+            return Err(No::because(format!(
+                "who is connected to its {n} descendants is not seen"
+            )));
+        }
+        for id in descendants {
             let own = self.sockets_of(id.pid);
             below
                 .extend(own.map_err(|error| No::unread("the sockets of its descendants", &error))?);
@@ -61,6 +68,9 @@ impl Checks {
         let waiting = census.waiting(&folder, &tree).ok_or_else(unseen)?;
         let census = census.of(&folder).ok_or_else(unseen)?;
         let (own, below) = (census.find(&own, &tree), census.find(&below, &tree));
+        if !own.complete || !below.complete {
+            return Err(unseen());
+        }
         let connected = own.accepted.len() + own.opened.len() + own.pairs.len();
         match connected + below.accepted.len() + waiting {
             0 => Ok(()),

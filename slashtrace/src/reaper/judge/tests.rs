@@ -321,6 +321,19 @@ fn one_user_s_storm_stops_nobody_else_s_workers() {
 }
 
 #[test]
+fn one_that_became_another_user_s_waits_in_that_one_s_queue_alone() {
+    let mut court = Court::new(policy());
+    court.orphans(&[7]);
+    let mut again = spawn(id(7), Role::Worker);
+    again.uid = 2_000;
+    court.tell(Body::Spawn(Box::new(again)));
+    assert_eq!(court.roster.worker(id(7)).unwrap().uid, 2_000, "told by the kernel");
+    court.tell(exit(7));
+    assert_eq!(court.judge.next_deadline(), None);
+    assert_eq!(court.pids(), [0; 0]);
+}
+
+#[test]
 fn the_budget_is_of_any_minute() {
     let mut court = Court::new(Policy { budget_per_minute: 2, ..policy() });
     assert_eq!(court.orphans(&[7]).pids(), [7]);

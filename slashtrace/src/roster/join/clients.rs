@@ -164,7 +164,8 @@ impl Callers {
             (Some(_), _) => {
                 let among = |id: u64| seen.iter().any(|one| one.id == id && replied(one));
                 match before.filter(|(id, _)| among(*id)) {
-                    Some((id, how)) => Left::One(Caller { id, how, seqs }),
+                    // This time it was not seen by itself.
+                    Some((id, _)) => Left::One(Caller { id, how: How::Replied, seqs }),
                     None => {
                         Left::Among(seen.iter().filter(|it| replied(it)).map(|it| it.id).collect())
                     }
