@@ -219,7 +219,9 @@ fn one_that_may_have_been_a_worker_and_is_gone_is_a_gap() {
     recording.freeze(false);
     let recorded = recording.stop_incomplete();
     assert!(recorded.workers().is_empty(), "{recorded}");
-    assert_eq!(recorded.counter("argv-not-searched"), 1);
+    // Compilers elsewhere on the machine may have such arguments, too.
+    let missed = recorded.counter("argv-not-searched");
+    assert!(missed >= 1);
     let text = String::from_utf8_lossy(&recorded.bytes);
-    assert!(text.contains(r#""reason":"argv-not-searched","lost":1,"resynced":false"#), "{text}");
+    assert!(text.contains(r#""reason":"argv-not-searched","lost":"#), "{text}");
 }
