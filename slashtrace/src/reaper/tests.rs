@@ -101,7 +101,7 @@ async fn what_was_announced_and_may_not_have_been_written_is_announced_again() {
     let mut bench = Bench::new(Mode::Enforce, &format!("trap '' TERM; echo; {LOOP}"), grace);
     let again = |bench: &mut Bench| -> Vec<Step> {
         let again = bench.reaper.announce_again(boottime_ns()).into_iter();
-        let step = |it: crate::model::Observation| match it.body {
+        let step = |it: Observation| match it.body {
             Body::Action(action) => action.step,
             other => panic!("{other:?}"),
         };
