@@ -32,9 +32,11 @@ fn dropped(triggers: &[&str]) -> Option<(BTreeSet<u32>, u32, Recorded)> {
     driver.arg(host::fixture("hermes/dashboard.py"));
     driver.args(["--scenario", "dropped", "--wait", WAIT, "--hold"]);
     let mut recording = None;
+    let mut own = None;
     let did = play_with(&mut driver, |begin| {
         // Nothing but the workers of this dashboard may be ended.
         let gateway = begin.gateway.expect("it names its pid");
+        own = Some(gateway);
         let setup = Setup::ebpf().profile(profile()).flag("--policy=enforce");
         let setup = setup.flag("--count-calls").flag("--min-age=1ms");
         let setup = triggers.iter().fold(setup, |setup, trigger| setup.flag(trigger));
@@ -56,6 +58,8 @@ fn dropped(triggers: &[&str]) -> Option<(BTreeSet<u32>, u32, Recorded)> {
         .filter(|record| record.boottime_ns <= left_at)
         .filter_map(finding)
         .filter(|finding| finding.kind == Kind::Abandoned)
+        // Other tests have dashboards of their own.
+        .filter(|finding| finding.gateway.as_ref().map(|gateway| gateway.pid) == own)
         .collect();
     let dropped: BTreeSet<u32> = first.iter().copied().collect();
     let named: BTreeSet<u32> = abandoned.iter().flat_map(|finding| pids(finding)).collect();
