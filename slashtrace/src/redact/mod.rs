@@ -363,7 +363,7 @@ mod tests {
 
     #[test]
     fn a_shown_flag_as_a_value_does_not_show_the_next() {
-        // argparse would take `--model` for the session key; the token behind it is another's.
+        // argparse would take `--model` for the session key; the token after it belongs to another flag.
         assert_eq!(
             shown(&["p", "-m", "tui_gateway.slash_worker", "--session-key", "--model", "secret"]),
             "p -m tui_gateway.slash_worker --session-key --model ***"

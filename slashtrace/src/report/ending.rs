@@ -9,7 +9,7 @@ use crate::{
 const FOLLOWS: u64 = 60_000_000_000;
 
 /// What is said of an end that nobody saw.
-pub(super) const UNKNOWN: &str = "how is not known";
+pub(super) const UNKNOWN: &str = "how it ended is not known";
 
 /// The signal that a process was sent last.
 #[derive(Debug)]

@@ -463,7 +463,7 @@ impl Roster {
     }
 
     /// Whether another session has a claim to a terminal: its worker has it as controlling
-    /// terminal, is named by it, or was spawned behind it and earlier.
+    /// terminal, is named by it, or was spawned after it opened and before this one.
     fn claimed(&self, terminal: &Known, worker: &Worker, by: impl Fn(&Worker) -> bool) -> bool {
         let other = |id: &Identity| {
             let other = self.workers.get(id).filter(|other| other.session != worker.session);

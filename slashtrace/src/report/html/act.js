@@ -58,7 +58,7 @@ function showDetails() {
   const before = worker[FLAGS] & INHERITED ? "before the recording" : clock(worker[FROM], true);
   line(list, "spawned", before);
   const to = worker[TO] ?? data.lasted_ms;
-  const end = worker[TO] === null ? "lives" : `${clock(worker[TO], true)}: ${worker[END] ?? "how is not known"}`;
+  const end = worker[TO] === null ? "lives" : `${clock(worker[TO], true)}: ${worker[END] ?? "how it ended is not known"}`;
   line(list, "ended", `${end} (seen for ${span(to - worker[FROM])})`);
   line(list, "calls", worker[SERVED] === null ? `${worker[CALLS].length} times active` : String(worker[SERVED]));
   if (worker[RSS] !== null) line(list, "memory", size(worker[RSS]));

@@ -265,8 +265,8 @@ impl TerminalWatch {
         if let Some(opener) = &spawn.opener {
             self.opens(opener);
         }
-        // It was there at the spawn, which may be told of before its making was. Of one that was
-        // opened behind it nobody has the index: the close of the one before took that from all.
+        // The terminal was there at the spawn, although its opening may be reported later. Nobody
+        // here has the index of one that opened afterwards: closing the first took it from all.
         if let Some(place) = own
             && self.who_has(spawn, place.1).is_some()
             && let Some(open) = self.open.get_mut(&place)

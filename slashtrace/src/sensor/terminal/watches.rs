@@ -99,7 +99,7 @@ impl Watches {
     /// Takes what inotify told.
     pub(super) fn read(&self, told: &mut Vec<Told>) {
         let Some(fd) = &self.inotify else { return };
-        // Taken before the reading, so that what comes behind it makes it ready again.
+        // Taken before the reading, so that whatever comes after makes it ready again.
         let mut context = Context::from_waker(Waker::noop());
         let ready = fd.poll_read_ready(&mut context);
         let mut buffer = [MaybeUninit::uninit(); 4096];
