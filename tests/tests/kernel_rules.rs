@@ -167,6 +167,33 @@ fn what_the_filter_lets_through_stays_what_it_was() {
 }
 
 #[test]
+fn who_ends_while_it_is_put_into_the_table_ends_once() {
+    if !host::may_load_kernel_programs() {
+        return;
+    }
+    let recording =
+        start("[worker]\nprogram = \"TOKEN\"\nsession = { position = 1 }\nchannel = \"task\"\n");
+    // Taken for a worker, so the kernel's entry of it goes; then above one, so it gets one again
+    // about when it ends.
+    let mut running = Vec::new();
+    for at in 0..40 {
+        let inner = serving(&recording, &["/opt/TOKEN", &format!("key-{at}")]);
+        let inner = Program { steps: vec![Step::Exit(0)], ..inner };
+        let above = serving(&recording, &["vi", "/opt/TOKEN"]);
+        let steps = vec![Step::Sleep(200), Step::Spawn(inner), Step::Reap];
+        running.push(Program { steps, ..above }.start());
+    }
+    end(&mut running);
+    let recorded = recording.stop();
+
+    assert_eq!(recorded.workers().len(), running.len(), "{recorded}");
+    for worker in recorded.workers() {
+        recorded.exit_of(worker.identity());
+        recorded.exit_of(worker.parent.as_ref().expect("it was forked").process.identity());
+    }
+}
+
+#[test]
 fn tokens_behind_what_is_searched_are_found_at_once() {
     if !host::may_load_kernel_programs() {
         return;

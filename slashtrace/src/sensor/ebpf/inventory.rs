@@ -116,7 +116,7 @@ impl EbpfSensor {
         let spawned = Observation { boottime_ns: now, body: Body::Spawn(Box::new(spawn)) };
         self.surroundings.observe(spawned, batch);
         for (identity, role) in [(identity, role)].into_iter().chain(above) {
-            self.end_if_gone(identity, role, batch);
+            self.end_if_gone(identity, role);
             self.young.push((identity, role));
         }
         above_fit
@@ -125,32 +125,33 @@ impl EbpfSensor {
     /// Looks again at whoever was put into the kernel's tables since the last round: a process that
     /// has passed the exit program, and is no zombie yet, looks alive in /proc.
     pub(super) fn look_at_young(&mut self) {
-        let mut batch = Vec::new();
         for (identity, role) in mem::take(&mut self.young) {
-            self.end_if_gone(identity, role, &mut batch);
+            self.end_if_gone(identity, role);
         }
-        self.keep(batch);
     }
 
     /// A process that the kernel is to track since this moment may have ended before the kernel knew
-    /// that it is to tell: then it would be in its table for ever.
-    pub(super) fn end_if_gone(
-        &mut self,
-        identity: Identity,
-        role: Role,
-        batch: &mut Vec<Observation>,
-    ) {
-        if self.is_alive(identity) || self.translator.role_of(identity).is_none() {
+    /// that it is to tell: then it would be in its table for ever. Or the kernel had tracked it, told
+    /// of its end, and got the entry after that.
+    pub(super) fn end_if_gone(&mut self, identity: Identity, role: Role) {
+        if self.is_alive(identity) {
             return;
         }
-        if !self.object.tables.untrack_process(identity) {
-            // It passed the exit program after all, whose record knows how it ended.
-            return;
+        // Where there is no entry it passed the exit program, whose record knows how it ended.
+        let had_entry = self.object.tables.untrack_process(identity);
+        if had_entry && self.translator.role_of(identity).is_some() {
+            self.gone.push((identity, role));
         }
-        self.translator.forget(identity);
-        let exit = inferred_exit(identity, role, Source::Proc);
-        let exited = Observation { boottime_ns: boottime_ns(), body: Body::Exit(exit) };
-        self.surroundings.observe(exited, batch);
+    }
+
+    /// Observes the ends of those that no record tells of. The exit program writes before its process
+    /// looks ended, so whatever was written when they had ended must have been translated.
+    pub(super) fn observe_ends(&mut self, gone: Vec<(Identity, Role)>) {
+        for (identity, role) in gone {
+            if self.translator.role_of(identity).is_some() {
+                self.exited(inferred_exit(identity, role, Source::Proc));
+            }
+        }
     }
 
     /// The kernel cannot ask whether the forker of a sibling (`CLONE_PARENT`) lives, and tracks it.
@@ -164,7 +165,7 @@ impl EbpfSensor {
         }
     }
 
-    /// Has the kernel forget who ended without its noticing, and reports their end.
+    /// Has the kernel forget who ended without its noticing. Their ends are observed in the next round.
     pub(super) fn sweep(&mut self) {
         let proc = &self.proc;
         let removed = self.object.tables.sweep(|pid, start_ns| match proc.stat(pid) {
@@ -176,9 +177,7 @@ impl EbpfSensor {
             let book = &mut self.surroundings.book;
             let identity = self.translator.tracked_identity(pid, tracked.start_ns, book);
             if let Some(role) = self.translator.role_of(identity) {
-                let (code, signal, reads) = (None, None, None);
-                let (pid, start_ns, source) = (pid, identity.start_ns, Source::Proc);
-                self.exited(Exit { pid, start_ns, role, code, signal, reads, source });
+                self.gone.push((identity, role));
             }
         }
     }
@@ -203,7 +202,7 @@ impl EbpfSensor {
         let fits = match before {
             // It may be in the table as what it is, or as less.
             Some(before) if before == role || role != Role::Worker => true,
-            Some(_) => self.object.tables.correct(identity.pid, Some(tracked)),
+            Some(_) => self.object.tables.correct(identity, Some(tracked)),
             None => self.object.tables.track(identity.pid, tracked),
         };
         fits && {

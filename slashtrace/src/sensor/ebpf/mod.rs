@@ -97,6 +97,9 @@ pub struct EbpfSensor {
     untracked: bool,
     /// Who was put into the kernel's tables from here since the last round.
     young: Vec<(Identity, Role)>,
+    /// Who had an entry and had ended: whether there is a record of that is known once all that was
+    /// written before is read.
+    gone: Vec<(Identity, Role)>,
     long: LongArgvWatch,
 }
 
@@ -136,6 +139,7 @@ impl EbpfSensor {
             swept_ns: boottime_ns(),
             untracked: false,
             young: Vec::new(),
+            gone: Vec::new(),
             long: LongArgvWatch::default(),
         };
         sensor.look_at_what_is_there()?;
@@ -283,15 +287,14 @@ impl EbpfSensor {
             Translated::LongArgv(long) => self.long_argv(long, batch),
             Translated::Dropped => {}
         }
-        for (tgid, tracked) in mem::take(&mut self.translator.corrections) {
-            let fits = self.object.tables.correct(tgid, tracked);
+        for (id, tracked) in mem::take(&mut self.translator.corrections) {
+            let fits = self.object.tables.correct(id, tracked);
             self.left_out(u64::from(!fits));
             // Who is above a worker may have ended meanwhile.
             if let Some(known) = tracked
                 && let Some(role) = slashtrace_ebpf::Role::from_u32(known.role)
             {
-                let id = Identity { pid: tgid, start_ns: known.start_ns };
-                self.end_if_gone(id, model_role(role), batch);
+                self.end_if_gone(id, model_role(role));
                 self.young.push((id, model_role(role)));
             }
         }
@@ -345,7 +348,12 @@ impl EbpfSensor {
         if let Some(log) = &mut self.object.log {
             log.flush();
         }
+        let gone = mem::take(&mut self.gone);
         self.reconcile()?;
+        if !gone.is_empty() {
+            self.translate_all();
+            self.observe_ends(gone);
+        }
         self.observe_held_signals();
         self.look_at_young();
         let counts = self.count_calls;
@@ -464,9 +472,11 @@ impl Sensor for EbpfSensor {
     /// Hands over what is left, and detaches.
     fn finish(mut self: Box<Self>) -> Result<Last> {
         // In a storm more comes all the time: the recording ends with what was counted now.
+        let gone = mem::take(&mut self.gone);
         let counted = self.reconcile()?;
         self.observe_held_signals();
         self.translate_counted(counted);
+        self.observe_ends(gone);
         if self.long.is_pending() {
             self.search_long_argv()?;
         }

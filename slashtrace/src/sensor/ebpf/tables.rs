@@ -82,14 +82,16 @@ impl Tables {
     }
 
     /// Has the kernel know of a process what it should have known: as what to track it, or nothing.
-    /// False if there is no place for it.
-    pub fn correct(&mut self, pid: u32, tracked: Option<Tracked>) -> bool {
+    /// An entry of another process that has its pid by now stays. False if there is no place for it.
+    pub fn correct(&mut self, process: Identity, tracked: Option<Tracked>) -> bool {
         const BPF_EXIST: u64 = 2;
+        let pid = process.pid;
         let Some(tracked) = tracked else {
-            self.untrack(pid);
+            self.untrack_process(process);
             return true;
         };
         match self.get(pid) {
+            Some(known) if !is_same(known.start_ns, process.start_ns) => true,
             Some(known) if is_below(known) == is_below(tracked) => {
                 // On whose account it is stays.
                 let (owner, family) = (known.owner, known.family);

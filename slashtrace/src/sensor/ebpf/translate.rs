@@ -99,9 +99,8 @@ pub struct Translator {
     mistaken: Mistaken,
     /// Real user id of the process that is being translated: on whose account others are tracked.
     owner: u32,
-    /// What the kernel is to know otherwise: a thread group, and as what it is to be tracked, if at
-    /// all.
-    pub corrections: Vec<(u32, Option<Tracked>)>,
+    /// What the kernel is to know otherwise: a process, and as what it is to be tracked, if at all.
+    pub corrections: Vec<(Identity, Option<Tracked>)>,
 }
 
 impl Translator {
@@ -316,15 +315,14 @@ impl Translator {
         let known = Known { role: Role::Worker, arguments: Some(hash) };
         self.known.insert(identity, known);
         if self.mistaken.forget(identity) {
-            self.corrections
-                .push((identity.pid, Some(self.entry(identity, Role::Worker, identity))));
+            self.corrections.push((identity, Some(self.entry(identity, Role::Worker, identity))));
         }
         let gateway = parent.as_ref().filter(|it| !it.gone).map(|it| it.process.identity());
         let above = gateway.map(|id| (id, Role::Gateway)).into_iter();
         let above = above.chain(ancestors.iter().map(|it| (it.identity(), Role::Ancestor)));
         for (id, role) in above {
             if self.mistaken.above_worker(id) && self.is_alive(id) {
-                self.corrections.push((id.pid, Some(self.entry(id, role, NOBODY))));
+                self.corrections.push((id, Some(self.entry(id, role, NOBODY))));
             }
         }
         Some(Body::Spawn(Box::new(Spawn {
@@ -372,7 +370,7 @@ impl Translator {
         let before = role.map(|role| (role, outer.filter(|_| role == Role::Descendant)));
         let before = self.mistaken.worker(id, before);
         let known = before.map(|(role, outer)| self.entry(id, role, outer.unwrap_or(NOBODY)));
-        self.corrections.push((id.pid, known));
+        self.corrections.push((id, known));
         for task in exec.forker.iter().chain(&exec.chain) {
             let above = book.kernel(task.tgid, task.start_ns);
             if !self.known.contains_key(&above) && !self.described.contains_key(&above) {
@@ -424,7 +422,7 @@ impl Translator {
     /// Has the kernel track a process above a worker that it did not find itself.
     fn track_above(&mut self, id: Identity) {
         if id.pid > 1 && self.learn_above(id) {
-            self.corrections.push((id.pid, Some(self.entry(id, Role::Ancestor, NOBODY))));
+            self.corrections.push((id, Some(self.entry(id, Role::Ancestor, NOBODY))));
         }
     }
 
@@ -532,12 +530,12 @@ impl Translator {
         let above = book.kernel(parent.0, parent.1);
         let said = self.tracked_identity(worker.0, worker.1, book);
         let Some(worker) = self.mistaken.forked(identity, said) else {
-            self.corrections.push((identity.pid, None));
+            self.corrections.push((identity, None));
             return None;
         };
         if worker != said {
             let known = self.entry(identity, Role::Descendant, worker);
-            self.corrections.push((identity.pid, Some(known)));
+            self.corrections.push((identity, Some(known)));
         }
         self.known.insert(identity, Known { role: Role::Descendant, arguments: None });
         Some(Body::Spawn(Box::new(Spawn {
