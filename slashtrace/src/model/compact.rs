@@ -1,7 +1,7 @@
 //! The same as `Option<Identity>` and `Option<u64>` in half the room: of what is kept for each live
 //! worker there are many.
 
-use super::Identity;
+use super::{Identity, Terminal};
 
 /// A pid that no process has: more than `PID_MAX_LIMIT` (include/linux/threads.h).
 const NOBODY: u32 = u32::MAX;
@@ -18,6 +18,10 @@ impl MaybeId {
     pub(crate) fn get(self) -> Option<Identity> {
         let [high, low] = self.start_ns.map(u64::from);
         (self.pid != NOBODY).then_some(Identity { pid: self.pid, start_ns: (high << 32) | low })
+    }
+
+    pub(crate) fn or(self, other: Self) -> Self {
+        if self.pid == NOBODY { other } else { self }
     }
 }
 
@@ -36,6 +40,41 @@ impl From<Identity> for MaybeId {
 impl From<Option<Identity>> for MaybeId {
     fn from(id: Option<Identity>) -> Self {
         id.map_or(Self::default(), Self::from)
+    }
+}
+
+/// A controlling terminal, or none.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct MaybeTerminal {
+    instance: Maybe,
+    /// `u32::MAX` is none: devpts has far fewer indices.
+    index: u32,
+}
+
+impl MaybeTerminal {
+    const NO_INDEX: u32 = u32::MAX;
+
+    pub(crate) fn get(self) -> Option<Terminal> {
+        let Self { instance, index } = self;
+        (index != Self::NO_INDEX).then_some(Terminal { instance: instance.get(), index })
+    }
+
+    pub(crate) fn or(self, other: Self) -> Self {
+        if self.index == Self::NO_INDEX { other } else { self }
+    }
+
+    pub(crate) fn is_some(self) -> bool {
+        self.index != Self::NO_INDEX
+    }
+}
+
+impl From<Option<Terminal>> for MaybeTerminal {
+    fn from(terminal: Option<Terminal>) -> Self {
+        let index = terminal.map_or(Self::NO_INDEX, |it| it.index);
+        Self {
+            instance: terminal.and_then(|it| it.instance).map(Maybe::from).unwrap_or_default(),
+            index,
+        }
     }
 }
 
@@ -87,6 +126,14 @@ mod tests {
             assert_eq!(MaybeId::from(id).get(), id);
         }
         assert_eq!(MaybeId::from(None).get(), None);
+        assert_eq!((size_of::<MaybeTerminal>(), size_of::<Option<Terminal>>()), (16, 24));
+        for instance in [None, Some(0), Some(24)] {
+            let terminal = Some(Terminal { instance, index: 3 });
+            assert_eq!(MaybeTerminal::from(terminal).get(), terminal);
+            assert_eq!(MaybeTerminal::from(None).or(terminal.into()).get(), terminal);
+        }
+        assert_eq!(MaybeTerminal::from(None).get(), None);
+        assert!(!MaybeTerminal::from(None).is_some());
         assert_eq!(Maybe::from(Some(0)).get(), Some(0));
         assert_eq!(Maybe::from(None).get(), None);
         assert_eq!(Maybe::from(u64::MAX).get(), Some(u64::MAX - 1));

@@ -477,7 +477,7 @@ fn about_breaker(uid: u32, step: Step, because: Vec<u64>, detail: String) -> Act
 
 /// Whether a worker is there to be ended: it has not ended and is still a worker.
 fn is_there(roster: &Roster, id: Identity) -> bool {
-    roster.worker(id).is_some_and(|worker| worker.exit.is_none() && worker.left().is_none())
+    roster.worker(id).is_some_and(|worker| worker.exit().is_none() && worker.left().is_none())
 }
 
 fn ns(span: Duration) -> u64 {

@@ -77,7 +77,7 @@ impl Roster {
                     let sender = sender.map(|it| Identity { pid: it.pid, start_ns: it.start_ns });
                     let rare = worker.rare_mut();
                     (rare.signalled_by, rare.signalled_ns) = (sender, sent_ns);
-                    if worker.exit.is_some() {
+                    if worker.exit().is_some() {
                         self.leave_alone(signal.identity());
                     }
                 }
@@ -116,7 +116,7 @@ impl Roster {
             if let Some(away) = away.or_else(|| known.rare().away.clone()) {
                 worker.rare_mut().away = Some(away);
             }
-            worker.exit = known.exit;
+            worker.set_exit(known.exit());
             worker.set_zombie(known.zombie());
             worker.rss_kib = known.rss_kib;
             if let Some(launchers) = known.rare().launchers_rss_kib {
@@ -135,7 +135,7 @@ impl Roster {
             }
             self.dismiss(id, false);
         } else {
-            worker.exit = self.ends.get(id);
+            worker.set_exit(self.ends.get(id));
         }
         let parent = spawn.parent.as_ref().filter(|_| !came_back);
         let launcher = parent.map(|parent| parent.process.identity()).filter(|at| {
@@ -160,7 +160,7 @@ impl Roster {
                 gateway.forker = origin.forker;
             }
         }
-        let ended = worker.exit.is_some();
+        let ended = worker.exit().is_some();
         self.workers.insert(id, Box::new(worker));
         self.enlist(id);
         self.note_launchers(id, spawn);
@@ -239,7 +239,7 @@ impl Roster {
         let Some(known) = self.workers.get(&id) else { return };
         let link = known.gateway.is_none() && later.gateway.is_some() && !known.launcher;
         let session = known.session.is_none() && later.session.is_some();
-        let terminal = known.terminal.is_none() && later.terminal.is_some();
+        let terminal = !known.terminal.is_some() && later.terminal.is_some();
         if link || session || terminal {
             self.dismiss(id, false);
         }
@@ -306,7 +306,7 @@ impl Roster {
             self.set_zombie(id, None);
         }
         let Some(worker) = self.workers.get_mut(&id) else { return };
-        if exec.is_worker == worker.left().is_some() && worker.exit.is_none() {
+        if exec.is_worker == worker.left().is_some() && worker.exit().is_none() {
             if let Some(left) = worker.left() {
                 worker.rare_mut().away = Some(left.at..record.boottime_ns);
             }
@@ -328,10 +328,10 @@ impl Roster {
                     &self.rules,
                 );
             }
-            let news = surer(end, worker.exit);
+            let news = surer(end, worker.exit());
             if news {
-                worker.exit = Some(end);
-                worker.exited_well = exit.code == Some(0);
+                worker.set_exit(Some(end));
+                worker.set_exited_well(exit.code == Some(0));
             }
             self.activity_changed(id);
             if news {
@@ -418,7 +418,7 @@ impl Roster {
 
         let left = worker.client.as_ref().is_some_and(|client| client.gone().is_some());
         let seen = moment(record, Source::Proc);
-        let before = (worker.zombie().is_some(), worker.exit.is_some());
+        let before = (worker.zombie().is_some(), worker.exit().is_some());
         match sample.state {
             // A leader that ended before its other threads is shown as Z too, and lives on.
             'Z' if sample.threads.is_none_or(|threads| threads <= 1) => {
@@ -426,12 +426,12 @@ impl Roster {
             }
             'X' => {
                 worker.set_zombie(None);
-                worker.exit = worker.exit.or(Some(seen));
+                worker.set_exit(worker.exit().or(Some(seen)));
             }
             _ => worker.set_zombie(None),
         }
         let held = sample.stdin.filter(|_| worker.rare().candidate.is_some());
-        let life = before != (worker.zombie().is_some(), worker.exit.is_some());
+        let life = before != (worker.zombie().is_some(), worker.exit().is_some());
 
         if active {
             self.activity_changed(id);
@@ -504,8 +504,8 @@ fn new_worker(record: &Record, spawn: &Spawn) -> Worker {
             let parent = spawn.parent.iter().map(|parent| &parent.process);
             parent.chain(&spawn.ancestors).map(Process::identity).collect()
         },
-        opener: spawn.opener.as_ref().map(Process::identity),
-        terminal: spawn.terminal,
+        opener: spawn.opener.as_ref().map(Process::identity).into(),
+        terminal: spawn.terminal.into(),
         seen_ns: record.boottime_ns,
         session: spawn.session.as_deref().map(Arc::from),
         model: spawn.model.as_deref().map(Arc::from),
@@ -513,8 +513,7 @@ fn new_worker(record: &Record, spawn: &Spawn) -> Worker {
         launcher: false,
         spread: false,
         rare: None,
-        exited_well: false,
-        exit: None,
+        ended: None,
         rss_kib: Maybe::NONE,
         activity: Activity::default(),
         usage: Usage::default(),
@@ -522,7 +521,6 @@ fn new_worker(record: &Record, spawn: &Spawn) -> Worker {
         one_per: OnePer::Session,
         client: None,
         client_judged: false,
-        kept_until: 0,
         listed: Listed::default(),
     }
 }

@@ -83,7 +83,7 @@ impl Roster {
         let end = worker.end().map(|end| end.at);
         let rise = worker.activity.newest_rise().map(|rise| rise.from);
         let (key, link) = (worker.key(), worker.gateway.clone());
-        let (session, terminal) = (worker.session.clone(), worker.terminal);
+        let (session, terminal) = (worker.session.clone(), worker.terminal.get());
         if let Some(link) = link {
             self.ensure_gateway(&link.process, None);
             let at = link.process.identity();
@@ -134,7 +134,7 @@ impl Roster {
         let (end, rise) = (listed.end.get(), listed.rise.get());
         let (birth, inherited) = (worker.birth.at, worker.birth.inherited);
         let (key, at) = (worker.key(), worker.gateway_id());
-        let (session, terminal) = (worker.session.clone(), worker.terminal);
+        let (session, terminal) = (worker.session.clone(), worker.terminal.get());
         self.totals.live -= u64::from(end.is_none());
         if !counted {
             self.totals.spawned -= 1;

@@ -251,7 +251,7 @@ impl Roster {
         }
         let stays = self.workers.get(&stays)?;
         let pairs = lately().filter(|ended| {
-            let end = ended.exit.map_or(0, |end| end.at);
+            let end = ended.exit().map_or(0, |end| end.at);
             let before = end.saturating_sub(AT_ONCE);
             end.saturating_add(AT_ONCE) >= last_end
                 && !lately().any(|other| other.id != ended.id && other.birth.at >= before)
@@ -263,7 +263,7 @@ impl Roster {
         Some(Survived {
             id: ended.id,
             spawn_seq: ended.birth.seq,
-            end: ended.exit?,
+            end: ended.exit()?,
             preferred: stays.birth.at <= ended.birth.at
                 && served.is_some_and(|served| served.exact)
                 && rise.is_some_and(|rise| rise.from >= stays.birth.at),
@@ -273,10 +273,10 @@ impl Roster {
     /// Whether two workers of one session come from a race that their gateway ended by ending one
     /// of them, in which the other one may have been lost.
     fn were_a_pair(&self, ended: &Worker, stays: &Worker) -> bool {
-        let Some(end) = ended.exit else { return false };
+        let Some(end) = ended.exit() else { return false };
         let by_gateway = match ended.rare().signalled_by {
             Some(sender) => Some(sender) == ended.gateway_id(),
-            None => ended.exited_well,
+            None => ended.exited_well(),
         };
         let older_stays = stays.birth.at < ended.birth.at;
         let race = if older_stays { RACE_OLDER_STAYS } else { RACE };

@@ -66,7 +66,7 @@ impl Roster {
     pub(super) fn keep_for_now(&mut self, id: Identity) {
         let until = self.now.saturating_add(self.rules.churn.max(REMEMBERED));
         let Some(worker) = self.workers.get_mut(&id) else { return };
-        let before = std::mem::replace(&mut worker.kept_until, until);
+        let before = worker.keep_until(until);
         let key = worker.key().filter(|_| worker.counts());
         self.retiring.workers.remove(before, id);
         self.retiring.workers.insert(until, id);
@@ -82,7 +82,7 @@ impl Roster {
     /// it may have been passed over early, because descendants outlived it.
     pub(super) fn forget_if_due(&mut self, id: Identity) {
         let Some(worker) = self.workers.get(&id).filter(|worker| !worker.is_live()) else { return };
-        let until = worker.kept_until;
+        let until = worker.kept_until();
         if until < self.now {
             self.forget(id);
         } else {
@@ -96,7 +96,7 @@ impl Roster {
         let Some(worker) = self.workers.get(&id) else { return };
         let reaped = worker.zombie().is_none();
         let ended = worker.end().is_some();
-        let until = worker.kept_until;
+        let until = worker.kept_until();
         let below = self.families.contains_key(&id) || self.has_zombies_below(id);
         if !ended || !reaped || below {
             return;

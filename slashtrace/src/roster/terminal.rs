@@ -122,8 +122,9 @@ impl Known {
 
     /// Whether its master is held by a process that opens terminals above the worker.
     fn opened_for(&self, worker: &Worker) -> bool {
-        self.master
-            .is_some_and(|master| worker.above.contains(&master) || worker.opener == Some(master))
+        self.master.is_some_and(|master| {
+            worker.above.contains(&master) || worker.opener.get() == Some(master)
+        })
     }
 
     /// Whether it was open when the worker was born.
@@ -391,7 +392,7 @@ impl Roster {
     }
 
     fn by_tty(&self, worker: &Worker) -> Option<Attributed<'_>> {
-        let place = worker.terminal?;
+        let place = worker.terminal.get()?;
         let at = self.terminals.at(place.index).filter(|one| one.is_at(place));
         let mut at: Vec<&Known> = at.filter(|one| one.open_at_birth(worker)).collect();
         at.sort_by_key(|one| one.opened_ns);
@@ -471,7 +472,7 @@ impl Roster {
         };
         let at = self.by_tty.get(&terminal.index).into_iter().flatten().filter_map(other);
         let mut at = at.filter(|other| terminal.open_at_birth(other));
-        if at.any(|other| other.terminal.is_some_and(|place| terminal.is_at(place))) {
+        if at.any(|other| other.terminal.get().is_some_and(|place| terminal.is_at(place))) {
             return true;
         }
         let shown = terminal.session.as_ref().filter(|_| terminal.speaks_for(worker));

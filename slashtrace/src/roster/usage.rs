@@ -59,11 +59,8 @@ pub(crate) struct Usage {
     stdin: Option<Peer<StdinState>>,
     /// First look at which nobody held its stdin, and nobody since.
     unheld: Look,
-    /// The last look at its output, and the first with this answer.
-    output: Option<Peer<OutputState>>,
-    output_since: Look,
-    sockets: Option<Sockets>,
-    sockets_since: Look,
+    /// Looked at only where its stdin is not held, or may not be what it is spoken to by.
+    beyond: Option<Box<Beyond>>,
     /// Read system calls of its own, and of what descends from it.
     syscr: Maybe,
     below: u64,
@@ -75,6 +72,16 @@ pub(crate) struct Usage {
     looked_at: u64,
     /// Somebody was once seen to hold its stdin.
     held: bool,
+}
+
+/// What there is beyond its stdin.
+#[derive(Clone, Debug, Default)]
+struct Beyond {
+    /// The last look at its output, and the first with this answer.
+    output: Option<Peer<OutputState>>,
+    output_since: Look,
+    sockets: Option<Sockets>,
+    sockets_since: Look,
 }
 
 /// Whether anybody can use a worker.
@@ -146,19 +153,21 @@ impl Usage {
             }
         }
         if let Some(output) = sample.output {
-            let same = self.output.is_some_and(|before| before.state == output.state);
+            let beyond = self.beyond.get_or_insert_default();
+            let same = beyond.output.is_some_and(|before| before.state == output.state);
             news |= !same;
             let OutputPeer { kind, state, reader } = output;
-            self.output = Some(Peer { kind: Some(kind), state, who: reader.into() });
+            beyond.output = Some(Peer { kind: Some(kind), state, who: reader.into() });
             if !same {
-                self.output_since = now.into();
+                beyond.output_since = now.into();
             }
         }
         if let Some(sockets) = sample.sockets {
-            let same = self.sockets.replace(sockets) == Some(sockets);
+            let beyond = self.beyond.get_or_insert_default();
+            let same = beyond.sockets.replace(sockets) == Some(sockets);
             news |= !same;
             if !same {
-                self.sockets_since = now.into();
+                beyond.sockets_since = now.into();
             }
         }
         let from = self.looked_at.max(now.at.saturating_sub(rules.look_back())).min(now.at);
@@ -206,13 +215,15 @@ impl Usage {
 
     /// What is known of its output, and since when.
     fn output(&self) -> Option<(OutputPeer, Moment)> {
-        let Peer { kind, state, who } = self.output?;
+        let beyond = self.beyond.as_deref()?;
+        let Peer { kind, state, who } = beyond.output?;
         let output = OutputPeer { kind: kind?, state, reader: who.get() };
-        Some((output, self.output_since.moment()?))
+        Some((output, beyond.output_since.moment()?))
     }
 
     fn sockets(&self) -> Option<(Sockets, Moment)> {
-        Some((self.sockets?, self.sockets_since.moment()?))
+        let beyond = self.beyond.as_deref()?;
+        Some((beyond.sockets?, beyond.sockets_since.moment()?))
     }
 
     fn worked(&self) -> Option<Rise> {
@@ -270,7 +281,7 @@ impl Worker {
                 return Reach::Somebody(Way::Listens(sockets.listening));
             }
         }
-        if rules.sees_use && usage.output.is_none() {
+        if rules.sees_use && usage.output_state().is_none() {
             return Reach::Unknown(Unseen::Hidden);
         }
         match channel {
@@ -427,7 +438,11 @@ impl Worker {
 impl Usage {
     /// Whether its output has another end, and nobody reads there.
     pub(crate) fn is_unread(&self) -> bool {
-        self.output.is_some_and(|output| output.state == OutputState::Unread)
+        self.output_state() == Some(OutputState::Unread)
+    }
+
+    fn output_state(&self) -> Option<OutputState> {
+        Some(self.beyond.as_deref()?.output?.state)
     }
 }
 

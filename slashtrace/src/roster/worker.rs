@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{
     model::{
-        Confidence, FindingWorker, GatewayRef, Identity, Maybe, ParentSource, Process, Source,
-        Terminal,
+        Confidence, FindingWorker, GatewayRef, Identity, Maybe, MaybeId, MaybeTerminal,
+        ParentSource, Process, Source,
     },
     profile::{Channel, OnePer},
 };
@@ -95,6 +95,16 @@ pub(crate) struct Rare {
     pub(crate) witness: Option<Witness>,
 }
 
+/// What is known of one that has ended, became another program, or is a zombie.
+#[derive(Debug, Default)]
+pub(super) struct Ended {
+    exit: Option<Moment>,
+    /// It exited by itself, with 0.
+    well: bool,
+    /// Until when it is kept, ns of the boot clock.
+    kept_until: u64,
+}
+
 static NOTHING: Rare = Rare {
     part_of: None,
     launchers: Vec::new(),
@@ -125,9 +135,9 @@ pub(crate) struct Worker {
     /// Whether its argv was cut when it was read.
     pub(crate) argv_truncated: bool,
     /// Who above it opens terminals for sessions.
-    pub(crate) opener: Option<Identity>,
+    pub(super) opener: MaybeId,
     /// Controlling terminal that its spawn named.
-    pub(crate) terminal: Option<Terminal>,
+    pub(super) terminal: MaybeTerminal,
     /// When its spawn was reported, ns of the boot clock.
     pub(crate) seen_ns: u64,
     pub(crate) session: Option<Arc<str>>,
@@ -137,9 +147,7 @@ pub(crate) struct Worker {
     /// It forked several with its own key, which are parts of it.
     pub(super) spread: bool,
     pub(super) rare: Option<Box<Rare>>,
-    /// It exited by itself, with 0.
-    pub(super) exited_well: bool,
-    pub(crate) exit: Option<Moment>,
+    pub(super) ended: Option<Box<Ended>>,
     /// Its own resident set, KiB.
     pub(super) rss_kib: Maybe,
     pub(crate) activity: Activity,
@@ -153,8 +161,6 @@ pub(crate) struct Worker {
     pub(crate) client: Option<Box<Client>>,
     /// A look at its gateway's connections has said who that is, or that it cannot be known.
     pub(crate) client_judged: bool,
-    /// Once it has ended: until when it is kept.
-    pub(crate) kept_until: u64,
     /// Where it is listed.
     pub(super) listed: Listed,
 }
@@ -168,6 +174,36 @@ impl Worker {
     /// The same, to note something that is so of few.
     pub(super) fn rare_mut(&mut self) -> &mut Rare {
         self.rare.get_or_insert_default()
+    }
+
+    /// Its end, if that was seen.
+    pub(crate) fn exit(&self) -> Option<Moment> {
+        self.ended.as_deref()?.exit
+    }
+
+    pub(super) fn set_exit(&mut self, exit: Option<Moment>) {
+        if exit.is_some() || self.ended.is_some() {
+            self.ended.get_or_insert_default().exit = exit;
+        }
+    }
+
+    /// Whether it exited by itself, with 0.
+    pub(super) fn exited_well(&self) -> bool {
+        self.ended.as_deref().is_some_and(|ended| ended.well)
+    }
+
+    pub(super) fn set_exited_well(&mut self, well: bool) {
+        self.ended.get_or_insert_default().well = well;
+    }
+
+    /// Until when it is kept once it has ended, ns of the boot clock.
+    pub(super) fn kept_until(&self) -> u64 {
+        self.ended.as_deref().map_or(0, |ended| ended.kept_until)
+    }
+
+    /// Sets that; until when it was to be kept before.
+    pub(super) fn keep_until(&mut self, until: u64) -> u64 {
+        std::mem::replace(&mut self.ended.get_or_insert_default().kept_until, until)
     }
 
     /// When it was first seen as a zombie that is not reaped yet.
@@ -209,11 +245,11 @@ impl Worker {
 
     /// When it stopped being a live worker.
     pub(crate) fn end(&self) -> Option<Moment> {
-        [self.exit, self.left(), self.zombie()].into_iter().flatten().min_by_key(|end| end.at)
+        [self.exit(), self.left(), self.zombie()].into_iter().flatten().min_by_key(|end| end.at)
     }
 
     pub(crate) fn is_live(&self) -> bool {
-        self.exit.is_none() && self.left().is_none() && self.zombie().is_none()
+        self.exit().is_none() && self.left().is_none() && self.zombie().is_none()
     }
 
     /// When it becomes older than the overlap grace.
@@ -291,7 +327,7 @@ mod tests {
     /// There is one of each for every live worker. The allocator rounds up by a quarter at most.
     #[test]
     fn what_each_live_worker_takes_stays_small() {
-        assert!(size_of::<Worker>() <= 492, "{}", size_of::<Worker>());
+        assert!(size_of::<Worker>() <= 396, "{}", size_of::<Worker>());
         assert!(size_of::<Group>() <= 60, "{}", size_of::<Group>());
     }
 }

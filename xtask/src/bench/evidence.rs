@@ -52,6 +52,15 @@ fn observe(counts: &mut Counts, line: &str) {
     }
 }
 
+/// Bytes of a `sample` record in a file, on average; 0 without one.
+pub(crate) fn bytes_of_samples(file: &Path) -> Result<f64> {
+    let text =
+        fs::read_to_string(file).with_context(|| format!("no evidence in {}", file.display()))?;
+    let samples = text.split_inclusive('\n').filter(|line| line.contains("\"type\":\"sample\""));
+    let (count, bytes) = samples.fold((0, 0), |(n, bytes), line| (n + 1, bytes + line.len()));
+    Ok(bytes as f64 / f64::from(count.max(1)))
+}
+
 /// When the kernel saw the first worker, ns of the boot clock; none has been seen yet otherwise.
 pub(crate) fn first_traced(file: &Path) -> Option<u64> {
     let text = fs::read_to_string(file).ok()?;

@@ -17,7 +17,7 @@ use crate::{
 
 pub(super) fn judge(roster: &Roster, id: Identity, said: Option<Said>) -> Judgement {
     let worker = roster.worker(id);
-    let Some((worker, exit)) = worker.and_then(|worker| Some((worker, worker.exit?))) else {
+    let Some((worker, exit)) = worker.and_then(|worker| Some((worker, worker.exit()?))) else {
         return Judgement::default();
     };
     let Some(family) = roster.family(id) else { return Judgement::default() };

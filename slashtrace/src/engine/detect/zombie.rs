@@ -18,7 +18,7 @@ pub(super) fn judge(roster: &Roster, id: Identity, said: Option<Said>) -> Judgem
     let Some(worker) = roster.worker(id) else { return Judgement::default() };
     let grace = roster.rules.zombie;
     let own = worker.zombie().map(|zombie| {
-        let ended = worker.exit.map_or(zombie.at, |exit| exit.at.min(zombie.at));
+        let ended = worker.exit().map_or(zombie.at, |exit| exit.at.min(zombie.at));
         (zombie, ended.saturating_add(grace))
     });
     let below: Vec<_> = roster
@@ -61,7 +61,7 @@ pub(super) fn judge(roster: &Roster, id: Identity, said: Option<Said>) -> Judgem
     let mut verdict = Verdict::about(&[worker], text)
         .at_most(Confidence::Strong)
         .because(own.map(|zombie| zombie.seq))
-        .because(own.and(worker.exit).map(|exit| exit.seq))
+        .because(own.and(worker.exit()).map(|exit| exit.seq))
         .because(below.iter().flat_map(|(_, zombie, _)| [zombie.seen.seq, zombie.exit.seq]));
     verdict.processes = processes;
     Judgement::new(Some(verdict), deadline)

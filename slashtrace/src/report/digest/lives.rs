@@ -259,7 +259,7 @@ impl Lives {
         } else {
             self.leave(id, at_ms, now.left().is_some());
         }
-        if now.exit.is_some() {
+        if now.exit().is_some() {
             self.end(id);
         }
         merged
