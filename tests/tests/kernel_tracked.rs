@@ -1,16 +1,18 @@
 //! The kernel's table of tracked processes: who is dead by the time a worker executes leaves
-//! nothing in it, however it came to be the worker's forker.
+//! nothing in it, however it came to be the worker's forker; who ends while it is put there ends once.
 
 use std::{
     ffi::{CString, OsString, c_int, c_long},
     io,
     os::{fd::AsRawFd as _, unix::ffi::OsStrExt as _},
     process, ptr,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
     time::Duration,
 };
 
 use slashtrace::model::{Body, ParentSource, Role};
-use slashtrace_tests::{Program, Recording, Step, host, program::ORDERS};
+use slashtrace_tests::{Program, Recording, Setup, Step, host, program::ORDERS, recorded};
 
 const LIVES: usize = 2_000;
 const PATIENCE: Duration = Duration::from_mins(3);
@@ -167,4 +169,56 @@ fn a_living_forker_of_a_sibling_is_not_its_gateway() {
     let parent = recorded.worker("sibling").parent.as_ref().expect("the forker is known");
     assert_eq!((parent.process.pid, parent.gone), (process::id(), false), "{parent:?}");
     assert!(recorded.exits().iter().all(|exit| exit.pid != forker.cast_unsigned()), "{recorded}");
+}
+
+/// This process and those above it, pid 1 left out.
+fn chain() -> u64 {
+    let parent = |pid: u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
+    };
+    std::iter::successors(Some(process::id()), |pid| parent(*pid))
+        .take_while(|pid| *pid > 1)
+        .map(|_| 1)
+        .sum()
+}
+
+#[test]
+fn who_ends_while_it_is_adopted_ends_once() {
+    if !host::may_load_kernel_programs() {
+        return;
+    }
+    for round in 0..3 {
+        let setup = Setup::ebpf();
+        let brief = setup.worker("brief", vec![Step::Sleep(5)]);
+        let enough = AtomicBool::new(false);
+        // They come and go while it starts, so some end while they are put into its table.
+        let recording = thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    while !enough.load(Ordering::Relaxed) {
+                        brief.run();
+                    }
+                });
+            }
+            let recording = setup.start();
+            recording.wait_for("lives after the start", PATIENCE, |so_far| {
+                exited_workers(so_far) >= 100
+            });
+            enough.store(true, Ordering::Relaxed);
+            recording
+        });
+        recording.wait_for("the end of all workers", PATIENCE, |so_far| {
+            exited_workers(so_far) == recorded::workers(so_far).len()
+        });
+        let recorded = recording.stop();
+
+        for worker in recorded.workers() {
+            recorded.exit_of(worker.identity());
+        }
+        let inherited = recorded.workers().iter().filter(|worker| worker.inherited).count();
+        println!("round {round}: {inherited} of {} were there", recorded.workers().len());
+        assert!(recorded.counter("tracked") <= chain(), "{recorded}");
+        assert_eq!(recorded.counter("stale-entry"), 0);
+    }
 }

@@ -83,6 +83,11 @@ impl EbpfSensor {
     pub(super) fn adopt_into(&mut self, spawn: Spawn, batch: &mut Vec<Observation>) -> bool {
         let identity = spawn.identity();
         let known = self.translator.role_of(identity);
+        // Since /proc was read it may have ended, and the record of that may have been translated: it
+        // would be born again.
+        if known.is_none() && !self.is_alive(identity) {
+            return true;
+        }
         // A known descendant may have become a worker.
         if known.is_some_and(|role| role == spawn.role || spawn.role != Role::Worker) {
             return true;
