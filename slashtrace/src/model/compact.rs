@@ -1,5 +1,5 @@
-//! The same as `Option<Identity>` and `Option<u64>` in half the room: of what is kept for each live
-//! worker there are many.
+//! The same as `Option<Identity>` and `Option<u64>` in half the room, and a small number in a quarter:
+//! of what is kept for each live worker there are many.
 
 use super::{Identity, Terminal};
 
@@ -113,6 +113,38 @@ impl From<Option<u64>> for Maybe {
     }
 }
 
+/// A number below `u32::MAX`, or none. A larger one becomes the largest that fits: a size in KiB is
+/// exact up to 4 TiB.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct MaybeSmall(u32);
+
+impl MaybeSmall {
+    pub(crate) const NONE: Self = Self(u32::MAX);
+    const MAX: u32 = u32::MAX - 1;
+
+    pub(crate) fn get(self) -> Option<u64> {
+        (self != Self::NONE).then_some(u64::from(self.0))
+    }
+}
+
+impl Default for MaybeSmall {
+    fn default() -> Self {
+        Self::NONE
+    }
+}
+
+impl From<u64> for MaybeSmall {
+    fn from(value: u64) -> Self {
+        Self(u32::try_from(value).map_or(Self::MAX, |value| value.min(Self::MAX)))
+    }
+}
+
+impl From<Option<u64>> for MaybeSmall {
+    fn from(value: Option<u64>) -> Self {
+        value.map_or(Self::NONE, Self::from)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -138,5 +170,19 @@ mod tests {
         assert_eq!(Maybe::from(None).get(), None);
         assert_eq!(Maybe::from(u64::MAX).get(), Some(u64::MAX - 1));
         assert_eq!(Maybe::default().replace(3), None);
+    }
+
+    #[test]
+    fn a_small_number_takes_a_quarter_and_a_larger_one_becomes_the_largest() {
+        assert_eq!((size_of::<MaybeSmall>(), size_of::<Option<u64>>()), (4, 16));
+        let largest = u64::from(u32::MAX) - 1;
+        for value in [0, 1, 100_000, largest] {
+            assert_eq!(MaybeSmall::from(Some(value)).get(), Some(value));
+        }
+        for value in [largest + 1, largest + 2, u64::MAX] {
+            assert_eq!(MaybeSmall::from(value).get(), Some(largest));
+        }
+        assert_eq!(MaybeSmall::from(None).get(), None);
+        assert_eq!(MaybeSmall::default().get(), None);
     }
 }

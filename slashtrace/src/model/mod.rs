@@ -16,7 +16,7 @@ mod terminal;
 pub(crate) mod testing;
 
 pub use action::{Action, Mode, Outcome, Phase, Step};
-pub(crate) use compact::{Maybe, MaybeId, MaybeTerminal};
+pub(crate) use compact::{Maybe, MaybeId, MaybeSmall, MaybeTerminal};
 pub use finding::{Confidence, Finding, FindingState, FindingWorker, Forecast, GatewayRef, Kind};
 pub use identity::Identity;
 pub use observation::{

@@ -2,8 +2,8 @@ use super::moved;
 use crate::{
     host::proc::{ProcFs, ProcStat},
     model::{
-        EndKind, Identity, Maybe, MaybeId, OutputPeer, OutputState, Sample, Sockets, StdinPeer,
-        StdinState,
+        EndKind, Identity, Maybe, MaybeId, MaybeSmall, OutputPeer, OutputState, Sample, Sockets,
+        StdinPeer, StdinState,
     },
 };
 
@@ -58,26 +58,32 @@ pub(super) struct Live {
     look_due_ns: u64,
     pss_due_ns: Maybe,
     /// Resident set when the proportional one was read, KiB.
-    pss_of_rss_kib: Maybe,
+    pss_of_rss_kib: MaybeSmall,
     io_denied_until_ns: u64,
 }
 
 /// The last value of every field, and when one was written.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug, Default)]
 struct Written {
     state: char,
-    launchers_rss_kib: Maybe,
-    threads: Option<u32>,
-    rss_kib: Maybe,
-    pss_kib: Maybe,
+    threads: MaybeSmall,
+    rss_kib: MaybeSmall,
+    pss_kib: MaybeSmall,
     syscr: Maybe,
     reads: Maybe,
     stdin: Option<Stdin>,
     output: Option<Output>,
-    sockets: Option<Sockets>,
     cpu_ms: Maybe,
-    syscr_below: Maybe,
     at_ns: u64,
+    rare: Option<Box<Rare>>,
+}
+
+/// The last values of what few workers have: launchers, descendants, or sockets that matter.
+#[derive(Clone, Copy, Debug, Default)]
+struct Rare {
+    launchers_rss_kib: MaybeSmall,
+    sockets: Option<Sockets>,
+    syscr_below: Maybe,
 }
 
 /// Who has the other end of its stdin, as last written.
@@ -93,9 +99,38 @@ fn of_output(peer: OutputPeer) -> Output {
     (peer.kind, peer.state, peer.reader.into())
 }
 
-/// The value that was read, or else the last one.
-fn or_last(now: Option<u64>, last: Option<Maybe>) -> Maybe {
-    now.map_or(last.unwrap_or_default(), Maybe::from)
+impl Written {
+    /// Notes a sample that is written now. What was not read for it keeps its last value.
+    fn note(&mut self, sample: &Sample, now_ns: u64) {
+        self.state = sample.state;
+        self.at_ns = now_ns;
+        note(&mut self.threads, sample.threads.map(u64::from));
+        note(&mut self.rss_kib, sample.rss_kib);
+        note(&mut self.pss_kib, sample.pss_kib);
+        note(&mut self.syscr, sample.syscr);
+        note(&mut self.reads, sample.reads);
+        note(&mut self.cpu_ms, sample.cpu_ms);
+        self.stdin = sample.stdin.map(of_stdin).or(self.stdin);
+        self.output = sample.output.map(of_output).or(self.output);
+        let Sample { launchers_rss_kib, sockets, syscr_below, .. } = *sample;
+        if launchers_rss_kib.is_some() || sockets.is_some() || syscr_below.is_some() {
+            let rare = self.rare.get_or_insert_default();
+            note(&mut rare.launchers_rss_kib, launchers_rss_kib);
+            note(&mut rare.syscr_below, syscr_below);
+            rare.sockets = sockets.or(rare.sockets);
+        }
+    }
+
+    fn rare(&self) -> Rare {
+        self.rare.as_deref().copied().unwrap_or_default()
+    }
+}
+
+/// Notes a value, if it was read.
+fn note<T: From<u64>>(last: &mut T, now: Option<u64>) {
+    if let Some(now) = now {
+        *last = now.into();
+    }
 }
 
 impl Live {
@@ -139,12 +174,12 @@ impl Live {
 
     /// Its state letter as last written; `S` if none was.
     pub(super) fn state(&self) -> char {
-        self.written.map_or('S', |written| written.state)
+        self.written.as_ref().map_or('S', |written| written.state)
     }
 
     /// Read system calls as last written.
     pub(super) fn last_syscr(&self) -> Option<u64> {
-        self.written?.syscr.get()
+        self.written.as_ref()?.syscr.get()
     }
 
     /// Whether something else was last written of its stdin, stdout or sockets.
@@ -154,43 +189,23 @@ impl Live {
         output: Option<OutputPeer>,
         sockets: Option<Sockets>,
     ) -> bool {
-        let written = self.written;
+        let written = self.written.as_ref();
         let (stdin, output) = (stdin.map(of_stdin), output.map(of_output));
         (stdin.is_some() && stdin != written.and_then(|it| it.stdin))
             || (output.is_some() && output != written.and_then(|it| it.output))
-            || (sockets.is_some() && sockets != written.and_then(|it| it.sockets))
+            || (sockets.is_some() && sockets != written.and_then(|it| it.rare().sockets))
     }
 
     /// The sample, if it says something new.
     pub(super) fn changed(&mut self, mut sample: Sample, now_ns: u64) -> Option<Sample> {
-        if !self.written.is_none_or(|written| differs(&written, &sample, now_ns)) {
+        if !self.written.as_ref().is_none_or(|written| differs(written, &sample, now_ns)) {
             return None;
         }
-        let before = self.written;
-        let before = before.as_ref();
-        self.written = Some(Written {
-            state: sample.state,
-            rss_kib: or_last(sample.rss_kib, before.map(|s| s.rss_kib)),
-            launchers_rss_kib: or_last(
-                sample.launchers_rss_kib,
-                before.map(|s| s.launchers_rss_kib),
-            ),
-            pss_kib: or_last(sample.pss_kib, before.map(|s| s.pss_kib)),
-            threads: sample.threads.or(before.and_then(|s| s.threads)),
-            syscr: or_last(sample.syscr, before.map(|s| s.syscr)),
-            reads: or_last(sample.reads, before.map(|s| s.reads)),
-            stdin: sample.stdin.map(of_stdin).or(before.and_then(|s| s.stdin)),
-            output: sample.output.map(of_output).or(before.and_then(|s| s.output)),
-            sockets: sample.sockets.or(before.and_then(|s| s.sockets)),
-            cpu_ms: or_last(sample.cpu_ms, before.map(|s| s.cpu_ms)),
-            syscr_below: or_last(sample.syscr_below, before.map(|s| s.syscr_below)),
-            at_ns: now_ns,
-        });
+        let written = self.written.get_or_insert_default();
         // These keep their last values.
-        let output = before.and_then(|s| s.output);
-        sample.output = sample.output.filter(|now| Some(of_output(*now)) != output);
-        sample.sockets =
-            sample.sockets.filter(|_| sample.sockets != before.and_then(|s| s.sockets));
+        sample.output = sample.output.filter(|now| Some(of_output(*now)) != written.output);
+        sample.sockets = sample.sockets.filter(|now| Some(*now) != written.rare().sockets);
+        written.note(&sample, now_ns);
         Some(sample)
     }
 
@@ -210,7 +225,7 @@ impl Live {
     pub(super) fn pss_due_ns(&mut self, now_ns: u64) -> u64 {
         let due_ns = self.pss_due_ns.get().unwrap_or(now_ns + PSS_FIRST_NS);
         self.pss_due_ns = due_ns.into();
-        let rss_kib = self.written.and_then(|written| written.rss_kib.get());
+        let rss_kib = self.written.as_ref().and_then(|written| written.rss_kib.get());
         match (self.pss_of_rss_kib.get(), rss_kib) {
             (Some(then), Some(now)) if !resized(then, now) => due_ns + PSS_QUIET_NS - PSS_EVERY_NS,
             _ => due_ns,
@@ -220,12 +235,18 @@ impl Live {
     /// It was read, or cannot be.
     pub(super) fn pss_was_read(&mut self, now_ns: u64) {
         self.pss_due_ns = (now_ns + PSS_EVERY_NS).into();
-        self.pss_of_rss_kib = self.written.map(|written| written.rss_kib).unwrap_or_default();
+        self.pss_of_rss_kib = self.written.as_ref().map(|it| it.rss_kib).unwrap_or_default();
     }
 
     /// Whether it is time to show that it is alive.
     pub(super) fn heartbeat(&self, now_ns: u64) -> bool {
-        self.written.is_none_or(|written| now_ns.saturating_sub(written.at_ns) >= HEARTBEAT_NS)
+        self.written.as_ref().is_none_or(|it| now_ns.saturating_sub(it.at_ns) >= HEARTBEAT_NS)
+    }
+
+    /// Whether it takes room of its own on the heap.
+    #[cfg(test)]
+    pub(super) fn is_boxed(&self) -> bool {
+        self.written.as_ref().is_some_and(|written| written.rare.is_some())
     }
 }
 
@@ -250,26 +271,27 @@ fn differs(written: &Written, now: &Sample, now_ns: u64) -> bool {
     fn news<T: Copy + PartialEq>(written: Option<T>, now: Option<T>) -> bool {
         now.is_some() && now != written
     }
-    fn size(written: Option<u64>, now: Option<u64>) -> bool {
-        match (written, now) {
+    fn size(written: MaybeSmall, now: Option<u64>) -> bool {
+        match (written.get(), MaybeSmall::from(now).get()) {
             (Some(written), Some(now)) => resized(written, now),
             (None, Some(_)) => true,
             (_, None) => false,
         }
     }
+    let rare = written.rare();
     let age_ns = now_ns.saturating_sub(written.at_ns);
     class(written.state) != class(now.state)
         || news(written.syscr.get(), now.syscr)
         || news(written.reads.get(), now.reads)
         || news(written.stdin, now.stdin.map(of_stdin))
         || news(written.output, now.output.map(of_output))
-        || news(written.sockets, now.sockets)
+        || news(rare.sockets, now.sockets)
         || news(written.cpu_ms.get(), now.cpu_ms)
-        || news(written.syscr_below.get(), now.syscr_below)
+        || news(rare.syscr_below.get(), now.syscr_below)
         || now.waits
-        || size(written.rss_kib.get(), now.rss_kib)
-        || size(written.launchers_rss_kib.get(), now.launchers_rss_kib)
-        || size(written.pss_kib.get(), now.pss_kib)
-        || (age_ns >= MINOR_NS && news(written.threads, now.threads))
+        || size(written.rss_kib, now.rss_kib)
+        || size(rare.launchers_rss_kib, now.launchers_rss_kib)
+        || size(written.pss_kib, now.pss_kib)
+        || (age_ns >= MINOR_NS && news(written.threads.get(), now.threads.map(u64::from)))
         || age_ns >= HEARTBEAT_NS
 }

@@ -33,7 +33,7 @@ pub(super) struct SocketWatch {
     census_due_ns: u64,
 }
 
-/// What is known of one worker's sockets.
+/// What is known of one worker's sockets. Kept only where workers may be spoken to by these.
 #[derive(Debug, Default)]
 pub(super) struct Own {
     known: Option<Sockets>,
@@ -96,18 +96,19 @@ impl SocketWatch {
             .collect();
         for (worker, tree) in trees {
             let Some(it) = workers.get_mut(&worker) else { continue };
-            it.sockets.busy_due_ns = now_ns + BUSY_APART_NS;
-            it.sockets.owed = false;
+            let own = it.sockets.get_or_insert_default();
+            own.busy_due_ns = now_ns + BUSY_APART_NS;
+            own.owed = false;
             if tree.own.is_empty() && tree.below.is_empty() {
                 let none = Sockets { listening: 0, connected: 0, complete: tree.complete };
-                it.sockets.known = Some(none);
+                own.known = Some(none);
                 continue;
             }
             if now_ns < self.census_due_ns {
-                it.sockets.owed = true;
+                own.owed = true;
                 continue;
             }
-            it.sockets.known = Some(self.count(proc, worker, &tree));
+            own.known = Some(self.count(proc, worker, &tree));
         }
         if let Some(connections) = self.census.connections() {
             let many = connections as u64 / CONNECTIONS_APART;
@@ -139,10 +140,12 @@ impl SocketWatch {
 
 impl Worker {
     fn is_due_for_sockets(&self, now_ns: u64) -> bool {
+        let there = self.live.pulse != Pulse::Gone;
+        let Some(own) = self.sockets.as_deref() else { return there };
         let ran = self.live.pulse == Pulse::Ran || self.work.ran_below();
-        let busy = ran && now_ns >= self.sockets.busy_due_ns;
-        let looked = self.live.pulse == Pulse::Look || self.sockets.known.is_none();
-        self.live.pulse != Pulse::Gone && (looked || busy || self.sockets.owed)
+        let busy = ran && now_ns >= own.busy_due_ns;
+        let looked = self.live.pulse == Pulse::Look || own.known.is_none();
+        there && (looked || busy || own.owed)
     }
 }
 

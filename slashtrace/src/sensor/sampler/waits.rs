@@ -1,17 +1,18 @@
 use crate::{host::proc::ProcFs, model::Identity};
 
 /// Time between two looks at a worker that does not wait for its stdin; it doubles.
-const FIRST_STEP_NS: u64 = 4_000_000_000;
-const SLOWEST_NS: u64 = 60_000_000_000;
+const FIRST_STEP_S: u8 = 4;
+const SLOWEST_S: u8 = 60;
 /// It may not be looked at: it is tried again then.
-const DENIED_NS: u64 = 60_000_000_000;
+const DENIED_S: u8 = 60;
+const SECOND_NS: u64 = 1_000_000_000;
 
 /// Whether a worker was seen waiting for its stdin.
 #[derive(Debug, Default)]
 pub(super) struct Waits {
     seen: bool,
+    step_s: u8,
     next_ns: u64,
-    step_ns: u64,
 }
 
 impl Waits {
@@ -22,11 +23,11 @@ impl Waits {
             return false;
         }
         let reads = proc.is_reading(identity.pid, 0);
-        self.step_ns = match reads {
-            Ok(_) => (self.step_ns * 2).clamp(FIRST_STEP_NS, SLOWEST_NS),
-            Err(_) => DENIED_NS,
+        self.step_s = match reads {
+            Ok(_) => (self.step_s * 2).clamp(FIRST_STEP_S, SLOWEST_S),
+            Err(_) => DENIED_S,
         };
-        self.next_ns = now_ns + self.step_ns;
+        self.next_ns = now_ns + u64::from(self.step_s) * SECOND_NS;
         self.seen = reads.unwrap_or(false);
         self.seen
     }

@@ -17,39 +17,49 @@ const DENIED_NS: u64 = 60_000_000_000;
 /// has ended stays counted, as far as it was seen in a round.
 #[derive(Debug, Default)]
 pub(super) struct Work {
-    /// CPU time of the tree; `None` while nobody's is known.
-    cpu_ns: Maybe,
-    /// The worker's own share of it.
-    own_ns: u64,
-    /// When it was looked at last, and what it was then.
+    /// The worker's own CPU time; none while it is not known.
+    own_ns: Maybe,
+    /// When the tree was looked at last, and what its CPU time was then.
     last_ns: Maybe,
     last_cpu_ns: u64,
     /// More than upkeep was seen since it was written.
     rose: bool,
     cpu_written_ns: Maybe,
-    /// Something below the worker ran since the last round.
-    ran_below: bool,
-    /// Read system calls of what descends from it.
-    below: u64,
-    below_written: u64,
-    below_written_ns: Maybe,
+    below: Option<Box<Below>>,
+}
+
+/// What the descendants of a worker have done: few workers have some.
+#[derive(Debug, Default)]
+struct Below {
+    /// One of them ran since the last round.
+    ran: bool,
+    /// CPU time; none while nobody's is known.
+    cpu_ns: Maybe,
+    /// Read system calls.
+    syscr: u64,
+    syscr_written: u64,
+    written_ns: Maybe,
 }
 
 impl Work {
     /// The worker's own CPU time so far.
     pub(super) fn own(&mut self, cpu_ns: u64) {
-        let more = cpu_ns.saturating_sub(self.own_ns);
-        self.own_ns += more;
-        self.add_cpu(more);
+        self.own_ns = cpu_ns.max(self.own_ns.get().unwrap_or(0)).into();
     }
 
-    fn add_cpu(&mut self, more: u64) {
-        self.cpu_ns = (self.cpu_ns.get().unwrap_or(0) + more).into();
+    /// CPU time of the tree; `None` while nobody's is known.
+    fn cpu_ns(&self) -> Option<u64> {
+        let below = self.below.as_ref().and_then(|below| below.cpu_ns.get());
+        self.own_ns.get().into_iter().chain(below).reduce(|own, below| own + below)
+    }
+
+    fn below_mut(&mut self) -> &mut Below {
+        self.below.get_or_insert_default()
     }
 
     /// All of the tree was looked at.
     fn looked(&mut self, now_ns: u64) {
-        let Some(cpu_ns) = self.cpu_ns.get() else { return };
+        let Some(cpu_ns) = self.cpu_ns() else { return };
         let before_ns = std::mem::replace(&mut self.last_cpu_ns, cpu_ns);
         if let Some(at_ns) = self.last_ns.replace(now_ns) {
             let rose_by = cpu_ns.saturating_sub(before_ns).saturating_mul(UPKEEP_PART);
@@ -63,31 +73,44 @@ impl Work {
             None => true,
             Some(at_ns) => self.rose && now_ns.saturating_sub(at_ns) >= EVERY_NS,
         };
-        self.cpu_ns.get().filter(|_| due).map(|ns| ns / 1_000_000)
+        self.cpu_ns().filter(|_| due).map(|ns| ns / 1_000_000)
     }
 
     /// Read system calls below the worker, if these are to be written.
     pub(super) fn below(&self, now_ns: u64) -> Option<u64> {
-        let due =
-            self.below_written_ns.get().is_none_or(|at| now_ns.saturating_sub(at) >= EVERY_NS);
-        (due && self.below != self.below_written).then_some(self.below)
+        let below = self.below.as_deref()?;
+        let due = below.written_ns.get().is_none_or(|at| now_ns.saturating_sub(at) >= EVERY_NS);
+        (due && below.syscr != below.syscr_written).then_some(below.syscr)
     }
 
     /// Whether something below the worker ran since the last round.
     pub(super) fn ran_below(&self) -> bool {
-        self.ran_below
+        self.below.as_ref().is_some_and(|below| below.ran)
     }
 
     /// These were written.
-    pub(super) fn written(&mut self, cpu_ms: Option<u64>, below: Option<u64>, now_ns: u64) {
+    pub(super) fn written(&mut self, cpu_ms: Option<u64>, syscr_below: Option<u64>, now_ns: u64) {
         if cpu_ms.is_some() {
             self.cpu_written_ns = now_ns.into();
             self.rose = false;
         }
-        if let Some(below) = below {
-            self.below_written = below;
-            self.below_written_ns = now_ns.into();
+        if let Some(syscr) = syscr_below {
+            let below = self.below_mut();
+            below.syscr_written = syscr;
+            below.written_ns = now_ns.into();
         }
+    }
+
+    /// Whether it takes room of its own on the heap.
+    #[cfg(test)]
+    pub(super) fn is_boxed(&self) -> bool {
+        self.below.is_some()
+    }
+}
+
+impl Below {
+    fn add_cpu(&mut self, more: u64) {
+        self.cpu_ns = (self.cpu_ns.get().unwrap_or(0) + more).into();
     }
 }
 
@@ -100,7 +123,9 @@ pub(super) fn round(
     now_ns: u64,
 ) {
     for worker in workers.values_mut() {
-        worker.work.ran_below = false;
+        if let Some(below) = &mut worker.work.below {
+            below.ran = false;
+        }
     }
     for (identity, descendant) in descendants {
         let Some(worker) = workers.get_mut(&descendant.worker) else { continue };
@@ -132,9 +157,10 @@ impl Descendant {
             Ok(Some(stat)) if proc.is_same(identity, &stat) => {}
             _ => return,
         }
-        work.ran_below = true;
+        let below = work.below_mut();
+        below.ran = true;
         if let Some(cpu_ns) = known {
-            work.add_cpu(cpu_ns.saturating_sub(self.cpu_ns.replace(cpu_ns).unwrap_or(0)));
+            below.add_cpu(cpu_ns.saturating_sub(self.cpu_ns.replace(cpu_ns).unwrap_or(0)));
         }
         if now_ns < self.denied_until_ns {
             return;
@@ -143,7 +169,7 @@ impl Descendant {
             Ok(Some(syscr)) => {
                 let more = syscr.saturating_sub(self.syscr);
                 self.syscr += more;
-                work.below += more;
+                below.syscr += more;
             }
             Ok(None) => {}
             Err(_) => self.denied_until_ns = now_ns + DENIED_NS,
@@ -159,7 +185,7 @@ impl Descendant {
         let more = cpu_ns.saturating_sub(before);
         let stat = if more > 0 { proc.stat(identity.pid).ok().flatten() } else { None };
         if stat.is_some_and(|stat| proc.is_same(identity, &stat)) {
-            work.add_cpu(more);
+            work.below_mut().add_cpu(more);
         }
     }
 }

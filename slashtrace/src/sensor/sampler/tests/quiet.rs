@@ -139,3 +139,18 @@ fn of_many_idle_workers_each_has_its_turn() {
     let missing = (1000..1000 + count).filter(|&pid| !unheld(pid)).count();
     assert_eq!(missing, 0);
 }
+
+#[test]
+fn a_plain_worker_takes_one_allocation() {
+    let mut world = World::new();
+    world.fake.fd(20, 0, "pipe:[500]", "00");
+    world.fake.fd(20, 1, "pipe:[501]", "01");
+    world.fake.fd(10, 4, "pipe:[500]", "01");
+    world.fake.fd(10, 5, "pipe:[501]", "00");
+    let worker = world.id(20);
+    let sample = world.samples(0)[0].clone();
+    assert!(sample.stdin.is_some() && sample.output.is_some() && sample.rss_kib.is_some());
+    world.at(1);
+    let it = &world.sampler.workers[&worker];
+    assert!(!it.live.is_boxed() && !it.work.is_boxed() && it.sockets.is_none());
+}
