@@ -24,11 +24,8 @@ const PROMPT: u64 = 3_000_000_000;
 /// By what a connection is taken for the client that a worker is for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum How {
-    /// Two signals agree: the gateway replied to it after the spawn, and it spoke before, or belongs
-    /// to the terminal that named the session.
+    /// The gateway replied to it after the spawn, and to nobody else who may have asked.
     Joined,
-    /// The gateway replied to it after the spawn.
-    Replied,
     /// It spoke right before the spawn.
     Spoke,
     /// It connected right before the spawn.
@@ -38,7 +35,7 @@ pub(crate) enum How {
 impl How {
     /// Whether the gateway's reply is among what says so.
     pub(crate) fn is_joined(self) -> bool {
-        matches!(self, Self::Joined | Self::Replied)
+        self == Self::Joined
     }
 }
 
@@ -198,13 +195,13 @@ impl Roster {
                 .filter(|known| caller.is_some_and(|caller| caller.id == known.id));
             match (known, caller) {
                 (Some(known), Some(caller)) => {
-                    known.how = caller.how;
+                    known.how = How::Joined;
                     (known.seq, known.reply) = (caller.seqs[0], Some(caller.seqs[1]));
                 }
                 (_, caller) => {
                     worker.client = caller.map(|caller| {
                         let [seq, reply] = caller.seqs;
-                        Box::new(Client::new(caller.id, caller.how, seq, Some(reply)))
+                        Box::new(Client::new(caller.id, How::Joined, seq, Some(reply)))
                     });
                 }
             }

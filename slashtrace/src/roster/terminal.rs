@@ -307,15 +307,19 @@ impl Roster {
         if let Some(master) = master {
             self.join_sessions(master);
         }
-        for id in self.may_belong_to(key, before.as_deref()) {
+        let workers = self.may_belong_to(key, before.as_deref());
+        // Who is attached to a session bears on whether its worker is abandoned.
+        let judged = |id: &Identity| {
+            let departed = |id| self.gateways.get(id).is_some_and(|at| !at.departed.is_empty());
+            self.clientless.contains_key(id) || departed(id)
+        };
+        let gateways = workers.iter().filter_map(|id| self.worker(*id)?.gateway_id());
+        let gateways: BTreeSet<Identity> = gateways.chain(master).filter(judged).collect();
+        for id in workers {
             self.touch(Subject::Worker(id));
         }
-        // Who is attached to a session bears on whether its worker is abandoned.
-        let departed = |id: &Identity| {
-            self.gateways.get(id).is_some_and(|gateway| !gateway.departed.is_empty())
-        };
-        if let Some(master) = master.filter(departed) {
-            self.touch(Subject::Gateway(master));
+        for id in gateways {
+            self.touch(Subject::Gateway(id));
         }
     }
 

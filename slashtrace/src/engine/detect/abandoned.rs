@@ -1,22 +1,30 @@
-//! `abandoned`: an idle worker that no client can ask anything of, because none is connected.
+//! `abandoned`: an idle worker that no client can ask anything of, or whose own client left.
 //!
 //! Holds for live workers of a gateway that listens and has had no client connection for the
 //! client grace, as far as the samples show without interruption, where the worker has done
-//! nothing for as long either. It also holds for a worker whose own client has been gone for as long
-//! while others are connected. Which client is its own is told by the gateway's reply after the spawn,
-//! by which connection spoke right before it, and by the terminal that named the session. One of these
-//! alone is weak. So is anybody connected who is not known by two of them to be another session's
-//! client: they may have taken the session over, which shows only when it is asked something; from then
-//! on it is somebody's again. A client that came later and is no other worker's may be its own, come
-//! back: as long as it is there, nothing is said. Nor is anything said while an open terminal shows the
-//! session, or a client of another worker of it is connected. One finding for each gateway names all
-//! its abandoned workers.
-//! A gateway that does not listen is spoken to in another way and is never judged; a look that
-//! could not see every socket starts the time anew. An idle session with a client connected is not
-//! abandoned, and a client that comes back withdraws the finding.
+//! nothing for as long either: strongly, for nobody is there who could ask it anything.
+//!
+//! Holds weakly for a worker whose own client has been gone for as long, while others are connected,
+//! or were since. Who its own client was is told by the gateway's reply after the spawn, by which
+//! connection spoke right before it, and by the terminal that named the session. However sure that is,
+//! it does not show that nobody uses the worker now: a client can resume any session on the connection
+//! that it already has, also one that is known to be another session's, and nothing that is observed
+//! shows it until the worker is asked something.
+//!
+//! What contradicts it: the worker was asked something since its client left (then it is somebody's,
+//! until nobody is connected); it worked (it has to be idle for the grace again); its client is there
+//! again; a client came later that is no other worker's, and may be its own, come back (as long as that
+//! one is there); an open terminal shows the session, or a client of another worker of it is connected;
+//! it has a connection of its own. Any client that connects withdraws the strong claim.
+//!
+//! A gateway that does not listen is spoken to in another way and is never judged; a look that could
+//! not see every socket starts the time without clients anew. An idle session with a client connected
+//! is not abandoned. One finding for each gateway names all its abandoned workers.
 //!
 //! Strong at most: connections are sampled. Weak where the gateway has opened connections itself, to
 //! processes outside its tree: what it is asked may come in by these.
+
+use std::collections::BTreeSet;
 
 use super::{Judgement, Verdict, count, ids, time};
 use crate::{
@@ -24,7 +32,7 @@ use crate::{
     roster::{How, Moment, Roster, Worker},
 };
 
-pub(super) fn judge(roster: &Roster, id: Identity) -> Judgement {
+pub(super) fn judge<'a>(roster: &'a Roster, id: Identity) -> Judgement {
     let Some(gateway) = roster.gateway(id).filter(|gateway| gateway.exit.is_none()) else {
         return Judgement::default();
     };
@@ -38,21 +46,31 @@ pub(super) fn judge(roster: &Roster, id: Identity) -> Judgement {
         since.at.max(worker.birth.at).max(worked(worker)).saturating_add(roster.rules.client)
     };
 
-    let asked = if alone.is_some() { &gateway.live } else { &gateway.departed };
-    let live = asked.iter().filter_map(|id| roster.worker(*id));
-    let live = live.filter(|worker| worker.used_directly(&roster.rules).is_none());
-    let judged: Vec<(&Worker, Moment)> = live
-        .filter_map(|worker| {
-            let since = alone.or_else(|| {
-                let left = worker.client.as_ref()?.gone()?;
-                let used = worker.used_by_another() || roster.has_another_client(worker);
-                (!used).then_some(left)
-            })?;
-            Some((worker, since))
-        })
-        .collect();
-    let (mut abandoned, waiting): (Vec<_>, Vec<_>) =
-        judged.into_iter().partition(|&(worker, since)| due(worker, since) <= roster.now);
+    // Those of whom it is time to say it, and those of whom it will be.
+    let split = |all: Vec<(&'a Worker, Moment)>| {
+        let (mut now, later): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|&(worker, since)| due(worker, since) <= roster.now);
+        now.retain(|(worker, _)| !roster.is_shown(worker));
+        (now, later)
+    };
+    let live = |ids: &'a BTreeSet<Identity>| {
+        let live = ids.iter().filter_map(|id| roster.worker(*id));
+        live.filter(|worker| worker.used_directly(&roster.rules).is_none())
+    };
+    let all = alone.into_iter().flat_map(|since| live(&gateway.live).map(move |it| (it, since)));
+    let (mut abandoned, mut waiting) = split(all.collect());
+    // Until all have been gone for the grace, it is about those whose own client has.
+    let alone = alone.filter(|_| !abandoned.is_empty());
+    if alone.is_none() {
+        let departed = live(&gateway.departed).filter_map(|worker| {
+            let left = worker.client.as_ref()?.gone()?;
+            let used = worker.used_by_another() || roster.has_another_client(worker);
+            (!used).then_some((worker, left))
+        });
+        let (now, later) = split(departed.collect());
+        abandoned = now;
+        waiting.extend(later);
+    }
     let deadline = waiting.into_iter().map(|(worker, since)| due(worker, since)).min();
     if abandoned.is_empty() {
         return Judgement::new(None, deadline);
@@ -87,20 +105,18 @@ pub(super) fn judge(roster: &Roster, id: Identity) -> Judgement {
         };
         let text = format!(
             "the client {how} the spawn of {} has been gone for {grace} or longer, and the worker did \
-             nothing in that time, while other clients are connected: {who}",
+             nothing in that time; who else was connected may have taken {} session over: {who}",
             if workers.len() == 1 {
                 "this worker".to_owned()
             } else {
                 format!("each of {}", count(workers.len(), "worker"))
             },
+            if workers.len() == 1 { "its" } else { "the" },
         );
         let seqs = abandoned.iter().flat_map(|(worker, left)| {
             worker.client.iter().flat_map(|client| client.seqs()).chain([left.seq])
         });
-        let sure = all(|how| how == How::Joined) && !roster.has_strangers(id);
-        let most =
-            if sure && gateway.outbound == 0 { Confidence::Strong } else { Confidence::Weak };
-        Verdict::about(&workers, text).at_most(most).because(seqs)
+        Verdict::about(&workers, text).at_most(Confidence::Weak).because(seqs)
     };
     Judgement::new(Some(verdict.unused()), deadline)
 }
@@ -224,8 +240,8 @@ mod tests {
         assert_eq!(
             finding.text,
             "the client that spoke to gateway python(100) right before the spawn of each of 3 \
-             workers has been gone for 30 min or longer, and the worker did nothing in that time, \
-             while other clients are connected: 101, 102 and 103"
+             workers has been gone for 30 min or longer, and the worker did nothing in that time; \
+             who else was connected may have taken the session over: 101, 102 and 103"
         );
         // The last one goes, too: now it is about all of them, and surer.
         connected(&mut history, &[]);

@@ -2,8 +2,16 @@
 //! before, and whose terminal named the session.
 //!
 //! Each of these leaves some of the connections that were there. Where they leave one and no other,
-//! that is the client: by two signals if two of them say something (a signal that excludes nobody of
-//! several says nothing), by one otherwise. Several, or none in common, say nothing.
+//! that is the client, if two of them say something (a signal that excludes nobody of several says
+//! nothing), or if the reply does and no other was sent at the time. Several, or none in common, say
+//! nothing.
+//!
+//! Who is not seen cannot be excluded: a reply to a port that no look at the connections showed, and a
+//! connection without a port (a Unix socket), of which neither a reply nor speech is seen. Then only a
+//! terminal that named the session leaves one, for that one is known by its own ports.
+//!
+//! All of this is about who asked for a worker, not about who uses it now: any client may resume any
+//! session on the connection that it has, and nothing that is observed shows it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,10 +21,7 @@ use std::{
 use super::{Roster, Sessions, rule};
 use crate::{
     model::{Clients, Identity, Record, Reply},
-    roster::{
-        client::How,
-        worker::{Moment, Worker},
-    },
+    roster::worker::{Moment, Worker},
 };
 
 /// Workers of one gateway whose client is still looked for; the oldest one gives way.
@@ -37,6 +42,17 @@ struct Seen {
     spoke: bool,
 }
 
+/// The connections to a gateway right after it forked a worker.
+#[derive(Debug)]
+struct Look {
+    /// Its record.
+    seq: u64,
+    /// Those that have a port.
+    seen: Vec<Seen>,
+    /// There are others.
+    portless: bool,
+}
+
 /// What the gateway sent after it forked a worker.
 #[derive(Clone, Debug)]
 struct Answer {
@@ -49,7 +65,7 @@ struct Answer {
 #[derive(Debug)]
 struct Asked {
     born: u64,
-    seen: Option<(u64, Vec<Seen>)>,
+    look: Option<Look>,
     answer: Option<Answer>,
 }
 
@@ -57,7 +73,6 @@ struct Asked {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(in crate::roster) struct Caller {
     pub(in crate::roster) id: u64,
-    pub(in crate::roster) how: How,
     /// The records of the look and of the reply.
     pub(in crate::roster) seqs: [u64; 2],
 }
@@ -72,7 +87,7 @@ pub(super) struct Callers {
 
 impl Callers {
     pub(super) fn forked(&mut self, worker: Identity, at: u64) {
-        self.asked.insert(worker, Asked { born: at, seen: None, answer: None });
+        self.asked.insert(worker, Asked { born: at, look: None, answer: None });
         if self.asked.len() > ASKING_MAX {
             let oldest = self.asked.iter().min_by_key(|(id, asked)| (asked.born, **id));
             if let Some(oldest) = oldest.map(|(id, _)| *id) {
@@ -105,7 +120,7 @@ impl Callers {
         let mut found = Vec::new();
         for (id, asked) in &mut self.asked {
             let due = asked.born..=asked.born.saturating_add(SEEN_WITHIN);
-            if asked.seen.is_some() || !due.contains(&now.at) || all.len() > SEEN_MAX {
+            if asked.look.is_some() || !due.contains(&now.at) || all.len() > SEEN_MAX {
                 continue;
             }
             let since = asked.born.saturating_sub(ASKS_WITHIN);
@@ -114,7 +129,9 @@ impl Callers {
                 let spoke = !heard || one.heard_ns.is_some_and(|at| at >= since);
                 Some(Seen { id: one.id, port: one.port?, spoke })
             });
-            asked.seen = Some((now.seq, seen.collect()));
+            let seen: Vec<Seen> = seen.collect();
+            let portless = seen.len() < all.len();
+            asked.look = Some(Look { seq: now.seq, seen, portless });
             found.push(*id);
         }
         found
@@ -131,14 +148,14 @@ impl Callers {
         &self,
         worker: Identity,
         shown: Option<&[u16]>,
-        before: Option<(u64, How)>,
+        before: Option<u64>,
         replies: &[RangeInclusive<u64>],
     ) -> Left {
-        let Some(Asked { seen: Some((look, seen)), answer: Some(answer), .. }) =
-            self.asked.get(&worker)
+        let Some(Asked { look: Some(look), answer: Some(answer), .. }) = self.asked.get(&worker)
         else {
             return Left::Unknown;
         };
+        let seen = &look.seen;
         let replied = |one: &Seen| answer.to.contains(&one.port);
         let terminal = |one: &Seen| shown.is_none_or(|ports| ports.contains(&one.port));
         let left = |by: &dyn Fn(&Seen) -> bool| seen.iter().filter(|one| by(one)).count();
@@ -151,21 +168,26 @@ impl Callers {
         let (spoke, named) = (left(&|one| one.spoke), left(&terminal));
         let signals = [says(to), says(spoke), shown.is_some() && says(named)];
         let signals = signals.into_iter().filter(|says| *says).count();
+        let unseen = |port: &u16| {
+            let excluded = shown.is_some_and(|ports| !ports.contains(port));
+            !excluded && !seen.iter().any(|one| one.port == *port)
+        };
+        let hidden = answer.to.iter().any(unseen) || (look.portless && shown.is_none());
         let mut all = seen.iter().filter(|one| replied(one) && one.spoke && terminal(one));
-        let seqs = [*look, answer.seq];
+        let seqs = [look.seq, answer.seq];
         match (all.next(), all.next()) {
-            (Some(one), None) if signals > 1 => {
-                Left::One(Caller { id: one.id, how: How::Joined, seqs })
-            }
             // While it replies to two at a time, either may be the one.
-            (Some(one), None) if says(to) && rule::alone(&answer.during, replies) => {
-                Left::One(Caller { id: one.id, how: How::Replied, seqs })
+            (Some(one), None)
+                if !hidden
+                    && (signals > 1 || (says(to) && rule::alone(&answer.during, replies))) =>
+            {
+                Left::One(Caller { id: one.id, seqs })
             }
             (Some(_), _) => {
-                let among = |id: u64| seen.iter().any(|one| one.id == id && replied(one));
-                match before.filter(|(id, _)| among(*id)) {
+                let among = |id: &u64| seen.iter().any(|one| one.id == *id && replied(one));
+                match before.filter(among) {
                     // This time it was not seen by itself.
-                    Some((id, _)) => Left::One(Caller { id, how: How::Replied, seqs }),
+                    Some(id) => Left::One(Caller { id, seqs }),
                     None => {
                         Left::Among(seen.iter().filter(|it| replied(it)).map(|it| it.id).collect())
                     }
@@ -236,7 +258,7 @@ impl Roster {
             let before = before.into_iter().flatten().filter(|other| **other != id);
             let before = before.filter_map(|other| self.worker(*other)).find_map(|other| {
                 let client = other.client.as_ref().filter(|client| client.how.is_joined())?;
-                (other.gateway_id() == Some(gateway)).then_some((client.id(), client.how))
+                (other.gateway_id() == Some(gateway)).then_some(client.id())
             });
             let shown = shown.as_deref().filter(|ports| !ports.is_empty());
             let replies: Vec<_> = sessions.replies.iter().cloned().collect();
@@ -257,7 +279,7 @@ impl Roster {
     }
 
     /// Whether a session is seen to have somebody, although the client that this worker of it is joined
-    /// to is gone: an open terminal shows it, or another worker of it has a client.
+    /// to is gone: another worker of it has a client.
     pub(crate) fn has_another_client(&self, worker: &Worker) -> bool {
         if !worker.client.as_ref().is_some_and(|client| client.how.is_joined()) {
             return false;
@@ -269,18 +291,6 @@ impl Roster {
             let client = other.client.as_ref();
             client.is_some_and(|it| it.how.is_joined() && it.gone().is_none())
         };
-        same.any(asks) || self.is_shown(worker)
-    }
-
-    /// Whether anybody is connected to a gateway who is not known to be the client of one of its
-    /// sessions; also where that cannot be told.
-    pub(crate) fn has_strangers(&self, gateway: Identity) -> bool {
-        let here = self.joins.get(&gateway).and_then(Sessions::connected);
-        let live = self.gateways.get(&gateway).map(|known| &known.live);
-        let workers = live.into_iter().flatten().filter_map(|id| self.worker(*id));
-        let clients = workers.filter_map(|worker| worker.client.as_ref());
-        let known: BTreeSet<u64> =
-            clients.filter(|client| client.how == How::Joined).map(|client| client.id()).collect();
-        here.is_none_or(|(_, here)| here.iter().any(|id| !known.contains(id)))
+        same.any(asks)
     }
 }
