@@ -92,6 +92,20 @@ const VETOES: &[Veto] = &[
         },
     },
     Veto {
+        says: "A client is connected to its gateway.",
+        of: &[Kind::Abandoned],
+        seen: |history| {
+            history.clients(100, 1, 1, true);
+        },
+    },
+    Veto {
+        says: "An open terminal shows its session.",
+        of: &[Kind::TerminalOrphan, Kind::Abandoned],
+        seen: |history| {
+            history.open_terminal(9, 100, Some(K));
+        },
+    },
+    Veto {
         says: "It, or anything that descends from it, has worked since: it has to be quiet for the \
                grace again (unless its channel is `stdin`, for 5 min at least).",
         of: &[
