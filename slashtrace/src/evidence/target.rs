@@ -32,7 +32,7 @@ use crate::{
 /// How often it is looked whether the file is still where it was opened.
 pub(super) const LOOK: Duration = Duration::from_secs(2);
 /// Memory that is kept for the next lines, bytes.
-const KEPT: usize = 64 << 10;
+const KEPT: usize = 8 << 10;
 /// A write of this size to a pipe with room in it does not wait: a pipe is ready when a whole page is
 /// free (pipe_poll, fs/pipe.c).
 const PAGE: usize = 4 << 10;

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Bytes of memory that are kept from one batch to the next.
-const BATCH_KEPT: usize = 64 << 10;
+const BATCH_KEPT: usize = 8 << 10;
 /// How long the reaper's next step waits for its record to be written, where that is not done at
 /// once.
 const PATIENCE: Duration = Duration::from_millis(50);

@@ -122,7 +122,7 @@ pub(crate) fn arguments(bench: &Bench) -> Result<(Vec<String>, PathBuf)> {
     let profile = bench.folder.join("profile.toml");
     let text = format!(
         "name = \"bench\"\n[worker]\ntokens = [\"-m\", \"{}\"]\nsession_flag = \"--session-key\"\n\
-         model_flag = \"--model\"\n{SHORT}",
+         channel = \"stdin\"\nmodel_flag = \"--model\"\n{SHORT}",
         bench.token
     );
     fs::write(&profile, text).with_context(|| format!("cannot write {}", profile.display()))?;

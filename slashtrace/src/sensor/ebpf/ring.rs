@@ -41,7 +41,7 @@ const QUEUE_PART: u64 = 64;
 /// is lost.
 const NICE: i32 = -10;
 /// Bytes that are allocated at a time.
-const CHUNK_BYTES: usize = 64 << 10;
+const CHUNK_BYTES: usize = 16 << 10;
 /// Bytes of a record's length, before it.
 const LENGTH_BYTES: usize = size_of::<u32>();
 /// Bytes of the thread's stack.
