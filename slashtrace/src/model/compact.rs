@@ -6,8 +6,8 @@ use super::{Identity, Terminal};
 /// A pid that no process has: more than `PID_MAX_LIMIT` (include/linux/threads.h).
 const NOBODY: u32 = u32::MAX;
 
-/// A process, or none.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+/// A process, or none. The order is that of [`Identity`].
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) struct MaybeId {
     pid: u32,
     /// Upper and lower half of the start time: an alignment of 4 bytes is enough.
@@ -158,6 +158,9 @@ mod tests {
             assert_eq!(MaybeId::from(id).get(), id);
         }
         assert_eq!(MaybeId::from(None).get(), None);
+        let ids = [(1, 9), (2, 0), (2, u64::from(u32::MAX)), (2, 1 << 32)];
+        let ids = ids.map(|(pid, start_ns)| MaybeId::from(Identity { pid, start_ns }));
+        assert!(ids.is_sorted(), "as the identities");
         assert_eq!((size_of::<MaybeTerminal>(), size_of::<Option<Terminal>>()), (16, 24));
         for instance in [None, Some(0), Some(24)] {
             let terminal = Some(Terminal { instance, index: 3 });

@@ -161,7 +161,7 @@ impl Roster {
             }
         }
         let ended = worker.exit().is_some();
-        self.workers.insert(id, Box::new(worker));
+        self.workers.insert(worker);
         self.enlist(id);
         self.note_launchers(id, spawn);
         if let Some(launcher) = launcher

@@ -121,7 +121,7 @@ impl Roster {
         if counted {
             // It has ended, so its gateway is what it was.
             self.touch(Subject::Worker(id));
-            if let Some(key) = self.workers.get(&id).and_then(|worker| worker.key()) {
+            if let Some(key) = self.workers.get(&id).and_then(Worker::key) {
                 self.touch(Subject::Group(key));
             }
         } else {

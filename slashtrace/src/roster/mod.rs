@@ -33,6 +33,7 @@ mod timeline;
 mod unreaped;
 mod usage;
 mod worker;
+mod workers;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -54,7 +55,10 @@ pub(crate) use self::{
     usage::{Doubt, Reach, span},
     worker::{Moment, Witness, Worker, witness},
 };
-use self::{ends::Ends, few::Few, retire::Retiring, terminal::Terminals, unreaped::Unreaped};
+use self::{
+    ends::Ends, few::Few, retire::Retiring, terminal::Terminals, unreaped::Unreaped,
+    workers::Workers,
+};
 use crate::{
     model::{Body, FORMAT_VERSION, Identity, Memory, Record, Spawn},
     profile::Profile,
@@ -100,7 +104,7 @@ pub struct Roster {
     pub(crate) rules: Rules,
     /// Latest moment seen, ns of the boot clock; records may be slightly out of order.
     pub(crate) now: u64,
-    pub(crate) workers: Index<Identity, Box<Worker>>,
+    pub(crate) workers: Workers,
     descendants: Index<Identity, Descendant>,
     /// Live descendants by worker.
     families: Index<Identity, BTreeSet<Identity>>,
@@ -139,7 +143,7 @@ impl Roster {
         Self {
             rules: Rules::new(profile),
             now: 0,
-            workers: Index::default(),
+            workers: Workers::default(),
             descendants: Index::default(),
             families: Index::default(),
             children: Index::default(),
@@ -222,7 +226,7 @@ impl Roster {
 
     /// A worker, live or not long ended; none if it is only a process that was once mentioned.
     pub(crate) fn worker(&self, id: Identity) -> Option<&Worker> {
-        self.workers.get(&id).map(|worker| &**worker)
+        self.workers.get(&id)
     }
 
     pub(crate) fn group(&self, key: &GroupKey) -> Option<&Group> {

@@ -227,7 +227,7 @@ impl Roster {
     /// Judges anew what a session's group left alone, after one of it was spawned, ended or became
     /// something else.
     pub(super) fn leave_alone(&mut self, id: Identity) {
-        let Some(key) = self.workers.get(&id).and_then(|worker| worker.key()) else { return };
+        let Some(key) = self.workers.get(&id).and_then(Worker::key) else { return };
         let Some(group) = self.groups.get(&key) else { return };
         let &[(_, stays)] = &*group.live else { return };
         let survived = self.survived(group, stays);

@@ -121,7 +121,7 @@ impl Roster {
 
     /// Gives back the room that a storm has left.
     fn give_back(&mut self) {
-        give_back(&mut self.workers);
+        self.workers.give_back();
         give_back(&mut self.descendants);
         give_back(&mut self.families);
         give_back(&mut self.children);

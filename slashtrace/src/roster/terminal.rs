@@ -340,7 +340,7 @@ impl Roster {
         let named = known.resumes.as_ref().and_then(|(it, _)| self.by_session.get(it.as_str()));
         let all = by_session.chain(by_tty).chain(in_window).chain(named.into_iter().flatten());
         let all: BTreeSet<Identity> = all.chain(&joined).copied().collect();
-        let live = |id: &Identity| self.workers.get(id).is_some_and(|worker| worker.is_live());
+        let live = |id: &Identity| self.workers.get(id).is_some_and(Worker::is_live);
         all.into_iter().filter(live).collect()
     }
 

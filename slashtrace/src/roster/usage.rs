@@ -80,8 +80,8 @@ struct Beyond {
     /// The last look at its output, and the first with this answer.
     output: Option<Peer<OutputState>>,
     output_since: Look,
-    sockets: Option<Sockets>,
-    sockets_since: Look,
+    /// The last look at its sockets, and the first with this answer.
+    sockets: Option<Box<(Sockets, Look)>>,
 }
 
 /// Whether anybody can use a worker.
@@ -164,10 +164,10 @@ impl Usage {
         }
         if let Some(sockets) = sample.sockets {
             let beyond = self.beyond.get_or_insert_default();
-            let same = beyond.sockets.replace(sockets) == Some(sockets);
+            let same = beyond.sockets.as_deref().is_some_and(|(before, _)| *before == sockets);
             news |= !same;
             if !same {
-                beyond.sockets_since = now.into();
+                beyond.sockets = Some(Box::new((sockets, now.into())));
             }
         }
         let from = self.looked_at.max(now.at.saturating_sub(rules.look_back())).min(now.at);
@@ -222,8 +222,8 @@ impl Usage {
     }
 
     fn sockets(&self) -> Option<(Sockets, Moment)> {
-        let beyond = self.beyond.as_deref()?;
-        Some((beyond.sockets?, beyond.sockets_since.moment()?))
+        let (sockets, since) = self.beyond.as_deref()?.sockets.as_deref()?;
+        Some((*sockets, since.moment()?))
     }
 
     fn worked(&self) -> Option<Rise> {

@@ -238,7 +238,7 @@ impl Roster {
         }
         let lives = |name: &Arc<str>| {
             let mut ids = self.by_session.get(name).into_iter().flatten();
-            ids.any(|id| self.workers.get(id).is_some_and(|worker| worker.is_live()))
+            ids.any(|id| self.workers.get(id).is_some_and(Worker::is_live))
         };
         let oldest = sessions.order.iter().find(|(_, name)| !lives(name));
         if let Some(oldest) = oldest.or(sessions.order.first()).cloned() {

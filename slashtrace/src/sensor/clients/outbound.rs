@@ -8,7 +8,7 @@ use crate::{
         net::census::CensusTaker,
         proc::{ProcFs, Target},
     },
-    model::{Body, EndKind, Identity, Role},
+    model::{Body, EndKind, Identity, MaybeId, Role},
 };
 
 /// Least time between two looks at one gateway's outbound connections; as much again for so many
@@ -24,7 +24,7 @@ const SEARCHED_MAX: usize = 256;
 pub(super) struct OutboundWatch {
     census: CensusTaker,
     /// The gateway of each worker, and of each process below one.
-    tree: BTreeMap<Identity, Identity>,
+    tree: BTreeMap<MaybeId, MaybeId>,
 }
 
 /// What is remembered of one gateway.
@@ -58,15 +58,17 @@ impl OutboundWatch {
             Body::Spawn(spawn) => {
                 let above = match (spawn.role, &spawn.worker) {
                     (Role::Worker, _) => spawn.parent.as_ref().map(|it| it.process.identity()),
-                    (_, Some(worker)) => self.tree.get(worker).copied(),
+                    (_, Some(worker)) => {
+                        self.tree.get(&MaybeId::from(*worker)).and_then(|it| it.get())
+                    }
                     _ => None,
                 };
                 if let Some(gateway) = above {
-                    self.tree.insert(spawn.identity(), gateway);
+                    self.tree.insert(spawn.identity().into(), gateway.into());
                 }
             }
             Body::Exit(exit) => {
-                self.tree.remove(&exit.identity());
+                self.tree.remove(&exit.identity().into());
             }
             _ => {}
         }
@@ -112,8 +114,10 @@ impl OutboundWatch {
             new.iter().filter_map(|(_, end)| end.map(Target::Socket)).collect();
         let mut inside = HashSet::new();
         if !wanted.is_empty() {
+            let gateway = MaybeId::from(gateway);
             let below = self.tree.iter().filter(|(_, above)| **above == gateway);
-            let pids: Vec<u32> = below.map(|(id, _)| id.pid).take(SEARCHED_MAX).collect();
+            let below = below.filter_map(|(id, _)| id.get());
+            let pids: Vec<u32> = below.map(|id| id.pid).take(SEARCHED_MAX).collect();
             proc.search_holders(&pids, &mut wanted, &mut |target, _| {
                 inside.insert(target);
                 false
