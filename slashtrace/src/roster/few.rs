@@ -50,11 +50,12 @@ impl<T: Copy> Few<T> {
         }
     }
 
-    pub(crate) fn retain(&mut self, keep: impl Fn(&T) -> bool) {
+    /// Removes the first item that it is. Who came first mostly goes first.
+    pub(crate) fn remove(&mut self, is_it: impl Fn(&T) -> bool) {
+        let Some(place) = self.iter().position(is_it) else { return };
         match self {
-            Self::One(one) if keep(one) => return,
             Self::One(_) => *self = Self::default(),
-            Self::Many(many) => many.retain(keep),
+            Self::Many(many) => drop(many.remove(place)),
         }
         if let [one] = **self {
             *self = Self::One(one);
@@ -77,8 +78,10 @@ mod tests {
                     few.insert(place.min(list.len()), item);
                     list.insert(place.min(list.len()), item);
                 } else {
-                    few.retain(|it| *it != item);
-                    list.retain(|it| *it != item);
+                    few.remove(|it| *it == item);
+                    if let Some(place) = list.iter().position(|it| *it == item) {
+                        list.remove(place);
+                    }
                 }
                 prop_assert_eq!(&few[..], &list[..]);
                 prop_assert_eq!(list.len() == 1, matches!(few, Few::One(_)));

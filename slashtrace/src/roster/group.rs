@@ -42,7 +42,7 @@ impl Group {
 
     fn take(&mut self, id: Identity, end: Option<u64>) {
         match end {
-            None => self.live.retain(|&(_, live)| live != id),
+            None => self.live.remove(|&(_, live)| live == id),
             Some(end) => self.ended.remove(end, id),
         }
     }
@@ -330,7 +330,7 @@ impl Worker {
 /// A session has few workers that are remembered, so that a list is smaller than a set.
 fn unlist(index: &mut Index<Arc<str>, Few<Identity>>, key: &Arc<str>, id: Identity) {
     if let Some(ids) = index.get_mut(key) {
-        ids.retain(|it| *it != id);
+        ids.remove(|it| *it == id);
         if ids.is_empty() {
             index.remove(key);
         }
