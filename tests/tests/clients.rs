@@ -90,6 +90,43 @@ fn a_worker_is_abandoned_when_its_gateway_has_no_client() {
     assert!(found.workers[0].unused);
 }
 
+/// The engine next looks at the sockets long after the grace; the reaper looks before it signals.
+#[test]
+fn a_client_that_connected_since_the_last_look_keeps_its_worker() {
+    if !host::may_load_kernel_programs() {
+        return;
+    }
+    let provider = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let outgoing = provider.local_addr().expect("it is bound").port();
+    let setup = Setup::ebpf().flag("--sample-interval=60s").flag("--policy=enforce");
+    let setup = setup.flag("--min-age=1ms").flag("--trigger=abandoned");
+    let profile = setup.own_profile().replace("[graces]", "[graces]\nclient = \"4s\"");
+    let recording = setup.profile(profile).start();
+    let (mut child, port) = gateway(recording.token(), outgoing);
+    recording.wait_for("no client", PATIENCE, |records| connected(records, child.id(), 0));
+    let client = TcpStream::connect(("127.0.0.1", port)).expect("it listens");
+    let reason = |records: &[Record]| -> Option<String> {
+        records.iter().find_map(|record| match &record.body {
+            Body::Action(action) if action.outcome == Some(Outcome::Refused) => {
+                Some(action.detail.clone())
+            }
+            _ => None,
+        })
+    };
+    recording.wait_for("an answer", PATIENCE, |records| {
+        reason(records).is_some() || !ended(records).is_empty()
+    });
+    let records = recording.so_far();
+    assert_eq!(ended(&records), BTreeSet::new());
+    let reason = reason(&records).expect("it was refused");
+    assert!(reason.ends_with("in use: a client is connected to its gateway"), "{reason}");
+    assert!(connected(&records, child.id(), 0), "nothing else had shown the client");
+    drop(client);
+    drop(child.stdin.take());
+    child.wait().expect("it was started");
+    drop(recording.stop());
+}
+
 /// One who uses a session.
 struct Client(TcpStream);
 

@@ -1,3 +1,4 @@
+mod gateway;
 mod sockets;
 mod stdin;
 
@@ -120,6 +121,7 @@ impl Checks {
             self.is_not_in_use(decision)?;
         }
         self.has_no_client(decision, &cmdline)?;
+        self.has_no_client_at(gateway, decision)?;
         self.has_been_quiet(decision)
     }
 

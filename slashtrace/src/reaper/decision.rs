@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use crate::model::{Action, Confidence, Identity, Kind, Outcome, Phase, Step, Terminal};
 
 /// That a worker is to be ended, and why. What is in it is what was observed; it is checked against
@@ -30,6 +32,10 @@ pub struct Decision {
     pub syscr: Option<u64>,
     /// Whether nobody was seen to read its output, which has another end.
     pub output_unread: bool,
+    /// Connections to its gateway (inodes of that one's sockets) that are not its own client, come
+    /// back: they were there when that one left, or are clients of other workers. Only of a worker that
+    /// is taken for abandoned, and none where that is because nobody is connected.
+    pub other_clients: BTreeSet<u64>,
     /// What was seen of each way to use it, for a person.
     pub ways: String,
     /// Sequence number of the record that last said it.

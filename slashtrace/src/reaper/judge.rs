@@ -330,6 +330,9 @@ impl Judge {
     ) -> Option<Decision> {
         let open = self.findings.get(finding)?;
         let worker = roster.worker(id)?;
+        // A strong one says that nobody is connected.
+        let beside = open.kind == Kind::Abandoned && open.confidence < Confidence::Strong;
+        let other_clients = if beside { roster.other_clients(worker) } else { BTreeSet::new() };
         let decision = Decision {
             worker: id,
             gateway: open.gateway.or(worker.gateway_id()),
@@ -344,6 +347,7 @@ impl Judge {
             // While it starts it reads for itself.
             syscr: worker.served(now_ns, &roster.rules).and_then(|_| worker.usage().syscr()),
             output_unread: worker.usage().is_unread(),
+            other_clients,
             ways: worker.ways(&roster.rules, now_ns),
             seq: open.seq,
             descendants: roster.family(id).into_iter().flatten().copied().collect(),

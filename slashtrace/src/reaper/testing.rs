@@ -1,6 +1,7 @@
 //! For tests: records, and real processes that look like workers.
 
 use std::{
+    collections::BTreeSet,
     io::{BufRead as _, BufReader},
     process::{Child, ChildStdin, Command, Stdio},
     thread::sleep,
@@ -157,6 +158,7 @@ impl Subject {
             seen_exec: false,
             syscr: None,
             output_unread: false,
+            other_clients: BTreeSet::new(),
             ways: "its stdin: nobody".to_owned(),
             seq: 5,
             descendants: Vec::new(),

@@ -138,6 +138,18 @@ impl Roster {
         all.filter_map(|worker| worker.client.as_ref()).map(|client| client.id).collect()
     }
 
+    /// Connections to its gateway that are not a worker's own client, come back: those that were there
+    /// when that one left, and those that are known to be other workers' clients. None where its client
+    /// is not known.
+    pub(crate) fn other_clients(&self, worker: &Worker) -> BTreeSet<u64> {
+        let Some(client) = &worker.client else { return BTreeSet::new() };
+        let gateway = worker.gateway_id().and_then(|id| self.gateways.get(&id));
+        let mut others = gateway.map(|it| self.clients_of(&it.live)).unwrap_or_default();
+        others.extend(&client.others);
+        others.remove(&client.id);
+        others
+    }
+
     /// Sees whether a worker's client is among those who are connected.
     fn client_seen(
         &mut self,

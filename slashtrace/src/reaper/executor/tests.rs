@@ -21,6 +21,7 @@ use crate::{
     },
 };
 
+mod abandoned;
 mod connected;
 mod prepared;
 

@@ -9,8 +9,8 @@ use super::{AGAIN_NS, Decision, Judge, Policy, RESUME_NS, WINDOW_NS};
 use crate::{
     engine::testing::recordings,
     model::{
-        Body, Confidence, Exec, Exit, Finding, FindingState, FindingWorker, Identity, Kind, Mode,
-        Outcome, Record, Role, Source, Step,
+        Body, Clients, Confidence, Connection, Exec, Exit, Finding, FindingState, FindingWorker,
+        Identity, Kind, Mode, Outcome, Record, Role, Source, Step, testing,
     },
     reaper::{
         Trigger,
@@ -120,6 +120,43 @@ fn an_unused_worker_is_chosen_once_with_what_is_known_of_it() {
     assert_eq!(decision.descendants, [id(8)]);
     court.after(3_600 * S);
     assert_eq!(court.pids(), [0; 0], "it is under way");
+}
+
+#[test]
+fn who_else_was_connected_when_its_client_left_is_known_where_that_is_the_finding() {
+    let decided = |confidence| {
+        let triggers = vec!["abandoned=weak".parse::<Trigger>().unwrap()];
+        let mut court = Court::new(Policy { triggers, ..policy() });
+        let look = |court: &mut Court, here: &[u64], spoke: u64| {
+            let heard = |id| (id == spoke).then_some(court.now);
+            let connections: Vec<Connection> = here
+                .iter()
+                .map(|&id| Connection { id, since_ns: None, heard_ns: heard(id), port: None })
+                .collect();
+            let look = testing::clients(Identity { pid: 1, start_ns: S });
+            let connected = here.len() as u32;
+            court.tell(Body::Clients(Clients { connected, connections, ..look }));
+        };
+        for (pid, spoke) in [(7, 1), (8, 2)] {
+            let mut spawn = spawn(id(pid), Role::Worker);
+            spawn.session = Some(pid.to_string());
+            court.after(60 * S).tell(Body::Spawn(Box::new(spawn)));
+            look(&mut court, &[1, 2, 3], spoke);
+        }
+        court.after(60 * S);
+        look(&mut court, &[2, 3], 0);
+        // One more comes, and is a third worker's.
+        let mut third = spawn(id(9), Role::Worker);
+        third.session = Some("9".to_owned());
+        court.after(60 * S).tell(Body::Spawn(Box::new(third)));
+        look(&mut court, &[2, 3, 4], 4);
+        court.after(3_600 * S).find(Kind::Abandoned, &[7], |it| it.confidence = confidence);
+        let decided = court.decide();
+        let [decision] = decided.as_slice() else { panic!("{decided:?}") };
+        decision.other_clients.clone()
+    };
+    assert_eq!(decided(Confidence::Weak), BTreeSet::from([2, 3, 4]));
+    assert_eq!(decided(Confidence::Strong), BTreeSet::new());
 }
 
 #[test]
