@@ -256,8 +256,9 @@ fn document() -> String {
         Only a worker that a finding of confidence `strong` or better shows to be *unused* may be \
         ended. Each of these observations contradicts that. At the moment of acting the machine is \
         asked again who holds its stdin and who reads its output, where the finding says that \
-        nobody can use it; and always whether anybody is connected to it (unless its channel is \
-        `stdin`), and whether it has read something since it was last sampled:\n\n"
+        nobody can use it; who is connected to its gateway, where the finding says that clients \
+        are gone; and always whether anybody is connected to it (unless its channel is `stdin`), \
+        and whether it has read something since it was last sampled:\n\n"
         .to_owned();
     let _ = writeln!(text, "| observed | withdraws it for |\n| --- | --- |");
     for veto in VETOES {
