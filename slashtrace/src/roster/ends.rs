@@ -33,16 +33,20 @@ impl Ends {
 
     /// Forgets those that no record can be late for any more.
     pub(super) fn retire(&mut self, now: u64) {
+        let before = self.order.len();
         while let Some(&(since, oldest)) = self.order.front() {
             if self.order.len() <= ENDS_MAX && since.saturating_add(REMEMBERED) > now {
                 break;
             }
             self.order.pop_front();
             self.by_id.remove(&oldest);
-            give_back(&mut self.by_id);
-            if self.order.capacity() > 64 && self.order.len() < self.order.capacity() / 8 {
-                self.order.shrink_to(self.order.len() * 2);
-            }
+        }
+        if self.order.len() == before {
+            return;
+        }
+        give_back(&mut self.by_id);
+        if self.order.capacity() > 64 && self.order.len() < self.order.capacity() / 8 {
+            self.order.shrink_to(self.order.len() * 2);
         }
     }
 

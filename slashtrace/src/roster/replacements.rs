@@ -57,12 +57,15 @@ impl Replacements {
     pub(super) fn remove(&mut self, one: Spawned, replaces: impl Fn(Identity, Identity) -> bool) {
         let Ok(place) = self.spawns.binary_search(&one) else { return };
         if place == 0 && self.spawns.len() > FEW {
+            // The first run loses its first spawn, and is gone if that was all of it.
             let (number, second) = (self.first, self.first + 1);
-            if !self.starts.contains(&second) {
-                self.add_start(second);
+            let length = self.end_of(number) - number;
+            self.lengths.remove(&(length, number));
+            self.starts.pop_first();
+            if length > 1 {
+                self.lengths.insert((length - 1, second));
+                self.starts.insert(second);
             }
-            self.lengths.remove(&(1, number));
-            self.starts.remove(&number);
             self.spawns.pop_front();
             self.first = second;
         } else {

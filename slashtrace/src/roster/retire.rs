@@ -18,6 +18,9 @@ const WORTH_A_TICK: usize = 512;
 /// What is due within this time is forgotten at once, ns.
 const TOGETHER: u64 = 10_000_000_000;
 
+/// After so many have been forgotten it is looked whether there is room to give back.
+const GIVE_BACK_EVERY: u64 = 64;
+
 /// Who is forgotten next.
 #[derive(Debug, Default)]
 pub(super) struct Retiring {
@@ -25,6 +28,8 @@ pub(super) struct Retiring {
     workers: Timeline,
     /// Gateways that the last worker was taken from.
     idle: VecDeque<Identity>,
+    /// How many were forgotten so far.
+    forgotten: u64,
 }
 
 impl Retiring {
@@ -47,7 +52,12 @@ impl Roster {
             }
             self.retiring.workers.pop_first();
             self.forget(id);
-            self.give_back();
+            self.retiring.forgotten += 1;
+            if self.retiring.forgotten.is_multiple_of(GIVE_BACK_EVERY)
+                || self.retiring.workers.is_empty()
+            {
+                self.give_back();
+            }
         }
         while let Some(id) = self.retiring.idle.pop_front() {
             let empty = |at: &super::Gateway| at.live.is_empty() && at.ended.is_empty();

@@ -41,10 +41,14 @@ impl Timeline {
     pub(super) fn remove(&mut self, moment: u64, id: Identity) {
         let item = (moment, id);
         let Some(items) = &mut self.0 else { return };
-        if items.front() == Some(&item) {
-            items.pop_front();
-        } else if let Ok(place) = items.binary_search(&item) {
-            items.remove(place);
+        match items.front() {
+            Some(first) if *first == item => drop(items.pop_front()),
+            // What was taken out already was before all that is left.
+            Some(first) if *first > item => return,
+            _ => match items.binary_search(&item) {
+                Ok(place) => drop(items.remove(place)),
+                Err(_) => return,
+            },
         }
         give_back(items);
     }
