@@ -1,31 +1,28 @@
+mod above;
+mod exec;
+
 use std::{
     collections::{HashMap, VecDeque},
     num::NonZeroU32,
 };
 
-use slashtrace_ebpf::{
-    CloneInfo, ParentKnownBy, Role as WireRole, TerminalKey, ThreadAct, Tracked,
-};
+use slashtrace_ebpf::{CloneInfo, Role as WireRole, TerminalKey, ThreadAct, Tracked};
 
 use super::{
     mistaken::Mistaken,
-    wire::{Event, Exec as WireExec, LongArgv, Task, What},
+    wire::{Event, LongArgv, Task, What},
 };
 use crate::{
-    host::proc::{ARGV_BYTES_MAX, IdentityBook, ProcFs},
+    host::proc::{IdentityBook, ProcFs},
     model::{
-        Body, Exec, Exit, ForkingThread, Identity, Observation, Parent, ParentSource, Process,
-        Role, Sender, Signal, Source, Spawn, Terminal, ThreadClone, signal_name,
+        Body, Exit, ForkingThread, Identity, Observation, Parent, ParentSource, Process, Role,
+        Sender, Signal, Source, Spawn, Terminal, ThreadClone, signal_name,
     },
-    profile::{Profile, tokens_of},
+    profile::Profile,
     redact,
     sensor::{join::replies::Act, terminal::instance_of},
 };
 
-/// Launchers above one another that are looked through.
-const LAUNCHERS_MAX: usize = 8;
-/// Most bytes of a gateway's argument area that are read for its first token.
-const ARGV0_MAX: usize = 4096;
 /// Children of gateways whose forkers are remembered until they execute.
 const FORKERS_MAX: usize = 256;
 
@@ -254,270 +251,6 @@ impl Translator {
         true
     }
 
-    /// What an exec comes to; `None` if it is nothing to us.
-    fn exec(&mut self, exec: &WireExec, book: &mut IdentityBook) -> Option<Body> {
-        let task = &exec.task;
-        self.owner = task.uid;
-        let identity = book.kernel(task.tgid, task.start_ns);
-        let truncated = exec.argv_bytes > exec.argv.len() as u64;
-        let whole =
-            if truncated && exec.matched { self.whole_argv(identity, &exec.argv) } else { None };
-        let mut tokens = tokens_of(whole.as_deref().unwrap_or(&exec.argv));
-        if truncated && whole.is_none() && !exec.argv.ends_with(&[0]) {
-            // Half a token is not a token: half a session key is another session's.
-            tokens.pop();
-        }
-        let found = self.profile.match_worker(&tokens);
-        let hash = argv_hash(&tokens);
-        let role = exec.role_before.map(model_role);
-        let role = role.and_then(|role| self.mistaken.role(identity, role));
-        // One that a worker starts with its own program and arguments is a part of it (Node.js's cluster).
-        let outer = exec.worker_before.map(|(pid, ns)| self.tracked_identity(pid, ns, book));
-        let part = role == Some(Role::Descendant)
-            && outer.is_some_and(|outer| {
-                self.known.get(&outer).is_some_and(|outer| outer.arguments == Some(hash))
-                    && self.proc.exe_same(identity.pid, outer.pid) == Some(true)
-            });
-        if found.is_none() || part || role == Some(Role::Worker) {
-            let is_worker = found.is_some();
-            if exec.matched && role != Some(Role::Worker) {
-                self.mistake(exec, identity, role, book);
-            }
-            let role = role?;
-            if let Some(described) = self.described.get_mut(&identity) {
-                described.comm = redact::escape(&task.comm);
-                described.argv0 = tokens.first().map(|token| redact::argv0(token));
-                described.launcher = self.profile.launcher(&tokens).map(str::to_owned);
-            }
-            return Some(Body::Exec(Exec {
-                pid: identity.pid,
-                start_ns: identity.start_ns,
-                role,
-                is_worker,
-                comm: redact::escape(&task.comm),
-                argv0: tokens.first().map(|token| redact::argv0(token)),
-                helper: self.profile.match_helper(&tokens).map(str::to_owned),
-                source: Source::Kernel,
-            }));
-        }
-        let found = found?;
-        let session = self.proc.session_key(identity, &found);
-        let model = found.model.map(redact::value);
-        let rule = self.profile.name_of(found.rule);
-        let argv = redact::worker_argv(&self.profile, &tokens);
-        let parent = self.parent(exec, book);
-        let forker = self.forkers.iter().position(|(it, _)| *it == (task.tgid, task.start_ns));
-        let thread = forker.and_then(|at| self.forkers.remove(at)).map(|(_, thread)| thread);
-        let above = if exec.reparented { &[][..] } else { exec.chain.get(1..).unwrap_or(&[]) };
-        let mut ancestors: Vec<Process> =
-            above.iter().map(|task| self.describe(task, book)).collect();
-        self.beyond_launchers(parent.as_ref(), &mut ancestors, book);
-        let known = Known { role: Role::Worker, arguments: Some(hash) };
-        self.known.insert(identity, known);
-        if self.mistaken.forget(identity) {
-            self.corrections.push((identity, Some(self.entry(identity, Role::Worker, identity))));
-        }
-        let gateway = parent.as_ref().filter(|it| !it.gone).map(|it| it.process.identity());
-        let above = gateway.map(|id| (id, Role::Gateway)).into_iter();
-        let above = above.chain(ancestors.iter().map(|it| (it.identity(), Role::Ancestor)));
-        for (id, role) in above {
-            if self.mistaken.above_worker(id) && self.is_alive(id) {
-                self.corrections.push((id, Some(self.entry(id, role, NOBODY))));
-            }
-        }
-        Some(Body::Spawn(Box::new(Spawn {
-            role: Role::Worker,
-            pid: identity.pid,
-            start_ns: identity.start_ns,
-            source: Source::Kernel,
-            inherited: false,
-            parent,
-            ancestors,
-            opener: None,
-            worker: None,
-            comm: redact::escape(&task.comm),
-            uid: task.uid,
-            sid: task.sid,
-            argv,
-            argv_bytes: exec.argv_bytes,
-            argv_truncated: truncated,
-            session,
-            model,
-            terminal: terminal(exec),
-            helper: None,
-            thread,
-            rule,
-        })))
-    }
-
-    /// The arguments of which the record has only the beginning: the key may stand behind that, or
-    /// another one that holds. `None` if the process is gone, or has other arguments by now.
-    fn whole_argv(&self, id: Identity, beginning: &[u8]) -> Option<Vec<u8>> {
-        let whole = self.proc.cmdline(id.pid, ARGV_BYTES_MAX).ok()??.bytes;
-        (whole.starts_with(beginning) && self.is_alive(id)).then_some(whole)
-    }
-
-    /// The kernel took an exec for a worker's, and no rule matches it. `role` is what the process is
-    /// to us all the same.
-    fn mistake(
-        &mut self,
-        exec: &WireExec,
-        id: Identity,
-        role: Option<Role>,
-        book: &mut IdentityBook,
-    ) {
-        let outer = exec.worker_before.map(|(pid, ns)| self.tracked_identity(pid, ns, book));
-        let before = role.map(|role| (role, outer.filter(|_| role == Role::Descendant)));
-        let before = self.mistaken.worker(id, before);
-        let known = before.map(|(role, outer)| self.entry(id, role, outer.unwrap_or(NOBODY)));
-        self.corrections.push((id, known));
-        for task in exec.forker.iter().chain(&exec.chain) {
-            let above = book.kernel(task.tgid, task.start_ns);
-            if !self.known.contains_key(&above) && !self.described.contains_key(&above) {
-                self.mistaken.above(above);
-            }
-        }
-    }
-
-    fn parent(&mut self, exec: &WireExec, book: &mut IdentityBook) -> Option<Parent> {
-        let forker = exec.forker.as_ref()?;
-        let how = match exec.parent_known_by? {
-            ParentKnownBy::Fork => ParentSource::Fork,
-            ParentKnownBy::RealParent => ParentSource::Exec,
-        };
-        let identity = book.kernel(forker.tgid, forker.start_ns);
-        let process = self.describe(forker, book);
-        // It is no longer the parent, so it ended, unless the child was cloned as its sibling
-        // (CLONE_PARENT): then it is still there.
-        let gone = exec.forker_gone || (exec.reparented && !self.is_alive(identity));
-        if gone {
-            self.described.remove(&identity);
-        } else {
-            self.known.entry(identity).or_insert(Known { role: Role::Gateway, arguments: None });
-        }
-        let reaper = how == ParentSource::Exec && forker.tgid == 1;
-        // Where it is still there, the first above it is who forked it.
-        let above = exec.above.filter(|_| gone || exec.reparented || exec.chain.len() < 2);
-        let forker = above.and_then(|(tgid, start_ns)| self.forker_above(tgid, start_ns, book));
-        Some(Parent { process, how, gone, reaper, forker, forked_only: exec.forked_only })
-    }
-
-    /// Who forked the forker of a worker, if it lives: it may be the gateway, and its end is to be
-    /// seen.
-    fn forker_above(
-        &mut self,
-        tgid: u32,
-        start_ns: u64,
-        book: &mut IdentityBook,
-    ) -> Option<Process> {
-        let id = book.kernel(tgid, start_ns);
-        let task = Task { tgid, start_ns, ..Task::default() };
-        let process = self.describe(&task, book);
-        self.described.contains_key(&id).then(|| {
-            self.track_above(id);
-            process
-        })
-    }
-
-    /// Has the kernel track a process above a worker that it did not find itself.
-    fn track_above(&mut self, id: Identity) {
-        if id.pid > 1 && self.learn_above(id) {
-            self.corrections.push((id, Some(self.entry(id, Role::Ancestor, NOBODY))));
-        }
-    }
-
-    fn learn_above(&mut self, id: Identity) -> bool {
-        if self.known.contains_key(&id) {
-            return false;
-        }
-        self.learn(id, Role::Ancestor)
-    }
-
-    /// Where all that is known to be above a worker only launched it, the gateway is further up: the
-    /// nearest launcher may lead a session of its own.
-    fn beyond_launchers(
-        &mut self,
-        parent: Option<&Parent>,
-        ancestors: &mut Vec<Process>,
-        book: &mut IdentityBook,
-    ) {
-        let Some(parent) = parent.filter(|parent| !parent.gone && !parent.reaper) else { return };
-        if parent.forker.is_some() {
-            return;
-        }
-        for _ in 0..LAUNCHERS_MAX {
-            let last = ancestors.last().unwrap_or(&parent.process);
-            if last.launcher.is_none() || parent.process.launcher.is_none() {
-                return;
-            }
-            let Ok(Some(stat)) = self.proc.stat(last.pid) else { return };
-            let same = self.proc.is_same(last.identity(), &stat);
-            let Ok(Some(above)) = self.proc.stat(stat.ppid) else { return };
-            if !same || stat.ppid == 0 || above.start_ns > stat.start_ns {
-                return;
-            }
-            let id = book.proc(stat.ppid, above.start_ns);
-            // Not as the kernel's: that start is rounded, and the kernel's own is still to come.
-            let process = self.describe_as(id, &[]);
-            self.track_above(id);
-            ancestors.push(process);
-        }
-    }
-
-    /// Describes who closed a terminal. Its end will not be told if it is not tracked.
-    fn closer(&mut self, task: &Task, book: &mut IdentityBook) -> Process {
-        let identity = book.kernel(task.tgid, task.start_ns);
-        let known = self.described.contains_key(&identity);
-        let process = self.describe(task, book);
-        if !known {
-            self.described.remove(&identity);
-        }
-        process
-    }
-
-    /// Describes a process above a worker, or one that closed a terminal, as it may be shown: it is
-    /// read once, when it is first seen.
-    fn describe(&mut self, task: &Task, book: &mut IdentityBook) -> Process {
-        let identity = book.kernel(task.tgid, task.start_ns);
-        self.describe_as(identity, &task.comm)
-    }
-
-    /// As [`Self::describe`], of a process whose identity is known; an empty `comm` is read.
-    fn describe_as(&mut self, identity: Identity, comm: &[u8]) -> Process {
-        if let Some(described) = self.described.get(&identity) {
-            return described.clone();
-        }
-        let alive = self.is_alive(identity);
-        let mut process = Process {
-            pid: identity.pid,
-            start_ns: identity.start_ns,
-            comm: redact::escape(comm),
-            argv0: None,
-            launcher: None,
-        };
-        if alive {
-            if process.comm.is_empty()
-                && let Ok(Some(stat)) = self.proc.stat(identity.pid)
-            {
-                process.comm = redact::escape(&stat.comm);
-            }
-            if let Ok(Some(cmdline)) = self.proc.cmdline(identity.pid, ARGV0_MAX)
-                && self.is_alive(identity)
-            {
-                let tokens = cmdline.tokens();
-                process.argv0 = tokens.first().map(|token| redact::argv0(token));
-                process.launcher = self.profile.launcher(&tokens).map(str::to_owned);
-            }
-            self.described.insert(identity, process.clone());
-        }
-        process
-    }
-
-    fn is_alive(&self, identity: Identity) -> bool {
-        matches!(self.proc.stat(identity.pid), Ok(Some(stat))
-            if self.proc.is_same(identity, &stat) && !stat.ended())
-    }
-
     fn fork(
         &mut self,
         child: &Task,
@@ -603,18 +336,6 @@ impl Translator {
 /// No worker.
 const NOBODY: Identity = Identity { pid: 0, start_ns: 0 };
 
-/// The worker's terminal, else its parent's, else its parent's session leader's.
-fn terminal(exec: &WireExec) -> Option<Terminal> {
-    let above = if exec.reparented { None } else { exec.chain.first() };
-    let leader = above.and_then(|parent| exec.chain.iter().find(|task| task.tgid == parent.sid));
-    let terminal = exec
-        .task
-        .terminal
-        .or_else(|| above.and_then(|parent| parent.terminal))
-        .or_else(|| leader.and_then(|leader| leader.terminal))?;
-    Some(place(terminal))
-}
-
 fn place(terminal: TerminalKey) -> Terminal {
     let known = (terminal.device != 0).then_some(terminal.device);
     Terminal { instance: known.map(instance_of), index: terminal.index }
@@ -638,17 +359,6 @@ pub fn wire_role(role: Role) -> WireRole {
         Role::Gateway => WireRole::Gateway,
         Role::Ancestor => WireRole::Ancestor,
     }
-}
-
-/// A hash of an argv, of its program only the last part of the path.
-pub fn argv_hash(tokens: &[&[u8]]) -> NonZeroU32 {
-    use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-    let mut hasher = DefaultHasher::new();
-    let mut tokens = tokens.iter();
-    let name = tokens.next().and_then(|token| token.rsplit(|&byte| byte == b'/').next());
-    name.hash(&mut hasher);
-    tokens.for_each(|token| token.hash(&mut hasher));
-    NonZeroU32::MIN.saturating_add(hasher.finish() as u32)
 }
 
 /// Exit code or signal of a wait status (wait(2): signal in bits 0–6, code in bits 8–15).
