@@ -2,7 +2,7 @@ use std::collections::VecDeque;
 
 use anyhow::bail;
 
-use super::*;
+use super::{feed::now, *};
 use crate::{
     daemon::replay::replay,
     evidence::{Reader, line, samples},
