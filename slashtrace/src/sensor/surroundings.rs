@@ -115,6 +115,11 @@ impl Surroundings {
         batch.push(observation);
     }
 
+    /// Whether the end of a process was observed, not too long ago.
+    pub(super) fn has_ended(&self, id: Identity) -> bool {
+        self.ended.contains(&id)
+    }
+
     /// Reads of a batch what can wait: the programs and clients of gateways.
     pub(super) fn complete(
         &mut self,

@@ -35,11 +35,8 @@ impl EbpfSensor {
             .context("cannot read /proc")?;
         // That may have taken a while: who ended meanwhile has a record.
         self.translate_all();
-        for exit in found.exits.into_iter().filter(|_| lost) {
-            if self.translator.role_of(exit.identity()).is_some() {
-                self.exited(exit);
-            }
-        }
+        let ended = found.exits.into_iter().filter(|_| lost);
+        self.gone.extend(ended.map(|exit| (exit.identity(), exit.role)));
         // Who was left out and told of is so still: that is no further loss.
         self.untracked = self.adopt_all(found.spawns) > 0;
         Ok(())
@@ -84,8 +81,9 @@ impl EbpfSensor {
         let identity = spawn.identity();
         let known = self.translator.role_of(identity);
         // Since /proc was read it may have ended, and the record of that may have been translated: it
-        // would be born again.
-        if known.is_none() && !self.is_alive(identity) {
+        // would be born again. Whether it looks alive says nothing: a process that has passed the exit
+        // program does for a while.
+        if known.is_none() && self.surroundings.has_ended(identity) {
             return true;
         }
         // A known descendant may have become a worker.
@@ -103,9 +101,10 @@ impl EbpfSensor {
         {
             let nobody = Identity { pid: 0, start_ns: 0 };
             let gateway = parent.process.identity();
-            above_fit &= self.track(gateway, Role::Gateway, nobody, spawn.uid);
-            for above in &spawn.ancestors {
-                above_fit &= self.track(above.identity(), Role::Ancestor, nobody, spawn.uid);
+            let above = spawn.ancestors.iter().map(|it| (it.identity(), Role::Ancestor));
+            for (id, role) in [(gateway, Role::Gateway)].into_iter().chain(above) {
+                let ended = self.surroundings.has_ended(id);
+                above_fit &= ended || self.track(id, role, nobody, spawn.uid);
             }
         }
         let now = boottime_ns();

@@ -289,6 +289,10 @@ impl EbpfSensor {
         }
         for (id, tracked) in mem::take(&mut self.translator.corrections) {
             let fits = self.object.tables.correct(id, tracked);
+            if !fits && self.object.tables.get(id.pid).is_none() {
+                // Nobody would be told of its end.
+                self.translator.forget(id);
+            }
             self.left_out(u64::from(!fits));
             // Who is above a worker may have ended meanwhile.
             if let Some(known) = tracked
@@ -361,6 +365,9 @@ impl EbpfSensor {
         let reads = |identity: Identity| {
             counts.then(|| object.tables.get(identity.pid)).flatten().map(|tracked| tracked.reads)
         };
+        // Those of workers are asked for by their samples.
+        let others = self.translator.tracked().filter(|(_, role)| *role != Role::Worker);
+        others.for_each(|(id, _)| self.surroundings.book.keep(id));
         let mut found = Vec::new();
         self.surroundings.sample(boottime_ns(), &reads, &mut found);
         self.surroundings.refresh(boottime_ns(), &mut found);
@@ -472,14 +479,16 @@ impl Sensor for EbpfSensor {
     /// Hands over what is left, and detaches.
     fn finish(mut self: Box<Self>) -> Result<Last> {
         // In a storm more comes all the time: the recording ends with what was counted now.
-        let gone = mem::take(&mut self.gone);
         let counted = self.reconcile()?;
         self.observe_held_signals();
         self.translate_counted(counted);
-        self.observe_ends(gone);
         if self.long.is_pending() {
             self.search_long_argv()?;
         }
+        // No more records are read: whatever was not told of until now is not told by them.
+        self.look_at_young();
+        let gone = mem::take(&mut self.gone);
+        self.observe_ends(gone);
         let unreported = self.ledger.long_argv_unreported();
         let missed = self.long.missed(unreported);
         if missed > 0 {

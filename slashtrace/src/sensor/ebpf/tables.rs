@@ -59,6 +59,8 @@ impl Tables {
     pub fn track(&mut self, pid: u32, tracked: Tracked) -> bool {
         match self.get(pid) {
             Some(known) if is_same(known.start_ns, tracked.start_ns) => return true,
+            // It has ended: the pid is another's.
+            Some(known) if known.start_ns > tracked.start_ns => return true,
             Some(_) => {
                 self.untrack(pid);
             }
@@ -91,7 +93,10 @@ impl Tables {
             return true;
         };
         match self.get(pid) {
-            Some(known) if !is_same(known.start_ns, process.start_ns) => true,
+            Some(known) if !is_same(known.start_ns, process.start_ns) => {
+                // The later one of two that had the pid is there.
+                known.start_ns > process.start_ns || self.track(pid, tracked)
+            }
             Some(known) if is_below(known) == is_below(tracked) => {
                 // On whose account it is stays.
                 let (owner, family) = (known.owner, known.family);
