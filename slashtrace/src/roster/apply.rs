@@ -521,6 +521,7 @@ fn new_worker(record: &Record, spawn: &Spawn) -> Worker {
         one_per: OnePer::Session,
         client: None,
         client_judged: false,
+        taken: false,
         listed: Listed::default(),
     }
 }

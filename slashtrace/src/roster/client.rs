@@ -163,8 +163,10 @@ impl Roster {
             return;
         };
         // Once somebody else has used it, it is not told any more whose it is.
-        let used = worker.used_by_another();
-        worker.client = worker.client.take().filter(|_| !used);
+        worker.taken |= worker.used_by_another();
+        if worker.taken {
+            worker.client = None;
+        }
         if let Some(client) = &mut worker.client {
             client.told(here, claimed, now);
         }
@@ -199,7 +201,10 @@ impl Roster {
     ) {
         // What it launched is for the same client.
         for id in self.launched_from(id).into_iter().chain([id]) {
-            let Some(worker) = self.workers.get_mut(&id) else { continue };
+            // Who asked for it matters no more once somebody else has used it, and a join is retried
+            // whenever others of the gateway change.
+            let worker = self.workers.get_mut(&id).filter(|worker| !worker.taken);
+            let Some(worker) = worker else { continue };
             worker.client_judged = true;
             let known = worker
                 .client
@@ -279,6 +284,7 @@ impl Worker {
     pub(crate) fn launched_by(&mut self, launcher: &Self) {
         self.client.clone_from(&launcher.client);
         self.client_judged = launcher.client_judged;
+        self.taken = launcher.taken;
     }
 }
 

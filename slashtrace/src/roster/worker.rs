@@ -161,6 +161,8 @@ pub(crate) struct Worker {
     pub(crate) client: Option<Box<Client>>,
     /// A look at its gateway's connections has said who that is, or that it cannot be known.
     pub(crate) client_judged: bool,
+    /// Somebody else has used it since its client left: nobody is its client any more.
+    pub(super) taken: bool,
     /// Where it is listed.
     pub(super) listed: Listed,
 }

@@ -212,6 +212,28 @@ fn a_session_that_another_client_took_over_on_its_own_connection_is_somebodys() 
 }
 
 #[test]
+fn a_later_join_does_not_forget_that_another_client_uses_it() {
+    let mut clients = two();
+    clients.history.reads(11, 0);
+    clients.leaves(1).history.after(S).reads(11, 0).after(S).reads(11, 1).after(S);
+    clients.look().history.after(S);
+    // A session of client 2 is joined to its terminal: every caller is looked for again.
+    clients.terminal(2, |_| {}).speaks(&[2]);
+    let asked = clients.history.now();
+    clients.history.after(20 * MS);
+    let at = clients.history.now();
+    clients.terminal(2, |event| {
+        event.session = Some("id-of-c".to_owned());
+        event.session_ns = Some(at);
+    });
+    clients.history.after(S);
+    let worker = clients.forks(13, "c", asked);
+    clients.look().history.after(S);
+    clients.replies(worker, &[2]).history.after(3 * GRACE);
+    assert_eq!(clients.abandoned(), None, "2 uses 11");
+}
+
+#[test]
 fn what_works_has_to_be_quiet_for_the_grace_again() {
     let mut clients = seeing_use();
     clients.asks(11, "a", &[1], &[1]).asks(12, "b", &[2], &[2]);
