@@ -51,6 +51,9 @@ pub(crate) struct Client {
     pub(crate) how: How,
     /// Since it is gone, and nobody is there who may be it, come back.
     left: Option<Moment>,
+    /// When it was first missed since it was last there, ns of the boot clock: whoever uses the worker
+    /// since then is somebody else, or it, come back as somebody who cannot be told from others.
+    missed: Option<u64>,
     /// Who else was there when it left: none of these is it.
     others: BTreeSet<u64>,
     /// Somebody is there who may be it, come back.
@@ -69,7 +72,16 @@ impl Client {
     }
 
     fn new(id: u64, how: How, seq: u64, reply: Option<u64>) -> Self {
-        Self { id, seq, reply, how, left: None, others: BTreeSet::new(), doubt: false }
+        Self {
+            id,
+            seq,
+            reply,
+            how,
+            left: None,
+            missed: None,
+            others: BTreeSet::new(),
+            doubt: false,
+        }
     }
 
     /// Since when it is gone, for all that can be told.
@@ -79,11 +91,11 @@ impl Client {
 
     fn told(&mut self, here: &BTreeSet<u64>, claimed: &BTreeSet<u64>, now: Moment) {
         if here.contains(&self.id) {
-            self.left = None;
+            (self.left, self.missed) = (None, None);
             return;
         }
         if self.left.is_none() {
-            self.left = Some(now);
+            (self.left, self.missed) = (Some(now), Some(now.at));
             self.others.clone_from(here);
         }
         // A page that is loaded again comes back on another connection. One that spoke right before
@@ -273,11 +285,12 @@ impl Roster {
 }
 
 impl Worker {
-    /// Whether it was asked something since its own client is gone: by somebody else, then.
+    /// Whether it was asked something since its own client was first missed: by somebody else, then,
+    /// also while somebody is there who may be that client, come back.
     pub(crate) fn used_by_another(&self) -> bool {
-        let gone = self.client.as_ref().and_then(|client| client.gone());
+        let missed = self.client.as_ref().and_then(|client| client.missed);
         let rise = self.activity.newest_rise();
-        gone.is_some_and(|gone| rise.is_some_and(|rise| rise.from >= gone.at))
+        missed.is_some_and(|missed| rise.is_some_and(|rise| rise.from >= missed))
     }
 
     /// It is for whom its launcher was spawned for.

@@ -234,6 +234,23 @@ fn a_later_join_does_not_forget_that_another_client_uses_it() {
 }
 
 #[test]
+fn what_was_used_while_somebody_may_be_its_client_come_back_is_somebodys() {
+    let mut clients = two();
+    clients.history.reads(11, 0);
+    clients.leaves(1).history.after(S);
+    clients.comes(7).history.after(S).reads(11, 0).after(S).reads(11, 1).after(S);
+    clients.leaves(7).history.after(3 * GRACE);
+    assert_eq!(clients.abandoned(), None, "2 or 7 used it");
+    // Nobody but its own client did, before it left.
+    let mut clients = two();
+    clients.history.reads(11, 0).after(S).reads(11, 1).after(S);
+    clients.leaves(1).history.after(S);
+    clients.comes(7).history.after(S);
+    clients.leaves(7).history.after(GRACE);
+    assert_eq!(clients.abandoned(), Some((vec![11], Confidence::Weak)));
+}
+
+#[test]
 fn what_works_has_to_be_quiet_for_the_grace_again() {
     let mut clients = seeing_use();
     clients.asks(11, "a", &[1], &[1]).asks(12, "b", &[2], &[2]);
