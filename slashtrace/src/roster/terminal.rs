@@ -308,16 +308,25 @@ impl Roster {
             self.join_sessions(master);
         }
         let workers = self.may_belong_to(key, before.as_deref());
-        // Who is attached to a session bears on whether its worker is abandoned.
+        self.touch_gateways_without_clients(&workers, master);
+        for id in workers {
+            self.touch(Subject::Worker(id));
+        }
+    }
+
+    /// Marks the gateways of these workers, and another one, where clients are gone: who is attached to
+    /// a session bears on whether its worker is abandoned.
+    pub(super) fn touch_gateways_without_clients(
+        &mut self,
+        workers: &[Identity],
+        other: Option<Identity>,
+    ) {
         let judged = |id: &Identity| {
             let departed = |id| self.gateways.get(id).is_some_and(|at| !at.departed.is_empty());
             self.clientless.contains_key(id) || departed(id)
         };
         let gateways = workers.iter().filter_map(|id| self.worker(*id)?.gateway_id());
-        let gateways: BTreeSet<Identity> = gateways.chain(master).filter(judged).collect();
-        for id in workers {
-            self.touch(Subject::Worker(id));
-        }
+        let gateways: BTreeSet<Identity> = gateways.chain(other).filter(judged).collect();
         for id in gateways {
             self.touch(Subject::Gateway(id));
         }

@@ -487,6 +487,23 @@ fn a_terminal_that_names_the_session_tells_two_clients_apart() {
     assert_eq!(clients.abandoned(), Some((vec![11], Confidence::Weak)));
 }
 
+#[test]
+fn a_reply_that_goes_elsewhere_leaves_the_session_without_its_terminal() {
+    let mut clients = Clients::new([1, 2]);
+    named_by_its_terminal(&mut clients, &[1], &[1]);
+    clients.asks(12, "b", &[2], &[2]).leaves(1).history.after(GRACE);
+    assert_eq!(clients.abandoned(), None, "its terminal is open");
+    // A later worker of it is replied to somewhere else.
+    clients.speaks(&[2]);
+    let asked = clients.history.now();
+    clients.history.after(S);
+    let worker = clients.forks(21, "a", asked);
+    clients.look().history.after(20 * S);
+    assert_eq!(clients.abandoned(), None, "nothing says so yet");
+    clients.replies(worker, &[9]).history.after(1);
+    assert_eq!(clients.abandoned(), Some((vec![11], Confidence::Weak)));
+}
+
 /// As in recordings of earlier versions: it is known who spoke, and no more.
 #[test]
 fn without_ports_nobody_is_joined() {

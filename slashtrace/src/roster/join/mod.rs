@@ -224,7 +224,10 @@ impl Roster {
     }
 
     fn touch_session(&mut self, session: &Arc<str>) {
-        for id in self.by_session.get(session).map(|ids| ids.to_vec()).unwrap_or_default() {
+        let workers = self.by_session.get(session).map(|ids| ids.to_vec()).unwrap_or_default();
+        // Whether its terminal is known bears on whether its workers are abandoned.
+        self.touch_gateways_without_clients(&workers, None);
+        for id in workers {
             self.touch(Subject::Worker(id));
         }
     }
