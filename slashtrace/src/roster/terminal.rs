@@ -199,6 +199,8 @@ pub(super) struct Terminals {
     by_index: BTreeMap<u32, BTreeSet<Key>>,
     by_master: BTreeMap<Identity, BTreeSet<Key>>,
     by_session: BTreeMap<String, BTreeSet<Key>>,
+    /// By the session that each was started to show.
+    by_resumed: BTreeMap<String, BTreeSet<Key>>,
     /// Closed ones, by until when they are kept.
     retiring: BTreeSet<(u64, Key)>,
 }
@@ -212,7 +214,7 @@ impl Terminals {
 
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        self.all.len()
+        self.all.len() + self.by_resumed.len()
     }
 
     fn at(&self, index: u32) -> impl Iterator<Item = &Known> {
@@ -235,6 +237,13 @@ impl Terminals {
 
     fn showing(&self, session: &str) -> impl Iterator<Item = &Known> {
         self.by_session.get(session).into_iter().flatten().filter_map(|key| self.all.get(key))
+    }
+
+    /// Terminals that were started to show this session, and have shown no other since.
+    pub(super) fn started_for<'a>(&'a self, session: &str) -> impl Iterator<Item = &'a Known> {
+        let all = self.by_resumed.get(session).into_iter().flatten();
+        let all = all.filter_map(|key| self.all.get(key));
+        all.filter(move |one| one.started_for() == Some(session))
     }
 
     /// Takes what is told of a terminal; returns the session that it showed before.
@@ -260,7 +269,15 @@ impl Terminals {
             known.master = Some(master);
             self.by_master.entry(master).or_default().insert(key);
         }
+        let resumed = known.resumes.as_ref().map(|(session, _)| session.clone());
         known.took_part(record, event);
+        let resumes = known.resumes.as_ref().map(|(session, _)| session);
+        if let Some(resumes) = resumes.filter(|now| Some(*now) != resumed.as_ref()) {
+            if let Some(resumed) = &resumed {
+                unlist(&mut self.by_resumed, resumed, key);
+            }
+            self.by_resumed.entry(resumes.clone()).or_default().insert(key);
+        }
         let mut before = None;
         if let Some(session) = &event.session
             && !known.shows(Some(session))
@@ -287,6 +304,9 @@ impl Terminals {
         }
         if let Some((session, _)) = known.session {
             unlist(&mut self.by_session, &session, key);
+        }
+        if let Some((session, _)) = known.resumes {
+            unlist(&mut self.by_resumed, &session, key);
         }
     }
 }
@@ -381,9 +401,12 @@ impl Roster {
             return true;
         }
         let Some(gateway) = worker.gateway_id() else { return false };
-        let mut own = self.terminals.of_master(gateway).filter(|one| one.closed.is_none());
-        let started = own
-            .any(|one| session.is_some() && one.started_for() == session && one.speaks_for(worker));
+        // A gateway may have as many terminals as workers: only those of the session are looked at.
+        let mut started =
+            session.into_iter().flat_map(|session| self.terminals.started_for(session));
+        let started = started.any(|one| {
+            one.closed.is_none() && one.master == Some(gateway) && one.speaks_for(worker)
+        });
         let joined = self.joined(worker).is_some_and(|joined| {
             let terminal = self.terminals.all.get(&joined.found.terminal);
             let open = terminal.is_some_and(|terminal| terminal.closed.is_none());
@@ -433,9 +456,9 @@ impl Roster {
 
     fn by_resume(&self, worker: &Worker) -> Option<Attributed<'_>> {
         let session = worker.session.as_deref()?;
-        let all = self.terminals.of_master(worker.gateway_id()?);
-        let started = all.filter(|one| {
-            one.started_for() == Some(session)
+        let gateway = worker.gateway_id()?;
+        let started = self.terminals.started_for(session).filter(|one| {
+            one.master == Some(gateway)
                 && one.speaks_for(worker)
                 && one.closed.is_none_or(|closed| closed.at >= worker.birth.at)
         });

@@ -2,7 +2,7 @@
 
 use super::Roster;
 use crate::{
-    model::{Body, Exec, Identity, Role, Sample, Source, Spawn, testing},
+    model::{Body, Exec, Identity, Role, Sample, Source, Spawn, TerminalState, testing},
     profile::Profile,
 };
 
@@ -41,6 +41,32 @@ fn exec(pid: u32, is_worker: bool) -> Body {
 
 fn gateway_of(roster: &Roster, pid: u32) -> Option<u32> {
     roster.worker(id(pid))?.gateway_id().map(|gateway| gateway.pid)
+}
+
+/// A terminal of gateway 100 whose process was started to show a session.
+fn terminal(index: u32, resumes: Option<String>, state: TerminalState) -> Body {
+    let mut event = testing::terminal(index, u64::from(index));
+    (event.master, event.resumes) = (Some(testing::process(id(100))), resumes);
+    event.state = state;
+    Body::Terminal(Box::new(event))
+}
+
+#[test]
+fn whether_a_session_is_shown_costs_no_look_at_the_terminals_of_others() {
+    let all = (1..=1_000).map(|n| terminal(n, Some(format!("s{n}")), TerminalState::Opened));
+    let spawn = testing::spawn(id(200)).forked_by(id(100)).session("s7");
+    let named = || Body::Spawn(Box::new(spawn.clone()));
+    let roster = fold(all.clone().chain([named()]));
+    let looked_at = |roster: &Roster, session| roster.terminals.started_for(session).count();
+    let is_shown = |roster: &Roster| roster.is_shown(roster.worker(id(200)).expect("it lives"));
+    assert_eq!((looked_at(&roster, "s7"), is_shown(&roster)), (1, true));
+    // It is started anew to show another session, or closes.
+    let other = terminal(7, Some("s8".to_owned()), TerminalState::Opened);
+    let roster = fold(all.clone().chain([named(), other]));
+    assert_eq!((looked_at(&roster, "s7"), looked_at(&roster, "s8")), (0, 2));
+    assert!(!is_shown(&roster));
+    let roster = fold(all.chain([named(), terminal(7, None, TerminalState::Closed)]));
+    assert!(!is_shown(&roster));
 }
 
 #[test]
