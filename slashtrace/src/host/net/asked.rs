@@ -6,6 +6,7 @@ use std::{
     io,
     mem::offset_of,
     net::IpAddr,
+    path::Path,
 };
 
 use netlink_packet_core::NLM_F_REQUEST;
@@ -17,6 +18,7 @@ use netlink_packet_sock_diag::{
 
 use super::{
     census::{Tcp, Unix},
+    foreign::Foreign,
     tables::{Connection, Found},
 };
 use crate::host::diag::{ANY, Diag, UnixSocket};
@@ -180,6 +182,25 @@ impl Diag {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             other => other.map(|()| end),
         }
+    }
+}
+
+impl Diag {
+    /// Whether a process that listens on one of these Unix `sockets` has some of other network
+    /// namespaces among `own`, which are not among them, or may have.
+    pub(crate) fn misses(
+        &mut self,
+        sockets: &[UnixSocket],
+        folder: &Path,
+        own: &HashSet<u64>,
+        known: &mut Foreign,
+    ) -> bool {
+        let of = |inode: &u64| sockets.binary_search_by_key(inode, |socket| socket.inode).ok();
+        if !own.iter().filter_map(of).any(|at| sockets[at].listens) {
+            return false;
+        }
+        let is_here = |inode| Ok(self.unix_socket(inode)?.is_some());
+        known.any(folder, own, |inode| of(&inode).is_some(), is_here)
     }
 }
 

@@ -4,7 +4,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Tables, tables};
+use super::{
+    Tables,
+    foreign::{self, Foreign},
+    tables,
+};
 use crate::host::diag::{Diag, UnixSocket};
 
 /// Local and remote address of a connection.
@@ -96,6 +100,27 @@ impl CensusTaker {
             Some(socket.waiting as usize)
         };
         Some(tcp + unix.iter().map(queued).sum::<Option<usize>>()?)
+    }
+
+    /// Whether a process that listens on a Unix socket has Unix sockets of other network namespaces
+    /// among `own`, which its census does not show, or may have.
+    pub(crate) fn misses(&mut self, folder: &Path, own: &HashSet<u64>) -> bool {
+        let Ok(namespace) = fs::read_link(folder.join("ns/net")) else { return true };
+        if self.of(folder).is_none() {
+            return true;
+        }
+        let Some(census) = self.taken.get(&namespace) else { return true };
+        if census.listening_unix(own).next().is_none() {
+            return false;
+        }
+        let ours = self.namespace.as_ref() == Some(&namespace);
+        let mut diag = self.diag.as_mut().filter(|_| ours);
+        let mut table = foreign::by_table(folder);
+        let is_here = |inode| match &mut diag {
+            Some(diag) => Ok(diag.unix_socket(inode)?.is_some()),
+            None => table(inode),
+        };
+        Foreign::default().any(folder, own, |inode| census.unix.contains_key(&inode), is_here)
     }
 
     /// The sockets of the namespace that the process is in, read once a round.

@@ -1,14 +1,15 @@
 //! Sockets of this machine's network namespaces: `asked` by sock_diag(7) of our own, `tables` as
 //! /proc/PID/net shows those of others, and ours where the kernel does not tell (proc_pid_net(5)),
-//! `census` all of one namespace.
+//! `census` all of one namespace, `foreign` those of a process that are in another one.
 
 pub(crate) mod asked;
 pub(crate) mod census;
+pub(crate) mod foreign;
 pub(crate) mod tables;
 
 use std::{collections::HashSet, fs, io, path::Path};
 
-use self::tables::Found;
+use self::{foreign::Foreign, tables::Found};
 
 /// The tables of one network namespace; `None` where one could not be read.
 #[derive(Debug)]
@@ -45,6 +46,19 @@ impl Tables {
     }
 }
 
+impl Tables {
+    /// Whether a process that listens on a Unix socket has Unix sockets of other network namespaces
+    /// among `own`, which no table of its own shows, or may have.
+    pub(crate) fn miss(&self, folder: &Path, own: &HashSet<u64>, known: &mut Foreign) -> bool {
+        let text = self.unix.as_deref().unwrap_or_default();
+        if !tables::unix_lines(text).any(|(_, it)| it.listens && own.contains(&it.inode)) {
+            return false;
+        }
+        let listed: HashSet<u64> = tables::unix_inodes(text).collect();
+        known.any(folder, own, |inode| listed.contains(&inode), foreign::by_table(folder))
+    }
+}
+
 /// Names of Unix sockets may be any bytes.
 pub(crate) fn read(path: &Path) -> io::Result<String> {
     fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
@@ -58,11 +72,13 @@ pub(crate) fn own_sockets(folder: &Path) -> io::Result<(HashSet<u64>, usize)> {
     for entry in fs::read_dir(folder.join("fd"))? {
         descriptors += 1;
         // A descriptor that was closed meanwhile is not held.
-        let Ok(target) = fs::read_link(entry?.path()) else { continue };
-        let inode = target.to_str().and_then(|target| {
-            target.strip_prefix("socket:[")?.strip_suffix(']')?.parse::<u64>().ok()
-        });
-        own.extend(inode);
+        own.extend(socket_at(&entry?.path()));
     }
     Ok((own, descriptors))
+}
+
+/// The inode of the socket that a descriptor in /proc/PID/fd is of, if it is of one.
+fn socket_at(descriptor: &Path) -> Option<u64> {
+    let target = fs::read_link(descriptor).ok()?;
+    target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
 }

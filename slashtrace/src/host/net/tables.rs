@@ -120,6 +120,11 @@ pub(super) fn unix_lines(text: &str) -> impl Iterator<Item = (Option<&str>, Unix
     })
 }
 
+/// Every Unix socket, in whatever state.
+pub(super) fn unix_inodes(text: &str) -> impl Iterator<Item = u64> {
+    text.lines().skip(1).filter_map(|line| line.split_ascii_whitespace().nth(6)?.parse().ok())
+}
+
 /// `0100007F:1F90`: words of the address as the machine stores them, in hexadecimal. An IPv4
 /// address that is mapped into IPv6 is the same as itself.
 fn address(text: &str) -> Option<Address> {

@@ -15,7 +15,8 @@ impl Checks {
     /// Nobody may be connected but [`Decision::other_clients`], who are known not to be the worker's
     /// own client, come back. One that waits is nobody known. As when the gateway is sampled, what it
     /// accepted from itself is no client. A Unix socket with a name counts whoever listens under that
-    /// name, and one that waits in another network namespace cannot be seen, which is a no.
+    /// name, and one that waits in another network namespace cannot be seen, which is a no, as is one
+    /// that it accepted from a client in another.
     ///
     /// A gateway that has ended has no clients; who holds the worker's stdin is asked then.
     pub(super) fn has_no_client_at(
@@ -37,7 +38,7 @@ impl Checks {
         census.begin_round();
         let waiting = census.waiting(&folder, &own).ok_or_else(unseen)?;
         let found = census.of(&folder).ok_or_else(unseen)?.find(&own, &own);
-        if !found.complete {
+        if !found.complete || census.misses(&folder, &own) {
             return Err(unseen());
         }
         // One that was accepted between these looks was in neither.

@@ -21,6 +21,7 @@ use crate::{
         net::{
             Tables,
             asked::{self, Ends, Listener},
+            foreign::Foreign,
             own_sockets, read,
             tables::Found,
         },
@@ -59,6 +60,7 @@ struct Gateway {
     /// When each of its connections was first seen.
     since: BTreeMap<u64, u64>,
     ends: Ends,
+    foreign: Foreign,
     outbound: Outbound,
     /// A spawn was not looked at.
     owed: bool,
@@ -279,17 +281,20 @@ fn look(
     }
     let Ok(namespace) = fs::read_link(folder.join("ns/net")) else { return clients };
     let eyes = eyes.filter(|eyes| eyes.namespace == namespace);
-    let asked = eyes.and_then(|eyes| eyes.ask(own, &mut gateway.ends, shared).ok());
-    let (found, complete) = if let Some(found) = asked {
-        (found, true)
+    let (ends, foreign) = (&mut gateway.ends, &mut gateway.foreign);
+    let asked = eyes.and_then(|eyes| eyes.ask(&folder, own, ends, foreign, shared).ok());
+    let (found, complete) = if let Some(asked) = asked {
+        asked
     } else {
-        match shared.tables.entry(namespace) {
-            Entry::Occupied(known) => known.into_mut().find(own),
+        let tables = match shared.tables.entry(namespace) {
+            Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(wanted) => match Tables::read(&folder, wanted.key()) {
-                Some(tables) => wanted.insert(tables).find(own),
+                Some(tables) => wanted.insert(tables),
                 None => return clients,
             },
-        }
+        };
+        let (found, complete) = tables.find(own);
+        (found, complete && !tables.miss(&folder, own, foreign))
     };
     clients.complete = complete;
     clients.listening = found.listening;
@@ -314,19 +319,23 @@ fn look(
 }
 
 impl Eyes {
+    /// The sockets of a gateway, and whether these are all.
     fn ask(
         &mut self,
+        folder: &Path,
         own: &HashSet<u64>,
         ends: &mut Ends,
+        foreign: &mut Foreign,
         shared: &mut Shared,
-    ) -> io::Result<Found> {
+    ) -> io::Result<(Found, bool)> {
         let (listeners, unix) = match &mut shared.diag {
             Some(read) => read,
             unread => unread.insert((self.diag.listeners()?, self.diag.unix_sockets()?)),
         };
         let mut found = self.diag.tcp(listeners, own, ends)?;
         found.add(asked::unix(unix, own));
-        Ok(found)
+        let complete = !self.diag.misses(unix, folder, own, foreign);
+        Ok((found, complete))
     }
 }
 

@@ -10,6 +10,7 @@ use std::{
 };
 
 use super::*;
+use crate::host::net::foreign::testing::client_elsewhere;
 
 fn inode(socket: &impl AsFd) -> u64 {
     rustix::fs::fstat(socket).expect("it is open").st_ino
@@ -111,6 +112,63 @@ fn netlink_shows_that_the_peer_of_a_unix_socket_is_gone() {
     drop(client);
     let found = asked::unix(&netlink.unix_sockets().expect("it tells"), &own);
     assert!(clients(&found).is_empty(), "it went away");
+}
+
+/// Listens on a Unix socket, and accepts two connections, each closed when its client is. It also has
+/// sockets that no table of connections shows.
+const GATEWAY: &str = "
+import socket, sys
+unix = lambda sort: socket.socket(socket.AF_UNIX, sort)
+listener = unix(socket.SOCK_STREAM); listener.bind(sys.argv[1]); listener.listen()
+idle = [unix(socket.SOCK_DGRAM), unix(socket.SOCK_STREAM), unix(socket.SOCK_SEQPACKET)]
+idle += [socket.socket(socket.AF_NETLINK, socket.SOCK_RAW), socket.socket(socket.AF_INET)]
+print(flush=True)
+for turn in range(2):
+    one = listener.accept()[0]
+    print(flush=True)
+    one.recv(1)
+    one.close()
+    print(flush=True)
+sys.stdin.read()
+";
+
+#[test]
+fn a_look_at_one_that_has_a_client_in_another_network_namespace_is_not_complete() {
+    use std::{
+        io::{BufRead as _, BufReader},
+        process::{Command, Stdio},
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("gateway");
+    let mut command = Command::new("python3");
+    command.args(["-c", GATEWAY]).arg(&path).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut gateway = command.spawn().expect("python3 is installed");
+    let mut lines = BufReader::new(gateway.stdout.take().expect("piped"));
+    let mut next = || lines.read_line(&mut String::new()).expect("it says so");
+    let id = Identity { pid: gateway.id(), start_ns: 1 };
+    let seen = || {
+        [true, false].map(|diag| {
+            let clients = looked(diag, id);
+            (clients.listening, clients.connected, clients.complete)
+        })
+    };
+    next();
+    assert_eq!(seen(), [(1, 0, true); 2]);
+    if let Some(mut client) = client_elsewhere(&path) {
+        next();
+        assert_eq!(seen(), [(1, 0, false); 2], "somebody is connected");
+        drop(client.stdin.take());
+        client.wait().expect("a child");
+        next();
+        assert_eq!(seen(), [(1, 0, true); 2]);
+        let here = UnixStream::connect(&path).expect("it listens");
+        next();
+        assert_eq!(seen(), [(1, 1, true); 2]);
+        drop(here);
+        next();
+    }
+    gateway.kill().expect("it runs");
+    gateway.wait().expect("a child");
 }
 
 #[test]
