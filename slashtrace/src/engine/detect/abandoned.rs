@@ -103,15 +103,20 @@ pub(super) fn judge<'a>(roster: &'a Roster, id: Identity) -> Judgement {
         } else {
             format!("that asked {place} for")
         };
+        // They may have taken the session over.
+        let others = if roster.clientless_since(id).is_none() {
+            "while other clients are connected"
+        } else {
+            "and other clients were connected since"
+        };
         let text = format!(
             "the client {how} the spawn of {} has been gone for {grace} or longer, and the worker did \
-             nothing in that time; who else was connected may have taken {} session over: {who}",
+             nothing in that time, {others}: {who}",
             if workers.len() == 1 {
                 "this worker".to_owned()
             } else {
                 format!("each of {}", count(workers.len(), "worker"))
             },
-            if workers.len() == 1 { "its" } else { "the" },
         );
         let seqs = abandoned.iter().flat_map(|(worker, left)| {
             worker.client.iter().flat_map(|client| client.seqs()).chain([left.seq])
@@ -240,8 +245,8 @@ mod tests {
         assert_eq!(
             finding.text,
             "the client that spoke to gateway python(100) right before the spawn of each of 3 \
-             workers has been gone for 30 min or longer, and the worker did nothing in that time; \
-             who else was connected may have taken the session over: 101, 102 and 103"
+             workers has been gone for 30 min or longer, and the worker did nothing in that time, \
+             while other clients are connected: 101, 102 and 103"
         );
         // The last one goes, too: now it is about all of them, and surer.
         connected(&mut history, &[]);

@@ -183,8 +183,8 @@ fn a_session_whose_own_client_left_is_abandoned_and_the_other_is_not() {
     assert_eq!(
         finding.text,
         "the client that gateway python(100) replied to after the spawn of this worker has been \
-         gone for 30 min or longer, and the worker did nothing in that time; who else was connected \
-         may have taken its session over: 11"
+         gone for 30 min or longer, and the worker did nothing in that time, while other clients are \
+         connected: 11"
     );
     // What it rests on: the spawn, the look at its birth, the reply, and the look that misses it.
     assert_eq!(finding.because.len(), 4, "{finding:?}");
