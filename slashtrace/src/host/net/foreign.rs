@@ -98,6 +98,15 @@ pub(crate) mod testing {
         process::{Child, Command, Stdio},
     };
 
+    /// Listens on a Unix socket, accepts one connection, and stays until its stdin ends.
+    pub(crate) const ACCEPTS: &str = "
+import socket, sys
+listener = socket.socket(socket.AF_UNIX); listener.bind(sys.argv[1]); listener.listen()
+print(flush=True)
+accepted = listener.accept()
+sys.stdin.read()
+";
+
     /// Connects to a Unix socket, and stays until its stdin ends.
     const CLIENT: &str = "
 import socket, sys

@@ -16,6 +16,7 @@ const DESCENDANTS_MAX: usize = 64;
 /// The sockets of one process.
 #[derive(Debug, Default)]
 struct Own {
+    pid: u32,
     all: HashSet<u64>,
     /// Its stdin, stdout and stderr.
     stdio: HashSet<u64>,
@@ -55,9 +56,9 @@ impl Checks {
         let (tree, stdio) = (of(|own| &own.all), of(|own| &own.stdio));
         let own: HashSet<u64> = worker.all.difference(&stdio).copied().collect();
         // What the worker has as well was inherited from it.
-        let below = tree.iter().filter(|it| !worker.all.contains(it) && !stdio.contains(it));
-        let below: HashSet<u64> = below.copied().collect();
-        if own.is_empty() && below.is_empty() {
+        let theirs = tree.iter().filter(|it| !worker.all.contains(it) && !stdio.contains(it));
+        let theirs: HashSet<u64> = theirs.copied().collect();
+        if own.is_empty() && theirs.is_empty() {
             return Ok(());
         }
         let unseen = || No::because("who is connected to it cannot be seen");
@@ -66,13 +67,18 @@ impl Checks {
         let folder = self.root.join(pid.to_string());
         // One that waits to be accepted is nobody's socket yet.
         let waiting = census.waiting(&folder, &tree).ok_or_else(unseen)?;
-        let census = census.of(&folder).ok_or_else(unseen)?;
-        let (own, below) = (census.find(&own, &tree), census.find(&below, &tree));
-        if !own.complete || !below.complete {
+        let seen = census.of(&folder).ok_or_else(unseen)?;
+        let (own, theirs) = (seen.find(&own, &tree), seen.find(&theirs, &tree));
+        let mut all = below.iter().chain([&worker]);
+        let folder = |pid: u32| self.root.join(pid.to_string());
+        if !own.complete
+            || !theirs.complete
+            || all.any(|one| census.misses(&folder(one.pid), &one.all))
+        {
             return Err(unseen());
         }
         let connected = own.accepted.len() + own.opened.len() + own.pairs.len();
-        match connected + below.accepted.len() + waiting {
+        match connected + theirs.accepted.len() + waiting {
             0 => Ok(()),
             1 => Err(No::because("in use: somebody is connected to it")),
             n => Err(No::because(format!("in use: it has {n} connections"))),
@@ -96,7 +102,7 @@ impl Checks {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
-        let mut own = Own { all, ..Own::default() };
+        let mut own = Own { pid, all, ..Own::default() };
         for fd in (0..=2).filter(|_| !own.all.is_empty()) {
             if let Some(end) = self.proc.fd_end(pid, fd)?.filter(|it| it.kind == EndKind::Socket) {
                 own.stdio.insert(end.inode);

@@ -12,7 +12,7 @@ use rustix::process::{Signal, getppid};
 
 use super::{Action, Begun, Escalation, Executor, InProgress, Ready, Terminated};
 use crate::{
-    host::{clock::boottime_ns, proc::ProcFs},
+    host::{clock::boottime_ns, net::own_sockets, proc::ProcFs},
     model::{Identity, Kind, Mode, Outcome, Phase, Step},
     profile::Profile,
     reaper::{
@@ -55,6 +55,12 @@ fn ready(executor: &Executor, decision: Decision) -> Ready {
         Begun::Ready(ready) => *ready,
         Begun::Said(action) => panic!("{action:?}"),
     }
+}
+
+/// Waits until a process that has a listener and no other socket has accepted a connection.
+fn accepts_one(subject: &Subject) {
+    let folder = Path::new("/proc").join(subject.id().pid.to_string());
+    wait_until(|| own_sockets(&folder).unwrap().0.len() == 2);
 }
 
 /// Why a decision is refused at once.

@@ -11,7 +11,10 @@ use std::{
 use rustix::fs::fstat;
 
 use super::*;
-use crate::{host::net::foreign::testing::client_elsewhere, model::Confidence};
+use crate::{
+    host::net::foreign::testing::{ACCEPTS, client_elsewhere},
+    model::Confidence,
+};
 
 const CONNECTED: &str = "in use: a client is connected to its gateway";
 
@@ -87,28 +90,18 @@ fn one_that_waits_on_a_unix_socket_of_the_gateway_counts() {
 
 #[test]
 fn one_that_the_gateway_accepted_from_another_network_namespace_counts() {
-    const GATEWAY: &str = "
-import socket, sys
-listener = socket.socket(socket.AF_UNIX); listener.bind(sys.argv[1]); listener.listen()
-print(flush=True)
-accepted = listener.accept()
-sys.stdin.read()
-";
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("socket");
     let mut command = Command::new("python3");
-    command.args(["-c", GATEWAY]).arg(&path);
+    command.args(["-c", ACCEPTS]).arg(&path);
     let gateway = Subject::start(&mut command, Stdio::piped());
     let subject = Subject::worker(&looping());
     let (executor, decision) = (executor(), abandoned(&subject, &gateway));
     drop(ready(&executor, decision.clone()));
     let Some(mut client) = client_elsewhere(&path) else { return };
-    // Until it is accepted it waits.
-    wait_until(|| {
-        let reason = refused(&executor, decision.clone());
-        assert!(reason.ends_with(CONNECTED) || reason.ends_with("cannot be seen"), "{reason}");
-        reason.ends_with("who is connected to its gateway cannot be seen")
-    });
+    accepts_one(&gateway);
+    let reason = refused(&executor, decision);
+    assert!(reason.ends_with("who is connected to its gateway cannot be seen"), "{reason}");
     drop(client.stdin.take());
     client.wait().unwrap();
 }

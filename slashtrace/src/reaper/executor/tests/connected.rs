@@ -9,6 +9,7 @@ use std::{
 };
 
 use super::*;
+use crate::host::net::foreign::testing::{ACCEPTS, client_elsewhere};
 
 /// The same workers as the built-in profile's, which does not say how they are spoken to.
 const ANY_WAY: &str = "name = \"any\"\n[worker]\ntokens = [\"-m\", \"tui_gateway.slash_worker\"]\n\
@@ -73,4 +74,22 @@ fn a_connection_that_it_accepted_counts() {
     let reason = refused(&any_way(), subject.decision());
     assert!(reason.ends_with(CONNECTED), "{reason}");
     drop(client);
+}
+
+#[test]
+fn a_connection_that_it_accepted_from_another_network_namespace_counts() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let mut command = Command::new("python3");
+    command.args(["-c", ACCEPTS]).arg(&path);
+    command.args(["-m", "tui_gateway.slash_worker", "--session-key", "k"]);
+    let subject = Subject::start(&mut command, Stdio::piped());
+    let (executor, decision) = (any_way(), subject.decision());
+    drop(ready(&executor, decision.clone()));
+    let Some(mut client) = client_elsewhere(&path) else { return };
+    accepts_one(&subject);
+    let reason = refused(&executor, decision);
+    assert!(reason.ends_with("who is connected to it cannot be seen"), "{reason}");
+    drop(client.stdin.take());
+    client.wait().unwrap();
 }
