@@ -31,6 +31,8 @@ impl Foreign {
     /// may be: one that cannot be looked at counts. `is_listed` says which were seen in a table,
     /// `is_here` whether the namespace of the process has a Unix socket, in whatever state.
     ///
+    /// Its stdin, stdout and stderr do not count: who started it gave it these.
+    ///
     /// Costs nothing unless a socket is new and in no table; then a look through the descriptors.
     pub(super) fn any(
         &mut self,
@@ -52,6 +54,8 @@ impl Foreign {
                     continue;
                 };
                 let foreign = match is_unix(&path) {
+                    // As where a service manager on the host takes the log.
+                    _ if is_stdio(&path) => Ok(false),
                     Ok(true) => is_here(inode).map(|here| !here),
                     Ok(false) => Ok(false),
                     // It was closed meanwhile.
@@ -67,6 +71,11 @@ impl Foreign {
         }
         unseen || self.known.values().any(|foreign| *foreign)
     }
+}
+
+/// Whether a descriptor is 0, 1 or 2.
+fn is_stdio(descriptor: &Path) -> bool {
+    descriptor.file_name().is_some_and(|name| ["0", "1", "2"].iter().any(|fd| name == *fd))
 }
 
 /// Whether a descriptor of a process is of a Unix socket.

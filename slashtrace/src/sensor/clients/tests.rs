@@ -171,6 +171,51 @@ fn a_look_at_one_that_has_a_client_in_another_network_namespace_is_not_complete(
     gateway.wait().expect("a child");
 }
 
+/// Leaves the network namespace that its stderr is from, as a service whose log the host takes; then
+/// listens on a Unix socket, and accepts a connection.
+const PRIVATE: &str = "
+import ctypes, os, socket, sys
+ends = socket.socketpair()
+os.dup2(ends[0].fileno(), 2)
+for end in ends: end.close()
+if ctypes.CDLL(None).unshare(0x40000000): sys.exit()
+listener = socket.socket(socket.AF_UNIX); listener.bind(sys.argv[1]); listener.listen()
+print('listens', flush=True)
+accepted = listener.accept()
+print(flush=True)
+sys.stdin.read()
+";
+
+#[test]
+fn what_a_gateway_was_started_with_from_another_network_namespace_is_no_client() {
+    use std::{
+        io::{BufRead as _, BufReader},
+        process::{Command, Stdio},
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("gateway");
+    let mut command = Command::new("python3");
+    command.args(["-c", PRIVATE]).arg(&path).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut gateway = command.spawn().expect("python3 is installed");
+    let mut lines = BufReader::new(gateway.stdout.take().expect("piped"));
+    let id = Identity { pid: gateway.id(), start_ns: 1 };
+    let mut line = String::new();
+    lines.read_line(&mut line).expect("it says so");
+    if line.is_empty() {
+        eprintln!("SKIPPED: not root: no network namespace can be made");
+    } else {
+        let clients = looked(true, id);
+        assert_eq!((clients.listening, clients.complete), (1, true), "{clients:?}");
+        let client = UnixStream::connect(&path).expect("it listens");
+        lines.read_line(&mut line).expect("it says so");
+        let clients = looked(true, id);
+        assert_eq!((clients.listening, clients.complete), (1, false), "{clients:?}");
+        drop(client);
+    }
+    drop(gateway.stdin.take());
+    gateway.wait().expect("a child");
+}
+
 #[test]
 fn one_that_left_its_namespace_shows_nothing_of_it() {
     let folder = Path::new("/proc/self");
