@@ -278,7 +278,10 @@ impl Recording {
         let status = self.wait();
         // Whether a worker could not be judged is what a replay says.
         let ended = status.code().map(|ended| if code == 0 && ended == 3 { 0 } else { ended });
-        assert_eq!(ended, Some(code), "slashtrace ended with {status}\n{}", self.told());
+        let told = self.told();
+        assert_eq!(ended, Some(code), "slashtrace ended with {status}\n{told}");
+        // Exit code 3 says this, too.
+        assert!(!told.contains("its evidence has no `stop`"), "{told}");
         self.end_leftovers();
         (self.file.clone(), self.folder.take().expect("only this takes it"))
     }

@@ -89,6 +89,7 @@ pub fn run(args: &Args, profile: &Profile, color: Color) -> Result<Exit> {
     ending::watch(Promise::TakenUp).context("cannot watch over signals")?;
     let ended = runtime()?.block_on(async {
         let chosen = choose(args.watching.sensor, &options)?;
+        ending::started();
         if let Some(why) = chosen.why {
             screen.line(&why);
         }

@@ -89,6 +89,7 @@ fn recorded(args: &Args, profile: &Profile, color: Color) -> Result<Exit> {
         ending::watch(Promise::TakenUp).context("cannot watch over signals")?;
         runtime()?.block_on(async {
             let Chosen { sensor, why } = choose(args.watching.sensor, &options)?;
+            ending::started();
             if let Some(why) = why
                 && !args.quiet
             {

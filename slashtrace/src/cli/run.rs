@@ -67,6 +67,7 @@ pub fn run(args: &Args, profile: &Profile, color: Color) -> Result<Exit> {
     let mut live = Live::new(Box::new(screen.clone()));
     let recorded = runtime()?.block_on(async {
         let chosen = choose(args.watching.sensor, &options)?;
+        ending::started();
         if let Some(why) = chosen.why
             && !args.quiet
         {

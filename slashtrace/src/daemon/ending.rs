@@ -5,7 +5,10 @@ use std::{
     fs::File,
     io::{self, Read as _},
     os::fd::{AsRawFd as _, OwnedFd},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -17,6 +20,9 @@ use rustix::{
 
 /// How long taking a signal up may take.
 const PATIENCE: Duration = Duration::from_millis(900);
+/// On a machine on which the start took longer than usual (100 to 200 ms), that many times as long as
+/// it did: it is short of CPU or of memory, or emulated, and what waits there is not stuck.
+const OF_THE_START: u32 = 4;
 /// How long ending may take from there. Nothing in it waits for others without a bound, and on a
 /// machine that is slow or in the middle of a storm it is what keeps the evidence whole.
 const ENDING: Duration = Duration::from_secs(20);
@@ -27,6 +33,10 @@ const CODE: i32 = 3;
 
 static SEEN: AtomicU32 = AtomicU32::new(0);
 static TAKEN: AtomicU32 = AtomicU32::new(0);
+/// When it was first watched.
+static WATCHED: OnceLock<Instant> = OnceLock::new();
+/// How long the start took from there.
+static START: OnceLock<Duration> = OnceLock::new();
 
 /// What is to have happened within a second of a signal.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -67,6 +77,7 @@ fn empty_set() -> libc::sigset_t {
 /// # Errors
 /// If there is no descriptor, signal handler or thread to be had.
 pub fn watch(promise: Promise) -> io::Result<()> {
+    WATCHED.get_or_init(Instant::now);
     let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
     rustix::io::ioctl_fionbio(&write, true)?;
     for signal in [libc::SIGINT, libc::SIGTERM] {
@@ -84,6 +95,18 @@ pub fn watch(promise: Promise) -> io::Result<()> {
     let watcher = thread::Builder::new().name("signals".to_owned()).stack_size(64 << 10);
     watcher.spawn(move || follow(File::from(read), promise))?;
     Ok(())
+}
+
+/// The sensors have started.
+pub fn started() {
+    if let Some(watched) = WATCHED.get() {
+        START.get_or_init(|| watched.elapsed());
+    }
+}
+
+/// How long taking a signal up may take on this machine.
+fn patience(start: Option<Duration>) -> Duration {
+    start.unwrap_or_default().saturating_mul(OF_THE_START).clamp(PATIENCE, ENDING)
 }
 
 /// The recording knows of the signals so far and does what they ask for.
@@ -114,7 +137,8 @@ fn follow(mut signals: File, promise: Promise) {
             if taken && promise == Promise::TakenUp {
                 break;
             }
-            if began.elapsed() >= if taken { ENDING } else { PATIENCE } {
+            let most = if taken { ENDING } else { patience(START.get().copied()) };
+            if began.elapsed() >= most {
                 end(taken);
             }
             thread::sleep(LOOK);
@@ -170,6 +194,14 @@ mod tests {
         let pid = rustix::process::Pid::from_child(&child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
         (child.wait().unwrap().code(), began.elapsed())
+    }
+
+    #[test]
+    fn a_slow_machine_is_given_more_time() {
+        let patience = |ms| patience(Some(Duration::from_millis(ms)));
+        assert_eq!(super::patience(None), PATIENCE);
+        assert_eq!((patience(0), patience(200)), (PATIENCE, PATIENCE));
+        assert_eq!((patience(2_000), patience(60_000)), (Duration::from_secs(8), ENDING));
     }
 
     #[test]
