@@ -103,7 +103,8 @@ impl EbpfSensor {
             let gateway = parent.process.identity();
             let above = spawn.ancestors.iter().map(|it| (it.identity(), Role::Ancestor));
             for (id, role) in [(gateway, Role::Gateway)].into_iter().chain(above) {
-                let ended = self.surroundings.has_ended(id);
+                let unknown = self.translator.role_of(id).is_none();
+                let ended = unknown && self.surroundings.has_ended(id);
                 above_fit &= ended || self.track(id, role, nobody, spawn.uid);
             }
         }
