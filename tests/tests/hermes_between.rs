@@ -2,7 +2,7 @@
 //! is named, and nothing else. 0.16.0 and 0.18.2 take three minutes each, and run where
 //! `SLASHTRACE_EVERY_HERMES` is set.
 //!
-//! Runs alone: on a machine that is short of CPU hermes-agent takes minutes to start.
+//! Runs when nothing is built: on a machine that is short of CPU hermes-agent takes minutes to start.
 
 use std::env;
 

@@ -2,8 +2,8 @@
 //! and its workers have none of their own. Which worker is on which terminal is joined, and compared with
 //! what the gateway itself knows.
 //!
-//! Runs alone: on a machine that is short of CPU a tab loses its connection, and hermes-agent ends its
-//! worker.
+//! Runs when nothing is built: on a machine that is short of CPU a tab loses its connection, and
+//! hermes-agent ends its worker.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -2,8 +2,8 @@
 //!
 //! Each file of `tests/tests` is one test program. Each recording watches for workers of its own
 //! token only, so that programs do not disturb each other, and most of their time is waiting: several
-//! run at once. What a file needs to be different in stands in its module documentation: [`ALONE`]
-//! and [`IN_GUESTS`].
+//! run at once. What a file needs to be different in stands in its module documentation: [`ALONE`],
+//! [`UNHURRIED`] and [`IN_GUESTS`].
 
 use std::{
     env, fs,
@@ -23,10 +23,14 @@ use crate::{
 
 /// The line in a file whose tests must have the machine for themselves.
 const ALONE: &str = "//! Runs alone: ";
+/// The line in a file whose tests need a core: they run when nothing is built any more, and no more of
+/// them at once than there are cores.
+const UNHURRIED: &str = "//! Runs when nothing is built: ";
 /// The line in a file that `cargo xtask vm` runs on other kernels: it needs nothing but `subject`.
 const IN_GUESTS: &str = "//! Runs in guests";
 /// Files that take longest begin first, in this order; the rest follows by name.
-const LONG: [&str; 8] = [
+const LONG: [&str; 9] = [
+    "hermes_join",
     "hermes_enforce",
     "hermes_terminals",
     "hermes_findings",
@@ -48,13 +52,24 @@ pub(crate) struct Args {
     pub(crate) files: Vec<String>,
 }
 
+/// What may run at the same time as a file.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Beside {
+    /// Anything.
+    Anything,
+    /// One other for each further core, and no build.
+    Few,
+    /// Nothing.
+    Nothing,
+}
+
 /// A file of end-to-end tests.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct File {
     /// Its name without `.rs`, which is that of the test program.
     pub(crate) name: String,
-    /// Whether nothing else may run at the same time.
-    alone: bool,
+    /// What may run at the same time.
+    beside: Beside,
     /// Whether it can run on other kernels.
     pub(crate) in_guests: bool,
 }
@@ -62,7 +77,12 @@ pub(crate) struct File {
 impl File {
     fn new(name: &str, text: &str) -> Self {
         let says = |mark: &str| text.lines().any(|line| line.starts_with(mark));
-        Self { name: name.to_owned(), alone: says(ALONE), in_guests: says(IN_GUESTS) }
+        let beside = match () {
+            () if says(ALONE) => Beside::Nothing,
+            () if says(UNHURRIED) => Beside::Few,
+            () => Beside::Anything,
+        };
+        Self { name: name.to_owned(), beside, in_guests: says(IN_GUESTS) }
     }
 
     /// Whether it tests against the real hermes-agent, which is downloaded.
@@ -166,26 +186,26 @@ impl Built {
         })
     }
 
-    /// Runs the files that may run side by side.
-    pub(crate) fn run_together(&self, files: &[File], at_once: usize) -> Vec<Step> {
-        let together: Vec<&File> = files.iter().filter(|file| !file.alone).collect();
-        side_by_side(at_once, &together, |file| self.run(file))
-    }
-
-    /// Runs the others, one after the other: nothing else may run then.
-    pub(crate) fn run_alone(&self, files: &[File]) -> Vec<Step> {
-        files.iter().filter(|file| file.alone).map(|file| self.run(file)).collect()
+    /// Runs those files beside which what `beside` says may run, and as many at once as it says.
+    pub(crate) fn run_those(&self, files: &[File], beside: Beside) -> Vec<Step> {
+        let those: Vec<&File> = files.iter().filter(|file| file.beside == beside).collect();
+        side_by_side(at_once(beside), &those, |file| self.run(file))
     }
 }
 
-/// How many test programs run at once: they wait most of the time.
-pub(crate) fn at_once() -> usize {
-    2 * thread::available_parallelism().map_or(2, usize::from)
+/// How many test programs run at once. Most of them wait most of the time.
+fn at_once(beside: Beside) -> usize {
+    let cores = thread::available_parallelism().map_or(2, usize::from);
+    match beside {
+        Beside::Anything => 2 * cores,
+        Beside::Few => cores,
+        Beside::Nothing => 1,
+    }
 }
 
 /// Does `work` for each item, at most `at_once` of them at the same time, in order of their begin;
 /// the results are in the order of the items.
-fn side_by_side<T: Sync, R: Send>(
+pub(crate) fn side_by_side<T: Sync, R: Send>(
     at_once: usize,
     items: &[T],
     work: impl Fn(&T) -> R + Sync,
@@ -226,9 +246,11 @@ mod tests {
     #[test]
     fn a_file_says_itself_how_it_runs() {
         let file = File::new("storm", "//! A storm.\n//!\n//! Runs alone: it fills the machine.\n");
-        assert!(file.alone && !file.in_guests);
+        assert!(file.beside == Beside::Nothing && !file.in_guests);
+        let file = File::new("tabs", "//! Tabs.\n//!\n//! Runs when nothing is built: slow.\n");
+        assert_eq!(file.beside, Beside::Few);
         let file = File::new("calls", "//! Calls.\n//!\n//! Runs in guests.\n// Runs alone: no\n");
-        assert!(!file.alone && file.in_guests);
+        assert!(file.beside == Beside::Anything && file.in_guests);
     }
 
     #[test]
@@ -236,7 +258,10 @@ mod tests {
         let files = files().expect("the checkout is here");
         let names: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
         assert_eq!(names[..LONG.len()], LONG);
-        assert!(files.iter().any(|file| file.in_guests) && files.iter().any(|file| file.alone));
+        assert!(files.iter().any(|file| file.in_guests));
+        for beside in [Beside::Anything, Beside::Few, Beside::Nothing] {
+            assert!(files.iter().any(|file| file.beside == beside), "{beside:?}");
+        }
     }
 
     #[test]

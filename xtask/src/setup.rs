@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// The bpf-linker whose LLVM is that of the pinned rustc; both change together.
-const BPF_LINKER: Tool = Tool { name: "bpf-linker", version: "0.10.3" };
+const BPF_LINKER: Tool = Tool { name: "bpf-linker", version: "0.10.3", build: Build::Optimised };
 
 /// A program of crates.io that is compiled into `.tools`.
 pub(crate) struct Tool {
@@ -22,6 +22,17 @@ pub(crate) struct Tool {
     pub(crate) name: &'static str,
     /// Exactly this one.
     pub(crate) version: &'static str,
+    /// How it is compiled.
+    pub(crate) build: Build,
+}
+
+/// How a tool is compiled.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Build {
+    /// It works for long.
+    Optimised,
+    /// To compile it takes longer than its work.
+    Quick,
 }
 
 /// What the build, the demo and the tests need.
@@ -82,14 +93,19 @@ impl Tool {
     }
 
     fn installed_by(&self, call: impl FnOnce(&mut Command) -> Result<Outcome>) -> Result<Outcome> {
-        let Self { name, version } = self;
+        let Self { name, version, build } = self;
         if self.installed().is_ok_and(|installed| installed == *version) {
             return Ok(Outcome::AlreadyThere);
         }
         eprintln!("    compiling {name}, which takes a few minutes");
         let exact = format!("{name}@{version}");
         let install = ["install", "--quiet", "--locked", "--force", &exact, "--root"];
-        call(checkout::cargo(&install).arg(checkout::file(".tools")))
+        let mut command = checkout::cargo(&install);
+        command.arg(checkout::file(".tools"));
+        if *build == Build::Quick {
+            command.arg("--debug");
+        }
+        call(&mut command)
             .context("cargo downloads and compiles it: is there a network, and a C compiler?")?;
         let installed = self.installed()?;
         if installed != *version {

@@ -11,7 +11,9 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    apt, checkout, e2e, hermes, setup,
+    apt, checkout,
+    e2e::{self, Beside},
+    hermes, setup,
     step::{self, Outcome, STEP_LIMIT, Step},
     vm,
 };
@@ -20,7 +22,8 @@ use crate::{
 const FETCH_LIMIT: Duration = Duration::from_mins(1);
 
 /// Looks at what is linked and built with.
-const DENY: setup::Tool = setup::Tool { name: "cargo-deny", version: "0.20.2" };
+const DENY: setup::Tool =
+    setup::Tool { name: "cargo-deny", version: "0.20.2", build: setup::Build::Quick };
 
 /// What to test.
 #[derive(Debug, clap::Args)]
@@ -133,14 +136,16 @@ fn end_to_end(fast: bool, built: Option<&e2e::Built>, skips: &Skips) -> Result<V
         let mut steps = Vec::new();
         if let Some(built) = built {
             let files = if fast { &other } else { &files };
-            steps.extend(built.run_together(files, e2e::at_once()));
+            steps.extend(built.run_those(files, Beside::Anything));
         }
         steps.extend(joined(denied)?);
         steps.extend(joined(guests)?);
         anyhow::Ok(steps)
     })?;
     if let Some(built) = built {
-        steps.extend(built.run_alone(if fast { &other } else { &files }));
+        let files = if fast { &other } else { &files };
+        steps.extend(built.run_those(files, Beside::Few));
+        steps.extend(built.run_those(files, Beside::Nothing));
     }
     if fast {
         for name in [format!("test {}", e2e::names(&hermes)), "other kernels in qemu".to_owned()] {
@@ -161,8 +166,9 @@ pub(crate) fn end_to_end_alone(args: &e2e::Args) -> Result<ExitCode> {
     let files: Vec<e2e::File> = all.into_iter().filter(wanted).collect();
     let skips = Skips::new()?;
     let built = e2e::build(&skips.file)?;
-    let mut steps = built.run_together(&files, e2e::at_once());
-    steps.extend(built.run_alone(&files));
+    let phases = [Beside::Anything, Beside::Few, Beside::Nothing];
+    let steps: Vec<Step> =
+        phases.iter().flat_map(|&beside| built.run_those(&files, beside)).collect();
     Ok(sum_up(&steps, &skips.read()?, started.elapsed()))
 }
 

@@ -23,7 +23,7 @@ const DAY_S: f64 = 86_400.0;
 /// Within this long the proportional set of each was read for the first time.
 const FIRST_READS: Duration = Duration::from_secs(150);
 /// Each worker is written that often a day although nothing changed.
-const HEARTBEATS: f64 = 24.0;
+const HEARTBEATS: f64 = 8.0;
 
 /// Without workers, with [`LIVE`] of them, and the evidence of [`RECORDED`].
 pub(crate) fn rows(bench: &Bench) -> Result<Vec<Row>> {

@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// A worker in which nothing changes is still written that often, so that evidence shows it alive.
-const HEARTBEAT_NS: u64 = 3_600_000_000_000;
+const HEARTBEAT_NS: u64 = 3 * 3_600_000_000_000;
 /// What alone is no news is written that long after the last sample.
 const MINOR_NS: u64 = 60_000_000_000;
 /// Changes of memory below these are noise: the kernel itself counts the resident set to some dozen
