@@ -16,6 +16,7 @@ const LINKER: &str = "bpf-linker";
 const SETUP: &str = "run `cargo xtask setup` in the checkout, then build again";
 
 fn main() -> ExitCode {
+    commit();
     match build() {
         Ok(()) => ExitCode::SUCCESS,
         // Not through `Termination`, which would add a backtrace where RUST_BACKTRACE is set.
@@ -62,6 +63,31 @@ fn build() -> Result<()> {
     let object = PathBuf::from(env::var_os("OUT_DIR").context("OUT_DIR")?).join("probes");
     ensure!(object.is_file(), "the build of the kernel programs left no {}", object.display());
     Ok(())
+}
+
+/// Which commit a release is built of, for evidence: rules change between two of one version. Other
+/// profiles leave it out, or each commit would compile everything anew.
+fn commit() {
+    if env::var_os("PROFILE").is_none_or(|profile| profile != "release") {
+        return;
+    }
+    let git = |args: &[&str]| {
+        let output = Command::new("git").args(args).output().ok()?;
+        let text = String::from_utf8(output.stdout).ok()?;
+        output.status.success().then(|| text.trim().to_owned())
+    };
+    // What is unpacked from an archive has none.
+    let Some(commit) = git(&["rev-parse", "--short=12", "HEAD"]) else { return };
+    let branch = git(&["symbolic-ref", "--quiet", "HEAD"]);
+    let files = ["HEAD", "index", "packed-refs"].into_iter().map(str::to_owned).chain(branch);
+    for file in files.filter_map(|file| git(&["rev-parse", "--git-path", &file])) {
+        if Path::new(&file).exists() {
+            println!("cargo:rerun-if-changed={file}");
+        }
+    }
+    let changed = git(&["status", "--porcelain", "--untracked-files=no"]);
+    let mark = if changed.is_some_and(|changed| !changed.is_empty()) { "-modified" } else { "" };
+    println!("cargo:rustc-env=SLASHTRACE_COMMIT={commit}{mark}");
 }
 
 /// The channel that `rust-toolchain.toml` pins: the one place where it is written.

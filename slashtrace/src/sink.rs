@@ -10,6 +10,12 @@ pub trait Sink {
     /// Takes one record. The roster has folded it in already.
     fn record(&mut self, record: &Record, roster: &Roster) -> Result<()>;
 
+    /// Takes a record of a `checkpoint`: it was recorded before, and is told again for whoever keeps
+    /// account of workers.
+    fn recall(&mut self, _record: &Record, _roster: &Roster) -> Result<()> {
+        Ok(())
+    }
+
     /// Called after each batch of records: what was taken should soon be visible outside. Does not
     /// wait for whoever reads it.
     fn flush(&mut self) -> Result<()>;

@@ -1,7 +1,8 @@
 //! The real dashboard of hermes-agent 0.13.0: three of four tabs drop. Their workers are named, the
-//! fourth's is not; none is ended unless that is asked for, and then those three.
+//! fourth's is not; none is ended unless that is asked for, and then those three. 0.16.0 and 0.18.2 end
+//! them by themselves, and nothing is named: that is tested where `SLASHTRACE_EVERY_HERMES` is set.
 
-use std::{collections::BTreeSet, fs, process::Command};
+use std::{collections::BTreeSet, env, fs, process::Command};
 
 use slashtrace::model::{Body, Confidence, Finding, Kind, Outcome};
 use slashtrace_tests::{
@@ -96,4 +97,48 @@ fn workers_of_tabs_that_dropped_are_named_and_let_alone() {
 fn workers_of_tabs_that_dropped_are_ended_where_that_is_asked_for() {
     let Some((dropped, _, recorded)) = dropped(&["--trigger=abandoned=weak"]) else { return };
     assert_eq!(ended(&recorded), dropped, "{recorded}");
+}
+
+/// A version that ends the workers of tabs that dropped within 20 s, by the built-in profile's graces.
+fn cleans_up(version: &str, flags: &[&str]) {
+    if env::var_os("SLASHTRACE_EVERY_HERMES").is_none() {
+        host::skip("SLASHTRACE_EVERY_HERMES is not set");
+        return;
+    }
+    if !host::may_load_kernel_programs() {
+        return;
+    }
+    let Some(venv) = hermes::venv(version) else { return };
+    let mut driver = Command::new(venv.join("bin/python"));
+    driver.arg(host::fixture("hermes/dashboard.py"));
+    driver.args(["--scenario", "dropped", "--wait", "40", "--hold"]).args(flags);
+    let (mut recording, mut own) = (None, None);
+    let did = play_with(&mut driver, |begin| {
+        own = begin.gateway;
+        recording = Some(Setup::ebpf().profile("").flag("--count-calls").start());
+    });
+    let recorded = recording.expect("it began").stop();
+    let only = |what: &str| -> &Did {
+        did.iter().find(|did| did.did == what).unwrap_or_else(|| panic!("no {what}: {did:?}"))
+    };
+    let (first, second) = (&only("tabs").first, &only("tabs").second);
+    assert_eq!((first.len(), second.len()), (3, 1), "{did:?}");
+    let left = &only("left").pids;
+    assert!(left.contains(&second[0]), "{did:?}");
+    assert!(first.iter().all(|pid| !left.contains(pid)), "{did:?}");
+    let of_it = |it: &&Finding| it.gateway.as_ref().map(|gateway| gateway.pid) == own;
+    let left_at = only("left").boottime_ns;
+    let before = recorded.records.iter().filter(|record| record.boottime_ns <= left_at);
+    let found: Vec<&Finding> = before.filter_map(finding).filter(of_it).collect();
+    assert!(found.is_empty(), "{found:#?}\n{recorded}");
+}
+
+#[test]
+fn hermes_agent_0_16_0_ends_workers_of_tabs_that_dropped() {
+    cleans_up("0.16.0", &["--plain"]);
+}
+
+#[test]
+fn hermes_agent_0_18_2_ends_workers_of_tabs_that_dropped() {
+    cleans_up("0.18.2", &[]);
 }

@@ -28,6 +28,7 @@ use std::{
 use anstream::{AutoStream, ColorChoice, stream::RawStream};
 use anyhow::{Context as _, Result, anyhow, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use jiff::{SignedDuration, Timestamp};
 
 pub use exit_codes::Exit;
 
@@ -37,7 +38,7 @@ use crate::{
     evidence,
     next_step::{NextStep as _, next_steps},
     profile::{Profile, Span},
-    sensor::{Options, TerminalChoice},
+    sensor::{Before, Options, TerminalChoice},
     unhurried,
 };
 
@@ -259,6 +260,14 @@ fn read_profile(path: &Path) -> Result<String> {
     })
 }
 
+/// The moment that was this long ago.
+fn ago(span: Span) -> Result<Timestamp> {
+    let ns = i64::try_from(span.as_ns()).unwrap_or(i64::MAX);
+    Timestamp::now()
+        .checked_sub(SignedDuration::from_nanos(ns))
+        .context("that is longer ago than there is a date for")
+}
+
 /// Takes a file away that has nothing in it: a recording that could not even begin.
 fn remove_if_empty(path: &Path) {
     if fs::symlink_metadata(path).is_ok_and(|file| file.is_file() && file.len() == 0) {
@@ -282,6 +291,7 @@ impl Watching {
             count_calls: self.count_calls,
             terminal_hook: self.terminal_hook,
             kernel_log: self.kernel_log,
+            before: Before::default(),
         })
     }
 }

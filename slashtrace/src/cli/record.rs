@@ -188,6 +188,7 @@ fn plan(args: &Args, screen: &Screen) -> Plan {
         redaction: args.redacting.redaction(),
         environment: Vec::new(),
         reopens: false,
+        resumed: None,
     }
 }
 

@@ -126,17 +126,17 @@ fn about(run: &Run) -> Vec<String> {
 fn differs(args: &Args, run: &Run, difference: &Difference) -> anyhow::Error {
     let show = |line: &Option<String>| line.as_deref().map_or("nothing".to_owned(), printable);
     let ours = env!("CARGO_PKG_VERSION");
-    let step = if run.version == ours {
-        "get the file again from where it was recorded; it was changed on the way".to_owned()
+    let step = if run.is_by_another_build() {
+        format!("replay with slashtrace {}, which recorded it", printable(&run.recorded_by()))
     } else {
-        format!("replay with slashtrace {}, which recorded it", printable(&run.version))
+        "get the file again from where it was recorded; it was changed on the way".to_owned()
     };
     let error = anyhow!(
         "{}: the findings are not the recorded ones, first after seq {}\nrecorded (slashtrace {}): \
          {}\nnow (slashtrace {ours}): {}",
         args.file.display(),
         difference.seq,
-        printable(&run.version),
+        printable(&run.recorded_by()),
         show(&difference.recorded),
         show(&difference.replayed),
     );

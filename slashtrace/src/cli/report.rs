@@ -17,6 +17,8 @@ use crate::{
     evidence::Reader,
     model::{Body, Record},
     next_step::NextStep as _,
+    profile::Span,
+    redact::printable,
     report::{
         diff,
         digest::{Digest, Report},
@@ -44,6 +46,9 @@ pub struct Args {
     /// Which recording of a file that holds several, from 1; the last one by default
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     run: Option<u64>,
+    /// Of a folder that `run` keeps: from the file on that was being written this long ago
+    #[arg(long, value_name = "TIME")]
+    since: Option<Span>,
     #[command(flatten)]
     fail_on: FailOn,
 }
@@ -68,7 +73,14 @@ pub fn run(args: &Args, color: Color) -> Result<Exit> {
         return compare(args, before, after, color);
     }
     let path = args.bundle.as_deref().context("clap asks for it")?;
-    let read = read(path, args.run)?;
+    let read = read(path, args.run, args.since)?;
+    if read.run.difference.is_some() {
+        Screen::stderr(color).line(&format!(
+            "recorded by slashtrace {}; judged again by the rules of this one, which come to other \
+             findings",
+            printable(&read.run.recorded_by())
+        ));
+    }
     if read.runs > 1 && args.run.is_none() {
         Screen::stderr(color).line(&format!(
             "{} holds {} recordings; this is the last one, --run N shows another",
@@ -96,7 +108,7 @@ fn put(args: &Args, bytes: &[u8], color: Color) -> Result<()> {
 }
 
 fn compare(args: &Args, before: &Path, after: &Path, color: Color) -> Result<Exit> {
-    let (before, after) = (read(before, None)?, read(after, None)?);
+    let (before, after) = (read(before, None, None)?, read(after, None, None)?);
     let diff = diff::compare(&before.of.digest.report(), &after.of.digest.report());
     let mut bytes = Vec::new();
     match args.format {
@@ -126,18 +138,26 @@ struct OfRun {
     /// Which one; none for the last.
     wanted: Option<u64>,
     at: u64,
+    /// To which one each `start` belongs.
+    of_run: Vec<u64>,
     digest: Digest,
 }
 
 impl Sink for OfRun {
     fn record(&mut self, record: &Record, roster: &Roster) -> Result<()> {
-        if let Body::Start(_) = record.body {
-            self.at += 1;
-            if self.is_wanted() {
+        if let Body::Start(start) = &record.body {
+            let goes_on = start.resumed && self.at > 0;
+            self.at += u64::from(!goes_on);
+            self.of_run.push(self.at);
+            if self.is_wanted() && !goes_on {
                 self.digest = Digest::new();
             }
         }
         if self.is_wanted() { self.digest.record(record, roster) } else { Ok(()) }
+    }
+
+    fn recall(&mut self, record: &Record, roster: &Roster) -> Result<()> {
+        if self.is_wanted() { self.digest.recall(record, roster) } else { Ok(()) }
     }
 
     fn flush(&mut self) -> Result<()> {
@@ -151,22 +171,27 @@ impl OfRun {
     }
 }
 
-fn read(path: &Path, wanted: Option<u64>) -> Result<Read> {
-    let reader = Reader::open(path)?;
-    let mut of = OfRun { wanted, at: 0, digest: Digest::new() };
+fn read(path: &Path, wanted: Option<u64>, since: Option<Span>) -> Result<Read> {
+    let since = since.map(super::ago).transpose()?;
+    let reader = Reader::open_since(path, since)?;
+    let mut of = OfRun { wanted, at: 0, of_run: Vec::new(), digest: Digest::new() };
     let replayed = replay(reader, vec![&mut of])
         .with_context(|| format!("cannot report on {}", path.display()))?;
     // A file that ends too early is what there is: the report says so.
     if let Some(defect) = replayed.defect.as_ref().filter(|defect| !defect.is_truncation()) {
         return Err(anyhow!("{}: {defect}", path.display())).next_step(defect.next_step());
     }
-    let runs = replayed.runs.len() as u64;
-    let at = wanted.unwrap_or(runs).saturating_sub(1);
-    let Some(run) = replayed.runs.into_iter().nth(usize::try_from(at)?) else {
+    let runs = of.at;
+    let at = wanted.unwrap_or(runs);
+    // A recording that goes on after a restart is one; what it came to is known at its end.
+    let Some(run) = replayed.runs.into_iter().zip(&of.of_run).rfind(|(_, of)| **of == at) else {
         return Err(anyhow!("{} holds {runs} recordings", path.display()))
             .next_step(format!("give --run a number up to {runs}"));
     };
-    if let Some(difference) = &run.difference {
+    let (run, _) = run;
+    // Another build's rules are not these: what is said is what these say.
+    let same_rules = !run.is_by_another_build();
+    if let Some(difference) = run.difference.as_ref().filter(|_| same_rules) {
         let what = "the findings are not the recorded ones, first after seq";
         return Err(anyhow!("{}: {what} {}", path.display(), difference.seq))
             .next_step("ask `slashtrace replay` what differs");

@@ -14,12 +14,14 @@ use crate::{
         Sink,
         choose::choose,
         ending::{self, Promise},
+        resume::Resumed,
         session::{Note, Plan, Reason, record},
     },
     evidence::EvidenceWriter,
     model::Mode,
     profile::{Profile, Span},
     report::live::Live,
+    sensor::Options,
 };
 
 /// How long the last records may take to be written.
@@ -31,9 +33,13 @@ pub struct Args {
     #[command(flatten)]
     watching: Watching,
     /// Write evidence (NDJSON) to this file, or to stdout if it is `-`. What is in the file stays;
-    /// SIGHUP has it opened anew
-    #[arg(long, value_name = "FILE", default_value = "-")]
+    /// SIGHUP has it opened anew. In a folder (one that exists, or a name that ends with `/`) files are
+    /// kept one after the other, the oldest go when it is full, and the next start goes on from them
+    #[arg(long, value_name = "PATH", default_value = "-")]
     evidence: PathBuf,
+    /// How much a folder of evidence holds at most: `64MiB`, `1GiB`
+    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = bytes)]
+    evidence_max: u64,
     /// Stop after this time: `90s`, `10m`, `2h`
     #[arg(long, value_name = "TIME")]
     duration: Option<Span>,
@@ -51,6 +57,7 @@ pub fn run(args: &Args, profile: &Profile, color: Color) -> Result<Exit> {
     let options = args.watching.options(profile)?;
     let duration = args.duration.map(|span| Duration::from_nanos(span.as_ns()));
     let to_stdout = args.evidence == Path::new("-");
+    let in_folder = !to_stdout && is_folder(&args.evidence);
     let plan = Plan {
         duration,
         policy: args.reaping.policy()?,
@@ -60,8 +67,18 @@ pub fn run(args: &Args, profile: &Profile, color: Color) -> Result<Exit> {
     };
     let ends = plan.policy.as_ref().filter(|policy| policy.mode == Mode::Enforce);
     let _alone = ends.map(|policy| Alone::take(profile, policy)).transpose()?;
-    let mut evidence =
-        if to_stdout { EvidenceWriter::stdout()? } else { EvidenceWriter::append(&args.evidence)? };
+    let mut evidence = match &args.evidence {
+        _ if to_stdout => EvidenceWriter::stdout()?,
+        folder if in_folder => EvidenceWriter::in_folder(folder, args.evidence_max)?,
+        file => EvidenceWriter::append(file)?,
+    };
+    let resumed = if in_folder { Resumed::from(&args.evidence, profile)? } else { None };
+    let options = Options {
+        before: resumed.as_ref().map(|resumed| resumed.before.clone()).unwrap_or_default(),
+        ..options
+    };
+    let note = resumed.as_ref().and_then(|resumed| resumed.note.clone());
+    let plan = Plan { resumed, ..plan };
     ending::watch(Promise::Ended).context("cannot watch over signals")?;
     let screen = Screen::stderr(color);
     let mut live = Live::new(Box::new(screen.clone()));
@@ -73,6 +90,9 @@ pub fn run(args: &Args, profile: &Profile, color: Color) -> Result<Exit> {
         {
             screen.line(&why);
         }
+        if let Some(note) = note.filter(|_| !args.quiet) {
+            screen.line(&note);
+        }
         let mut sinks: Vec<&mut dyn Sink> = vec![&mut evidence];
         if !args.quiet {
             sinks.push(&mut live);
@@ -80,7 +100,7 @@ pub fn run(args: &Args, profile: &Profile, color: Color) -> Result<Exit> {
         let mut tell = |note: Note| screen.note(&note);
         record(chosen.sensor, profile, sinks, &plan, &mut tell).await
     });
-    if recorded.is_err() && !to_stdout {
+    if recorded.is_err() && !to_stdout && !in_folder {
         super::remove_if_empty(&args.evidence);
     }
     let ended = recorded?;
@@ -97,4 +117,44 @@ pub fn run(args: &Args, profile: &Profile, color: Color) -> Result<Exit> {
         _ if written.is_err() && !args.fail_on.fails(&ended.tally) => Exit::Incomplete,
         _ => Exit::of(&ended.tally, args.fail_on.fails(&ended.tally), None),
     })
+}
+
+/// Whether evidence is to be kept in a folder of this name.
+fn is_folder(path: &Path) -> bool {
+    path.is_dir() || path.as_os_str().as_encoded_bytes().ends_with(b"/")
+}
+
+/// `64MiB`: a number and a unit, at least 1 MiB.
+fn bytes(text: &str) -> Result<u64, String> {
+    const UNITS: [(&str, u64); 3] = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
+    let unit = UNITS.iter().find(|(unit, _)| text.ends_with(unit));
+    let (unit, factor) = unit.ok_or("give a number and a unit: `64MiB`, `1GiB`")?;
+    let number = text.trim_end_matches(unit).trim_end().parse::<u64>();
+    let number = number.map_err(|_| format!("a whole number is to stand before {unit}"))?;
+    match number.checked_mul(*factor) {
+        Some(bytes) if bytes >= 1 << 20 => Ok(bytes),
+        Some(_) => Err("too small: 1MiB at least".to_owned()),
+        None => Err("too large".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_size_has_a_unit_and_a_least() {
+        assert_eq!(bytes("64MiB"), Ok(64 << 20));
+        assert_eq!(bytes("2048 KiB"), Ok(2 << 20));
+        assert_eq!(bytes("1GiB"), Ok(1 << 30));
+        for bad in ["64", "64MB", "MiB", "-1MiB", "1023KiB", "99999999999GiB", ""] {
+            assert!(bytes(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_folder_is_there_or_ends_with_a_slash() {
+        assert!(is_folder(Path::new("/")) && is_folder(Path::new("/no/such/folder/")));
+        assert!(!is_folder(Path::new("/no/such/file")) && !is_folder(Path::new("/dev/null")));
+    }
 }

@@ -12,6 +12,8 @@ pub mod ending;
 pub mod pipeline;
 /// Drives the pipeline with what was recorded.
 pub mod replay;
+/// Goes on where an earlier recording ended.
+pub mod resume;
 /// Drives the pipeline with a sensor until it is told to stop.
 pub mod session;
 mod signals;

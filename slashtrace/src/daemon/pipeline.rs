@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use super::{Sink, tally::Tally};
 use crate::{
     engine::Engine,
-    model::{Body, FORMAT_VERSION, Gap, GapReason, Observation, Record, Tick},
+    model::{Body, Checkpoint, FORMAT_VERSION, Gap, GapReason, Observation, Record, Tick},
     profile::Profile,
     reaper::Reaper,
     redact::Redaction,
@@ -95,13 +95,19 @@ impl<'a> Pipeline<'a> {
         self.reaper.as_ref().map_or(0, Reaper::under_way)
     }
 
+    /// Goes on where an earlier recording ended: its last record had this `seq`.
+    pub fn resume_after(&mut self, seq: u64) {
+        self.seq = seq;
+    }
+
     /// Takes an observation that happened at wall time `time`; returns the findings it caused.
     pub fn observe(&mut self, observation: Observation, time: Timestamp) -> Result<Vec<Record>> {
         let mut observation = observation;
         self.redaction.apply(&mut observation.body);
         let record = Record {
             v: FORMAT_VERSION,
-            seq: self.seq + 1,
+            // A checkpoint belongs to the `start` before it.
+            seq: self.seq + u64::from(!matches!(observation.body, Body::Checkpoint(_))),
             time,
             boottime_ns: observation.boottime_ns,
             body: observation.body,
@@ -112,7 +118,16 @@ impl<'a> Pipeline<'a> {
     /// Takes a record that has its place already (replay); returns the findings it caused.
     pub fn record(&mut self, record: &Record) -> Result<Vec<Record>> {
         self.seq = record.seq;
-        self.write(record)?;
+        if let Body::Checkpoint(checkpoint) = &record.body {
+            self.sinks.iter_mut().try_for_each(|sink| sink.record(record, &self.roster))?;
+            self.recall(checkpoint, true)?;
+            if checkpoint.more {
+                return Ok(Vec::new());
+            }
+            self.roster.observe(record);
+        } else {
+            self.write(record)?;
+        }
         let mut findings = Vec::new();
         for finding in self.engine.observe(record, &self.roster) {
             self.seq += 1;
@@ -133,7 +148,29 @@ impl<'a> Pipeline<'a> {
     /// Takes a record, be it a finding, without judging (replay, where what it rests on is missing).
     pub fn take(&mut self, record: &Record) -> Result<()> {
         self.seq = record.seq;
+        if let Body::Checkpoint(checkpoint) = &record.body {
+            self.sinks.iter_mut().try_for_each(|sink| sink.record(record, &self.roster))?;
+            return self.recall(checkpoint, false);
+        }
         self.write(record)
+    }
+
+    /// Takes what happened before this recording, each record at its own time. Nothing is judged
+    /// meanwhile: not all of it is known yet.
+    fn recall(&mut self, checkpoint: &Checkpoint, judges: bool) -> Result<()> {
+        for record in &checkpoint.records {
+            self.roster.observe(record);
+            let roster = &self.roster;
+            self.tally.record(record, roster);
+            self.sinks.iter_mut().try_for_each(|sink| sink.recall(record, roster))?;
+            if judges {
+                self.engine.recall(record, roster);
+            }
+            if let Some(reaper) = &mut self.reaper {
+                reaper.observe(record, roster);
+            }
+        }
+        Ok(())
     }
 
     /// When the engine wants to be told that time has passed, or the roster has much to forget, ns of

@@ -2,7 +2,7 @@ use std::{collections::VecDeque, io::BufRead};
 
 use anyhow::{Result, anyhow, bail};
 
-use super::{Sink, pipeline::Pipeline, tally::Tally};
+use super::{Sink, pipeline::Pipeline, start::COMMIT, tally::Tally};
 use crate::{
     evidence::{Defect, Reader, line},
     model::{Body, GapReason, Record},
@@ -23,8 +23,10 @@ pub struct Replayed {
 /// What came of one recording.
 #[derive(Debug)]
 pub struct Run {
-    /// Version of slashtrace that recorded it.
+    /// Version of slashtrace that recorded it, and the commit of that build.
     pub version: String,
+    /// The commit of that build, if it is known.
+    pub commit: Option<String>,
     /// Findings made again.
     pub findings: u64,
     /// Findings that were taken as they are: what they rest on is not in the file.
@@ -33,6 +35,22 @@ pub struct Run {
     pub difference: Option<Difference>,
     /// What the recording comes to.
     pub tally: Tally,
+}
+
+impl Run {
+    /// Whether the build that recorded it may have judged by other rules than this one.
+    pub fn is_by_another_build(&self) -> bool {
+        let commits = self.commit.as_deref().zip(COMMIT);
+        self.version != env!("CARGO_PKG_VERSION") || commits.is_some_and(|(it, ours)| it != ours)
+    }
+
+    /// Who recorded it: `0.1.0 (8c1ff53a1b2c)`.
+    pub fn recorded_by(&self) -> String {
+        match &self.commit {
+            Some(commit) => format!("{} ({commit})", self.version),
+            None => self.version.clone(),
+        }
+    }
 }
 
 impl Replayed {
@@ -96,7 +114,7 @@ fn replay_run<R: BufRead>(
             .next_step("get the file again from where it was recorded");
     }
     let mut again = Again::default();
-    let version = start.version.clone();
+    let (version, commit) = (start.version.clone(), start.commit.clone());
     // Whether everything that findings rest on is there.
     let mut whole = !start.continued;
     let mut pipeline = Pipeline::new(&start.profile, sinks);
@@ -136,7 +154,7 @@ fn replay_run<R: BufRead>(
     }
     pipeline.flush()?;
     let (findings, difference) = (again.findings, again.difference);
-    Ok(Run { version, findings, taken, difference, tally: pipeline.into_tally() })
+    Ok(Run { version, commit, findings, taken, difference, tally: pipeline.into_tally() })
 }
 
 /// The findings made again, held against the recorded ones as those come.

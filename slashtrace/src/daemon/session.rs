@@ -10,7 +10,8 @@ use tokio::{
 
 use self::feed::{abandon, finish, look_after, observe, observe_and_act, observe_and_commit, tick};
 use super::{
-    Sink, command::Command, pipeline::Pipeline, signals::Signals, start::start_record, tally::Tally,
+    Sink, command::Command, pipeline::Pipeline, resume::Resumed, signals::Signals,
+    start::start_record, tally::Tally,
 };
 use crate::{
     host::clock::boottime_ns,
@@ -37,6 +38,8 @@ const BEHIND: Duration = Duration::from_millis(100);
 const WRITING: Duration = Duration::from_secs(2);
 /// How long nothing can be written before people are told: a reader may be slow.
 const TROUBLE: Duration = Duration::from_secs(1);
+/// After a restart every worker, terminal and client was looked at within this time.
+const LOOKED_AROUND: Duration = Duration::from_secs(15);
 /// How long a deadline is slept for at a time.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
@@ -60,6 +63,8 @@ pub struct Plan {
     pub environment: Vec<(OsString, OsString)>,
     /// SIGHUP has the evidence opened anew, unless our terminal closed.
     pub reopens: bool,
+    /// What it goes on from.
+    pub resumed: Option<Resumed>,
 }
 
 /// What a person is told beside the records.
@@ -124,17 +129,28 @@ pub async fn record(
 ) -> Result<Ended> {
     let signals = Signals::install(plan.reopens).context("cannot take over signals")?;
     let description = sensor.describe();
-    let start = Body::Start(Box::new(start_record(&description, profile, plan.policy.as_ref())?));
+    let mut start = start_record(&description, profile, plan.policy.as_ref())?;
+    start.resumed = plan.resumed.is_some();
     // The command's own start is part of the recording, so the recording begins before it.
-    let began = Observation { boottime_ns: boottime_ns(), body: start };
+    let mut began = vec![feed::now(Body::Start(Box::new(start)))];
+    if let Some(resumed) = &plan.resumed {
+        began.extend(feed::resumed(resumed));
+    }
     let command =
         plan.command.as_deref().map(|argv| Command::spawn(argv, &plan.environment)).transpose()?;
     let mut pipeline = Pipeline::new(profile, sinks).redacting(plan.redaction.clone());
     if let Some(policy) = &plan.policy {
-        pipeline.reap_with(Reaper::new(profile.clone(), policy.clone()));
+        let mut reaper = Reaper::new(profile.clone(), policy.clone());
+        if plan.resumed.is_some() {
+            reaper.wait_until(boottime_ns() + LOOKED_AROUND.as_nanos() as u64);
+        }
+        pipeline.reap_with(reaper);
+    }
+    if let Some(resumed) = &plan.resumed {
+        pipeline.resume_after(resumed.seq);
     }
     let mut course = Course::new(plan, profile, &description, signals, command, tell);
-    let followed = match observe(&mut pipeline, vec![began]) {
+    let followed = match observe(&mut pipeline, began) {
         Ok(()) => course.follow(&mut *sensor, &mut pipeline).await,
         Err(error) => Err(Failure::Sink(error)),
     };

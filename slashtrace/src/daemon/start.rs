@@ -10,6 +10,9 @@ use crate::{
     sensor::Description,
 };
 
+/// The commit of this build.
+pub(crate) const COMMIT: Option<&str> = option_env!("SLASHTRACE_COMMIT");
+
 /// The first record of a recording: the machine (no names of people or hosts), the sensors, the
 /// rules.
 pub(super) fn start_record(
@@ -27,6 +30,7 @@ pub(super) fn start_record(
     };
     Ok(Start {
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        commit: COMMIT.map(str::to_owned),
         host,
         sensor: description.kind,
         capabilities: description.capabilities.clone(),
@@ -35,6 +39,8 @@ pub(super) fn start_record(
         limits: description.limits,
         reaping: policy.map(reaping),
         continued: false,
+        resumed: false,
+        boot_id: boot_id(),
     })
 }
 
@@ -47,6 +53,12 @@ fn reaping(policy: &Policy) -> Reaping {
         budget_per_minute: policy.budget_per_minute,
         term_grace_ms: ms(policy.term_grace),
     }
+}
+
+/// This boot of the machine (random(4)).
+pub(crate) fn boot_id() -> Option<String> {
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(id.trim().to_owned())
 }
 
 /// `debian 12` of an os-release(5) file; nothing that is not a short word.

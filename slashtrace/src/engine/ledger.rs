@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::detect::{Holds, Verdict};
 use crate::{
     model::{Confidence, Finding, FindingState, Forecast, Identity, Kind},
-    roster::{Index, Subject},
+    roster::{GroupKey, Index, Roster, Subject},
 };
 
 /// A finding may grow the evidence only so fast: one that is about n workers and processes changes
@@ -61,6 +61,9 @@ struct Open {
     finding: Finding,
     renewal: Renewal,
     at: u64,
+    /// Until when it stays although nothing shows it any more, ns of the boot clock: it was found
+    /// before a restart, in what only the daemon of that time had seen.
+    stays_until: u64,
 }
 
 /// What is open.
@@ -109,9 +112,12 @@ impl Ledger {
             (_, Holds::AsSaid) | (None, Holds::No) => Settled::default(),
             (None, Holds::Yes(verdict)) => {
                 let (finding, renewal) = found(subject, kind, *verdict, FindingState::Opened);
-                let said = Open { finding: finding.clone(), renewal, at: now };
+                let said = Open { finding: finding.clone(), renewal, at: now, stays_until: 0 };
                 self.open.entry(subject.clone()).or_default().insert(kind, Box::new(said));
                 Settled { finding: Some(finding), deadline: None }
+            }
+            (Some(last), Holds::No) if last.stays_until > now => {
+                Settled { finding: None, deadline: Some(last.stays_until) }
             }
             (Some(_), Holds::No) => {
                 Settled { finding: self.close(subject, kind, seq), deadline: None }
@@ -129,10 +135,26 @@ impl Ledger {
                     return Settled { finding: None, deadline: Some(due) };
                 }
                 let (finding, renewal) = found(subject, kind, *verdict, FindingState::Updated);
-                **last = Open { finding: finding.clone(), renewal, at: now };
+                **last = Open { finding: finding.clone(), renewal, at: now, stays_until: 0 };
                 Settled { finding: Some(finding), deadline: None }
             }
         }
+    }
+
+    /// Takes an open finding of before a restart. It stays open as long as it holds; of what is seen
+    /// only over a window of time, for that long at least.
+    pub(super) fn restore(&mut self, finding: &Finding, at: u64, roster: &Roster) {
+        let Some(subject) = subject_of(finding) else { return };
+        let window = match finding.kind {
+            Kind::Accumulation => roster.rules.accumulation,
+            Kind::RespawnChurn => roster.rules.churn,
+            _ => 0,
+        };
+        let stays_until = if window == 0 { 0 } else { at.saturating_add(window) };
+        let finding = Finding { state: FindingState::Opened, ..finding.clone() };
+        let kind = finding.kind;
+        let open = Open { finding, renewal: Renewal::Members, at, stays_until };
+        self.open.entry(subject).or_default().insert(kind, Box::new(open));
     }
 
     fn close(&mut self, subject: &Subject, kind: Kind, seq: u64) -> Option<Finding> {
@@ -217,6 +239,33 @@ fn id(subject: &Subject, kind: Kind) -> String {
     }
 }
 
+/// What a finding is about, by its id.
+fn subject_of(finding: &Finding) -> Option<Subject> {
+    let kind = finding.kind;
+    let rest = finding.id.strip_prefix(kind.name())?;
+    if kind == Kind::ReaperStopped {
+        return match rest.strip_prefix('/') {
+            Some(uid) => Some(Subject::Reaper(Some(uid.parse().ok()?))),
+            None => Some(Subject::Reaper(None)),
+        };
+    }
+    let (process, session) = match rest.strip_prefix('/')?.split_once('/') {
+        Some((process, session)) => (process, Some(session)),
+        None => (rest.strip_prefix('/')?, None),
+    };
+    let (pid, start_ns) = process.split_once('-')?;
+    let process = Identity { pid: pid.parse().ok()?, start_ns: start_ns.parse().ok()? };
+    Some(match (session, kind) {
+        (Some(session), _) => {
+            Subject::Group(GroupKey { gateway: process, session: session.into() })
+        }
+        (None, Kind::GatewayOrphan | Kind::Abandoned | Kind::Accumulation) => {
+            Subject::Gateway(process)
+        }
+        (None, _) => Subject::Worker(process),
+    })
+}
+
 /// Ascending, without repetitions, at most 64: the first and the newest are kept.
 fn bounded(mut because: Vec<u64>) -> Vec<u64> {
     const MOST: usize = 64;
@@ -243,6 +292,29 @@ mod tests {
         assert_eq!(kept.len(), 64);
         assert_eq!((kept[0], kept[1], kept[63]), (1, 138, 200));
         assert_eq!(bounded(vec![3, 1, 3]), [1, 3]);
+    }
+
+    #[test]
+    fn a_finding_says_what_it_is_about() {
+        let id = Identity { pid: 7, start_ns: 8 };
+        let key = |session: &str| GroupKey { gateway: id, session: session.into() };
+        let subjects = [
+            (Kind::DuplicateWorker, Subject::Group(key("a/b-1"))),
+            (Kind::SpawnPerCall, Subject::Group(key(""))),
+            (Kind::Abandoned, Subject::Gateway(id)),
+            (Kind::Accumulation, Subject::Gateway(id)),
+            (Kind::GatewayOrphan, Subject::Gateway(id)),
+            (Kind::Unreachable, Subject::Worker(id)),
+            (Kind::ReaperStopped, Subject::Reaper(None)),
+            (Kind::ReaperStopped, Subject::Reaper(Some(1000))),
+        ];
+        for (kind, subject) in subjects {
+            let mut finding = crate::model::testing::finding(kind, [id]);
+            finding.id = super::id(&subject, kind);
+            assert_eq!(subject_of(&finding), Some(subject));
+            finding.id.insert(0, '/');
+            assert_eq!(subject_of(&finding), None);
+        }
     }
 
     #[test]

@@ -70,6 +70,15 @@ impl Engine {
         findings
     }
 
+    /// Takes what a record of a checkpoint changed, to be judged once all of them are known.
+    pub fn recall(&mut self, record: &Record, roster: &Roster) {
+        match &record.body {
+            Body::Finding(finding) => self.ledger.restore(finding, record.boottime_ns, roster),
+            Body::Stop(_) => {}
+            _ => self.due.extend(roster.changed().iter().cloned()),
+        }
+    }
+
     /// The earliest moment (ns of the boot clock) at which the mere passing of time may change a
     /// finding. Whoever drives the engine gives it a `tick` record then, and need not before.
     pub fn next_deadline(&self) -> Option<u64> {

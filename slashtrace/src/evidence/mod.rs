@@ -9,6 +9,7 @@ pub(crate) mod samples;
 /// The JSON Schema of a record, made from the Rust types, and its copy in docs/EVIDENCE.md.
 pub mod schema;
 mod source;
+mod store;
 mod target;
 mod writer;
 
@@ -17,6 +18,7 @@ use anyhow::{Context as _, Result};
 pub(crate) use place::holder as lock_holder;
 pub use reader::{Defect, Problem, Reader};
 pub use source::NAMES as EVIDENCE_NAMES;
+pub use store::{Known, checkpoints, last_known};
 pub use writer::EvidenceWriter;
 
 use crate::model::Record;

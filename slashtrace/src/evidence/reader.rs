@@ -6,15 +6,22 @@ use std::{
 };
 
 use anyhow::Result;
+use jiff::Timestamp;
 use serde::Deserialize;
 use strum::VariantNames as _;
 
-use super::source;
+use super::{source, store};
 use crate::model::{Body, FORMAT_VERSION, GapReason, Record};
 
 /// The longest line that is read, bytes. The longest that is written is a finding about thousands
 /// of workers, far below it.
 const LINE_BYTES_MAX: u64 = 16 << 20;
+
+/// Why a file ended that goes on in the next.
+pub(super) const CONTINUED: &str = "continued";
+
+/// What reading comes to: a record, what is wrong, or nothing any more.
+type Read = Option<Result<Record, Defect>>;
 
 /// Reads records and checks that each is whole, known, and follows the one before it. Ends at the
 /// first that is not. A later `start` begins another recording: a line before it that was cut off is
@@ -25,10 +32,16 @@ pub struct Reader<R> {
     buffer: Vec<u8>,
     /// `seq` of the record before.
     seq: u64,
+    /// Whether that was `start`, or a checkpoint after it.
+    at_begin: bool,
     /// A line that was read ahead.
     ahead: Option<Vec<u8>>,
     torn: u64,
     ended: bool,
+    /// Whether files that go on are read as one.
+    across: bool,
+    /// What was read ahead of these, and the `seq` before it.
+    held: Option<(u64, Read)>,
 }
 
 /// What is wrong with a file, and in which line. What stood before it was whole.
@@ -116,14 +129,33 @@ impl Reader<Box<dyn BufRead>> {
     /// Opens evidence in any form that it is kept in: NDJSON, plain or compressed, or a bundle
     /// (`slashtrace record`'s folder or archive); `-` is stdin.
     pub fn open(path: &Path) -> Result<Self> {
-        source::open(path).map(Self::new)
+        Self::open_since(path, None)
+    }
+
+    /// The same; of a folder that `run` keeps from the file on in which a moment is.
+    pub fn open_since(path: &Path, since: Option<Timestamp>) -> Result<Self> {
+        match store::read(path, since)? {
+            Some(chain) => Ok(Self { across: true, ..Self::new(Box::new(chain)) }),
+            None => source::open(path).map(Self::new),
+        }
     }
 }
 
 impl<R: BufRead> Reader<R> {
     /// Reads from anything.
     pub fn new(input: R) -> Self {
-        Self { input, line: 0, buffer: Vec::new(), seq: 0, ahead: None, torn: 0, ended: false }
+        Self {
+            input,
+            line: 0,
+            buffer: Vec::new(),
+            seq: 0,
+            at_begin: false,
+            ahead: None,
+            torn: 0,
+            ended: false,
+            across: false,
+            held: None,
+        }
     }
 
     /// Lines that were cut off and stand before the `start` of another recording.
@@ -166,7 +198,9 @@ impl<R: BufRead> Reader<R> {
             return Err(Problem::Version(record.v));
         }
         let expected = match &record.body {
-            Body::Start(start) if start.continued => record.seq,
+            Body::Start(start) if start.continued || start.resumed => record.seq,
+            // It belongs to the `start` before it.
+            Body::Checkpoint(_) if self.at_begin => self.seq,
             Body::Start(_) => 1,
             _ if self.line == 1 => return Err(Problem::NoStart),
             // What is missing is told of right here.
@@ -179,6 +213,7 @@ impl<R: BufRead> Reader<R> {
             return Err(Problem::Sequence { expected, found: record.seq });
         }
         self.seq = record.seq;
+        self.at_begin = matches!(record.body, Body::Start(_) | Body::Checkpoint(_));
         Ok(Some(record))
     }
 
@@ -222,6 +257,35 @@ impl<R: BufRead> Iterator for Reader<R> {
     type Item = Result<Record, Defect>;
 
     fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let (before, next) = match self.held.take() {
+                Some(held) => held,
+                None => (self.seq, self.of_one_file()),
+            };
+            if !self.across {
+                return next;
+            }
+            if goes_on(next.as_ref(), before) {
+                // Its writer could not end the file before.
+                self.pass_checkpoints();
+                continue;
+            }
+            match &next {
+                Some(Ok(Record { body: Body::Stop(stop), .. })) if stop.reason == CONTINUED => {}
+                _ => return next,
+            }
+            let after = (self.seq, self.of_one_file());
+            if !goes_on(after.1.as_ref(), before) {
+                self.held = Some(after);
+                return next;
+            }
+            self.pass_checkpoints();
+        }
+    }
+}
+
+impl<R: BufRead> Reader<R> {
+    fn of_one_file(&mut self) -> Read {
         if self.ended {
             return None;
         }
@@ -229,6 +293,30 @@ impl<R: BufRead> Iterator for Reader<R> {
         let next = self.read();
         self.ended = !matches!(next, Ok(Some(_)));
         next.map_err(|problem| Defect { line: self.line, problem }).transpose()
+    }
+
+    /// Passes over what a file that goes on says of the ones before it: it is known.
+    fn pass_checkpoints(&mut self) {
+        loop {
+            let before = self.seq;
+            match self.of_one_file() {
+                Some(Ok(Record { body: Body::Checkpoint(_), .. })) => {}
+                next => {
+                    self.held = Some((before, next));
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Whether this is the `start` of a file that goes on right after the record of this `seq`.
+fn goes_on(start: Option<&Result<Record, Defect>>, seq: u64) -> bool {
+    match start {
+        Some(Ok(Record { body: Body::Start(start), seq: at, .. })) => {
+            start.continued && *at == seq && seq > 0
+        }
+        _ => false,
     }
 }
 

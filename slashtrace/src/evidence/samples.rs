@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use crate::model::{
-    Action, Body, Capability, Clients, Confidence, Connection, Exec, Exit, Finding, FindingWorker,
-    Forecast, ForkingThread, Gap, GapReason, GatewayRef, Host, Identity, Install, Kind, Limits,
-    Memory, Mode, Outcome, Parent, ParentSource, Phase, Process, Program, Reaping, Record, Reply,
-    ReplyEnd, Role, Sample, Sender, Sent, Signal, Source, Spawn, Start, StdinPeer, StdinState,
-    Step, Stop, Terminal, TerminalEvent, TerminalState, ThreadClone, Tick, testing,
+    Action, Body, Capability, Checkpoint, Clients, Confidence, Connection, Exec, Exit, Finding,
+    FindingWorker, Forecast, ForkingThread, Gap, GapReason, GatewayRef, Host, Identity, Install,
+    Kind, Limits, Memory, Mode, Outcome, Parent, ParentSource, Phase, Process, Program, Reaping,
+    Record, Reply, ReplyEnd, Role, Sample, Sender, Sent, Signal, Source, Spawn, Start, StdinPeer,
+    StdinState, Step, Stop, Terminal, TerminalEvent, TerminalState, ThreadClone, Tick, testing,
 };
 
 const GATEWAY: Identity = Identity { pid: 2800, start_ns: 50_000_000_000 };
@@ -158,6 +158,14 @@ pub(crate) fn action() -> Action {
 }
 
 /// One record of each type, as a recording has them.
+pub(crate) fn every_type() -> Vec<Record> {
+    let all = all();
+    let records = vec![all[1].clone()];
+    let checkpoint = Body::Checkpoint(Box::new(Checkpoint { records, more: true }));
+    [record(1, 60_000_000_000, checkpoint)].into_iter().chain(all).collect()
+}
+
+/// A recording with one of each type but `checkpoint`, which begins no recording of its own.
 pub(crate) fn all() -> Vec<Record> {
     let bodies = [
         Body::Start(Box::new(start())),

@@ -22,6 +22,8 @@ use rustix::{
 use super::{
     line,
     place::{self, Refusal},
+    reader::CONTINUED,
+    store::{self, Store},
 };
 use crate::{
     host::clock::{boottime_ns, wall_time},
@@ -41,6 +43,8 @@ const PAGE: usize = 4 << 10;
 enum To {
     /// A path, opened again when it was moved, removed or truncated, and when that is asked for.
     Path(PathBuf),
+    /// A segment of a folder, and the folder.
+    Folder(PathBuf, Box<Store>),
     /// A new file that nobody else has to do with.
     New(PathBuf),
     Stdout,
@@ -67,6 +71,9 @@ pub(super) struct Target {
     looked: Instant,
     /// Whether the file was moved or removed, and none opened in its place yet.
     displaced: bool,
+    /// Bytes of a segment that tell of earlier ones, and when it was begun.
+    head: u64,
+    begun: Instant,
     /// What people are to know.
     pub(super) notes: Vec<String>,
 }
@@ -82,6 +89,18 @@ impl Target {
                 .context(format!("cannot write evidence to {}", path.display()))
                 .next_step("end the other one, or name another file")),
         }
+    }
+
+    /// A new segment of a folder that keeps at most so many bytes.
+    pub(super) fn in_folder(folder: &Path, max_bytes: u64) -> Result<Self> {
+        let mut store = Store::open(folder, max_bytes)?;
+        let path = store.next(wall_time(boottime_ns()));
+        let place = place::open(&path)
+            .with_context(|| format!("cannot keep evidence in {}", folder.display()))?;
+        let notes = store.tidy(&path, 0);
+        let mut target = Self::of(To::Folder(path, Box::new(store)), None).with(place)?;
+        target.notes.extend(notes);
+        Ok(target)
     }
 
     /// A new file, in a folder that may be anybody's.
@@ -116,7 +135,17 @@ impl Target {
             last: 0,
             looked: Instant::now(),
             displaced: false,
+            head: 0,
+            begun: Instant::now(),
             notes: Vec::new(),
+        }
+    }
+
+    /// The path that can be opened again.
+    fn path(&self) -> Option<&Path> {
+        match &self.to {
+            To::Path(path) | To::Folder(path, _) => Some(path),
+            To::New(_) | To::Stdout => None,
         }
     }
 
@@ -144,6 +173,7 @@ impl Target {
     pub(super) fn name(&self) -> String {
         match &self.to {
             To::Path(path) | To::New(path) => path.display().to_string(),
+            To::Folder(_, store) => store.folder().display().to_string(),
             To::Stdout => "standard output".to_owned(),
         }
     }
@@ -214,6 +244,14 @@ impl Target {
         if std::mem::take(&mut self.bare) {
             self.insert_start();
         }
+        self.write_lines()?;
+        if self.begin_segment() {
+            self.write_lines()?;
+        }
+        Ok(())
+    }
+
+    fn write_lines(&mut self) -> io::Result<()> {
         while self.left() > 0 {
             let Some(mut file) = self.file.as_ref() else { break };
             match file.write(&self.lines[self.at..]) {
@@ -236,7 +274,7 @@ impl Target {
     /// not read the rest, but whoever comes next needs whole lines.
     fn undo(&mut self, error: &io::Error) {
         if error.kind() == io::ErrorKind::BrokenPipe {
-            if matches!(self.to, To::Path(_)) {
+            if self.path().is_some() {
                 self.file = None;
             }
             self.back_to_line();
@@ -265,7 +303,7 @@ impl Target {
 
     /// A file that became shorter was copied and truncated by whoever rotates logs.
     fn notice_truncation(&mut self) -> io::Result<()> {
-        let (true, To::Path(_), Some(file)) = (self.regular, &self.to, &self.file) else {
+        let (true, Some(_), Some(file)) = (self.regular, self.path(), &self.file) else {
             return Ok(());
         };
         let len = file.metadata()?.len();
@@ -288,15 +326,85 @@ impl Target {
         }
         start.seq = seq - 1;
         if let Body::Start(start) = &mut start.body {
-            start.continued = true;
+            (start.continued, start.resumed) = (true, false);
         }
         let Ok(mut head) = line(&start) else { return };
         head.push('\n');
         self.lines.splice(self.at..self.at, head.into_bytes());
     }
 
+    /// Where the segment is large or old: begins the next one, which is understood without it.
+    /// Whether it did.
+    fn begin_segment(&mut self) -> bool {
+        let grown = self.len.saturating_sub(self.head);
+        let To::Folder(path, store) = &mut self.to else { return false };
+        let due = grown >= store.segment_bytes() || self.begun.elapsed() >= store::AGE;
+        if !due || self.start.is_none() || self.file.is_none() {
+            return false;
+        }
+        // Not again with each line where it fails.
+        self.head = self.len;
+        self.begun = Instant::now();
+        let known = store::condensed(path);
+        let next = store.next(wall_time(boottime_ns()));
+        let place = match place::open(&next) {
+            Ok(place) => place,
+            Err(error) => {
+                let folder = store.folder().display();
+                self.notes.push(format!("no new file in {folder}: {error:#}"));
+                return false;
+            }
+        };
+        let head = match known {
+            Ok(known) => self.head(known.records),
+            Err(error) => {
+                let path = next.display();
+                self.notes
+                    .push(format!("{path} does not say what is known from before: {error:#}"));
+                self.head(Vec::new())
+            }
+        };
+        let head = head.unwrap_or_default();
+        self.close();
+        let To::Folder(path, store) = &mut self.to else { return false };
+        path.clone_from(&next);
+        self.notes.extend(store.tidy(&next, head.len() as u64));
+        if let Err(error) = self.take(place) {
+            self.notes.push(format!("{} cannot be written to: {error:#}", next.display()));
+            return false;
+        }
+        self.bare = false;
+        self.head = head.len() as u64;
+        (self.lines, self.at) = (head, 0);
+        true
+    }
+
+    /// The lines that begin a segment.
+    fn head(&self, known: Vec<Record>) -> Result<Vec<u8>> {
+        let Some(start) = &self.start else { return Ok(Vec::new()) };
+        let mut start = Record { seq: self.last, ..start.clone() };
+        if let Body::Start(start) = &mut start.body {
+            (start.continued, start.resumed) = (true, false);
+        }
+        let mut lines = Vec::new();
+        let boottime_ns = boottime_ns();
+        let (v, seq, time) = (start.v, start.seq, wall_time(boottime_ns));
+        let checkpoints = store::checkpoints(known)?.into_iter().map(|checkpoint| Record {
+            v,
+            seq,
+            time,
+            boottime_ns,
+            body: Body::Checkpoint(Box::new(checkpoint)),
+        });
+        for record in std::iter::once(start).chain(checkpoints) {
+            lines.extend(line(&record)?.into_bytes());
+            lines.push(b'\n');
+        }
+        Ok(lines)
+    }
+
     fn open(&mut self) -> io::Result<()> {
-        let To::Path(path) = &self.to else { return Err(io::ErrorKind::NotFound.into()) };
+        let Some(path) = self.path() else { return Err(io::ErrorKind::NotFound.into()) };
         let place = place::open(path).map_err(|error| io::Error::other(format!("{error:#}")))?;
         self.take(place).map_err(io::Error::other)
     }
@@ -304,12 +412,12 @@ impl Target {
     /// Opens the path again: whoever rotates logs has put another file there, or nothing. Where that
     /// cannot be done, what is open is written to as before, unless it was removed.
     pub(super) fn reopen(&mut self) {
-        let To::Path(path) = &self.to else { return };
+        let Some(path) = self.path().map(Path::to_owned) else { return };
         if self.is_in_place() {
             return;
         }
         let first = !std::mem::replace(&mut self.displaced, true);
-        match place::open(path) {
+        match place::open(&path) {
             Ok(place) => {
                 self.close();
                 self.displaced = false;
@@ -345,7 +453,7 @@ impl Target {
             return;
         }
         let boottime_ns = boottime_ns();
-        let reason = "continued".to_owned();
+        let reason = CONTINUED.to_owned();
         let stop = Stop { reason, counters: BTreeMap::new(), complete: true };
         let (v, time) = (start.v, wall_time(boottime_ns));
         let stop = Record { v, seq, time, boottime_ns, body: Body::Stop(stop) };
@@ -371,8 +479,8 @@ impl Target {
 
     /// Whether what is open is what has the name; yes of what has none.
     fn is_in_place(&self) -> bool {
-        let (To::Path(path), Some(file)) = (&self.to, &self.file) else {
-            return !matches!(self.to, To::Path(_));
+        let (Some(path), Some(file)) = (self.path(), &self.file) else {
+            return self.path().is_none();
         };
         let of = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
         match (path.symlink_metadata(), file.metadata()) {

@@ -46,6 +46,16 @@ impl EvidenceWriter {
         Target::at(path).and_then(Self::to)
     }
 
+    /// Keeps evidence in a folder, at most `max_bytes` of it: in files one after the other, each
+    /// understood alone. Ended ones are compressed, and the oldest are dropped.
+    ///
+    /// # Errors
+    /// If it cannot be made or written to, is written to by another process, or could be exchanged by
+    /// another user.
+    pub fn in_folder(folder: &Path, max_bytes: u64) -> Result<Self> {
+        Target::in_folder(folder, max_bytes).and_then(Self::to)
+    }
+
     /// Creates a new file, readable by its owner only.
     ///
     /// # Errors

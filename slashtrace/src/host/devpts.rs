@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use jiff::Timestamp;
 use rustix::fs::{
     AtFlags, CWD, Dir, Mode, OFlags, ResolveFlags, StatxFlags, makedev, openat2, statx,
 };
@@ -54,6 +55,13 @@ impl Devpts {
     /// Its instance: `st_dev` of stat(2).
     pub(crate) fn instance(&self) -> u64 {
         self.instance
+    }
+
+    /// When the node of a terminal was last changed: made, or given to another user (`st_ctime`).
+    pub(crate) fn changed(&self, index: u32) -> Option<Timestamp> {
+        let name = index.to_string();
+        let stat = rustix::fs::statat(&self.folder, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+        Timestamp::new(stat.st_ctime, i32::try_from(stat.st_ctime_nsec).ok()?).ok()
     }
 
     /// A path that leads to it and nowhere else.

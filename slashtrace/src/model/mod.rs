@@ -3,6 +3,7 @@
 //! May touch: nothing that does I/O, no clock, no async.
 
 mod action;
+mod checkpoint;
 mod compact;
 mod finding;
 mod identity;
@@ -16,6 +17,7 @@ mod terminal;
 pub(crate) mod testing;
 
 pub use action::{Action, Mode, Outcome, Phase, Step};
+pub use checkpoint::Checkpoint;
 pub(crate) use compact::{Maybe, MaybeId, MaybeSmall, MaybeTerminal};
 pub use finding::{Confidence, Finding, FindingState, FindingWorker, Forecast, GatewayRef, Kind};
 pub use identity::Identity;
@@ -57,12 +59,12 @@ mod tests {
         }
         let gap = GapReason::TerminalsUnwatched;
         assert_eq!(in_evidence(serde_json::json!(gap)), gap.name());
-        for record in crate::evidence::samples::all() {
+        for record in crate::evidence::samples::every_type() {
             let value = serde_json::to_value(&record).unwrap();
             let name = value["type"].as_str().unwrap();
             assert!(Body::VARIANTS.contains(&name), "{name}");
         }
-        assert_eq!(Body::VARIANTS.len(), 15);
+        assert_eq!(Body::VARIANTS.len(), 16);
     }
 
     #[test]

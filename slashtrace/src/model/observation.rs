@@ -525,6 +525,9 @@ pub enum GapReason {
     TerminalsUnwatched,
     /// The argument area was longer than what is searched, so a worker may have been overlooked.
     ArgvNotSearched,
+    /// Nobody watched: slashtrace had ended, and was started again. Who came and went meanwhile is
+    /// not known, and not counted in `lost`.
+    NotWatched,
     /// Records could not be written for longer than they could be held: `lost` of them are missing
     /// right before this one, and `seq` goes on after them.
     NotWritten,
@@ -597,6 +600,10 @@ pub struct Limits {
 pub struct Start {
     /// Version of slashtrace that wrote the file.
     pub version: String,
+    /// The commit that it was built of, `-modified` after it where its tree was not that commit's;
+    /// absent in builds for development.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
     /// The machine.
     pub host: Host,
     /// The sensor set in use.
@@ -617,6 +624,14 @@ pub struct Start {
     /// judged again but taken as they are, for they rest on records that are not here.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub continued: bool,
+    /// The recording goes on where an earlier one of the same folder ended: `seq` goes on, and a
+    /// `checkpoint` says what is known from then. Findings are judged again from here.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub resumed: bool,
+    /// The machine's boot, as /proc/sys/kernel/random/boot_id names it: times in ns of the boot clock,
+    /// and processes, are those of this boot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot_id: Option<String>,
 }
 
 /// What the reaper may do in a recording.

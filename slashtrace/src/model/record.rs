@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 use strum::VariantNames;
 
 use super::{
-    Action, Clients, Exec, Exit, Finding, Gap, Program, Reply, Sample, Signal, Spawn, Start, Stop,
-    TerminalEvent, Tick,
+    Action, Checkpoint, Clients, Exec, Exit, Finding, Gap, Program, Reply, Sample, Signal, Spawn,
+    Start, Stop, TerminalEvent, Tick,
 };
 
 /// Version of the evidence format, in every record's `v`.
@@ -44,6 +44,8 @@ pub struct Record {
 pub enum Body {
     /// First record: host, sensors, profile.
     Start(Box<Start>),
+    /// What earlier records leave known, right after the `start` of a file that goes on.
+    Checkpoint(Box<Checkpoint>),
     /// A worker or a descendant of one came to be.
     Spawn(Box<Spawn>),
     /// A tracked process executed another program.

@@ -288,7 +288,10 @@ pub(crate) fn start() -> Start {
         calls_counted: true,
         profile: Profile::hermes(),
         reaping: None,
+        commit: None,
         continued: false,
+        resumed: false,
+        boot_id: None,
         limits: Limits {
             argv_searched_bytes: 4096,
             ring_bytes: 1 << 20,

@@ -54,6 +54,8 @@ pub struct Reaper {
     /// Told of, and to be ended at the next step.
     ready: Vec<Ready>,
     running: Vec<Running>,
+    /// Nobody is chosen before this, ns of the boot clock.
+    waits_until: u64,
 }
 
 #[derive(Debug)]
@@ -70,13 +72,19 @@ impl Reaper {
     pub fn new(profile: Profile, policy: Policy) -> Self {
         let executor = Executor::new(profile, &policy);
         let judge = Judge::new(policy);
-        Self { judge, executor, ready: Vec::new(), running: Vec::new() }
+        Self { judge, executor, ready: Vec::new(), running: Vec::new(), waits_until: 0 }
     }
 
     /// Takes one record; all of them are to be given, in order.
     pub fn observe(&mut self, record: &Record, roster: &Roster) {
         self.judge.observe(record, roster);
         self.executor.observe(record);
+    }
+
+    /// Chooses nobody until then, ns of the boot clock: what it is told at first is of before, and
+    /// the sensors have not looked at everything yet.
+    pub fn wait_until(&mut self, boottime_ns: u64) {
+        self.waits_until = boottime_ns;
     }
 
     /// Whether the circuit breaker is open.
@@ -151,12 +159,13 @@ impl Reaper {
         let told = !self.ready.is_empty() || self.running.iter().any(|running| running.kill);
         let now = told.then_some(0);
         let due = self.running.iter().map(|running| running.reap.due_ns());
-        due.chain(self.judge.next_deadline()).chain(now).min()
+        let chosen = self.judge.next_deadline().map(|due| due.max(self.waits_until));
+        due.chain(chosen).chain(now).min()
     }
 
     /// Does what was told of.
     fn act(&mut self, now_ns: u64, roster: &Roster) -> Vec<Action> {
-        let Self { judge, executor, ready, running } = self;
+        let Self { judge, executor, ready, running, .. } = self;
         let holds = |worker: &_| judge.holds(worker, roster);
         let mut said = Vec::new();
         for running in running.iter_mut().filter(|running| running.kill) {
@@ -206,6 +215,9 @@ impl Reaper {
     }
 
     fn choose(&mut self, now_ns: u64, said: &mut Vec<Action>, roster: &Roster) {
+        if now_ns < self.waits_until {
+            return;
+        }
         let decisions = self.judge.decide(now_ns, roster);
         said.extend(self.judge.take_told());
         for decision in decisions {

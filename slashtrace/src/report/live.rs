@@ -120,7 +120,8 @@ impl Live {
             | Body::Program(_)
             | Body::Clients(_)
             | Body::Reply(_)
-            | Body::Tick(_) => None,
+            | Body::Tick(_)
+            | Body::Checkpoint(_) => None,
         }
     }
 

@@ -83,7 +83,12 @@ impl Roster {
                 }
             }
             Body::Reply(reply) => self.replied(record, reply),
-            Body::Program(_) | Body::Gap(_) | Body::Finding(_) | Body::Stop(_) => {}
+            Body::Program(_)
+            | Body::Gap(_)
+            // What is in it is folded in record by record.
+            | Body::Checkpoint(_)
+            | Body::Finding(_)
+            | Body::Stop(_) => {}
         }
     }
 

@@ -5,7 +5,8 @@
 //! `worker` is one worker, `usage` who can use it, `group` the workers of one session under one gateway, `gateway` who forked
 //! them, `family` what descends from a worker, `terminal` and `client` what they are for, `activity`
 //! what they did. `origin` who only launched
-//! a worker or passed through, `apply` is what each record changes, `retire` what is forgotten and when.
+//! a worker or passed through, `apply` is what each record changes, `retire` what is forgotten and when,
+//! `condense` on which records what is known rests.
 //!
 //! The work for a record depends on the subjects that it changes, never on what has ended: every
 //! question that is asked often has an index or a count that is kept.
@@ -14,6 +15,7 @@ mod activity;
 mod apply;
 mod attribution;
 mod client;
+pub(crate) mod condense;
 mod ends;
 mod family;
 mod few;
@@ -60,7 +62,7 @@ use self::{
     workers::Workers,
 };
 use crate::{
-    model::{Body, FORMAT_VERSION, Identity, Memory, Record, Spawn},
+    model::{Body, FORMAT_VERSION, Identity, Memory, Record, Role, Spawn},
     profile::Profile,
 };
 
@@ -209,6 +211,29 @@ impl Roster {
     /// Workers that live although their gateway was seen to exit.
     pub fn left_behind(&self) -> usize {
         self.left_behind.1
+    }
+
+    /// Processes that have not ended, as far as is known: workers, what descends from them, and
+    /// gateways that have workers.
+    pub(crate) fn living(&self) -> Vec<(Identity, Role)> {
+        let workers = self.workers.values().filter(|worker| worker.exit().is_none());
+        let workers = workers.map(|worker| (worker.id, Role::Worker));
+        let descendants = self.descendants.keys().map(|id| (*id, Role::Descendant));
+        let gateways = self.gateways.iter().filter(|(_, at)| at.exit.is_none());
+        let gateways = gateways.filter(|(_, at)| !at.live.is_empty());
+        let gateways = gateways.map(|(id, _)| (*id, Role::Gateway));
+        let mut living: Vec<(Identity, Role)> =
+            workers.chain(descendants).chain(gateways).collect();
+        // A worker may be the gateway of others.
+        living.sort_by_key(|(id, role)| (*id, *role != Role::Worker));
+        living.dedup_by_key(|(id, _)| *id);
+        living
+    }
+
+    /// Calls that live workers served, where they were counted.
+    pub(crate) fn counted(&self) -> BTreeMap<Identity, u64> {
+        let live = self.workers.values().filter(|worker| worker.is_live());
+        live.filter_map(|worker| Some((worker.id, worker.activity.reads()?))).collect()
     }
 
     /// What the last record changed.

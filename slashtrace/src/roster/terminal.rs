@@ -352,6 +352,11 @@ impl Roster {
         }
     }
 
+    /// Whether a terminal is open, or closed and still of use.
+    pub(super) fn knows_terminal(&self, key: Key) -> bool {
+        self.terminals.all.contains_key(&key)
+    }
+
     /// The live workers whose terminal this may be, now or before it showed another session.
     fn may_belong_to(&self, key: Key, before: Option<&str>) -> Vec<Identity> {
         let Some(known) = self.terminals.all.get(&key) else { return Vec::new() };

@@ -17,7 +17,7 @@ use std::{collections::BTreeMap, pin::Pin, time::Duration};
 use anyhow::Result;
 
 use crate::{
-    model::{Capability, Limits, Observation, SensorKind},
+    model::{Capability, Identity, Limits, Observation, Role, SensorKind, TerminalEvent},
     profile::Profile,
 };
 
@@ -34,6 +34,19 @@ pub struct Options {
     pub terminal_hook: TerminalChoice,
     /// Let the kernel programs log through aya-log, to stderr.
     pub kernel_log: bool,
+    /// What an earlier recording knew that this one goes on from.
+    pub before: Before,
+}
+
+/// What an earlier recording knew: processes and terminals keep their identities.
+#[derive(Clone, Debug, Default)]
+pub struct Before {
+    /// Tracked processes that live.
+    pub processes: Vec<(Identity, Role)>,
+    /// Calls that were counted so far.
+    pub reads: BTreeMap<Identity, u64>,
+    /// Open terminals, as they were last observed.
+    pub terminals: Vec<TerminalEvent>,
 }
 
 /// What the end of a terminal is to be told by.

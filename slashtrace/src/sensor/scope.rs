@@ -81,6 +81,7 @@ impl Scope {
                 _ => self.known.remove(&exit.identity()),
             },
             Body::Start(_)
+            | Body::Checkpoint(_)
             | Body::Tick(_)
             | Body::Gap(_)
             | Body::Action(_)
@@ -346,7 +347,7 @@ mod tests {
     #[test]
     fn of_others_nothing_is_told_but_what_is_about_nobody() {
         let mut scope = Scope::new();
-        for record in samples::all() {
+        for record in samples::every_type() {
             scope.known.clear();
             let observation =
                 Observation { boottime_ns: record.boottime_ns, body: record.body.clone() };
@@ -355,6 +356,7 @@ mod tests {
                 // Of who is gone it cannot be known.
                 Body::Spawn(_)
                     | Body::Start(_)
+                    | Body::Checkpoint(_)
                     | Body::Tick(_)
                     | Body::Gap(_)
                     | Body::Action(_)

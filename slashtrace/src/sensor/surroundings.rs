@@ -10,6 +10,7 @@
 use std::collections::VecDeque;
 
 use super::{
+    Before,
     clients::ClientsWatch,
     join::{FlatGateway, Replies, replies::Act},
     program::ProgramWatch,
@@ -40,16 +41,26 @@ pub(super) struct Surroundings {
 
 impl Surroundings {
     /// Tracks nothing yet. Without a tokio runtime it has no inotify.
-    pub(super) fn start(proc: &ProcFs, profile: &Profile) -> Self {
+    pub(super) fn start(proc: &ProcFs, profile: &Profile, before: &Before) -> Self {
         let mut sampler = Sampler::new(proc.clone());
         // Workers that are asked by their stdin alone have no sockets to be asked by.
         let asked = |rule: &WorkerRule| rule.channel() != Some(Channel::Stdin);
         if profile.workers.iter().any(asked) {
             sampler = sampler.with_sockets();
         }
+        let mut book = IdentityBook::new(proc.tick_ns());
+        for (id, _) in &before.processes {
+            // One that has more than whole ticks was named by the kernel.
+            if id.start_ns.is_multiple_of(proc.tick_ns()) {
+                book.proc(id.pid, id.start_ns);
+            } else {
+                book.kernel(id.pid, id.start_ns);
+            }
+        }
+        let rule = profile.terminal.clone();
         Self {
-            book: IdentityBook::new(proc.tick_ns()),
-            terminals: TerminalWatch::start(proc.clone(), profile.terminal.clone()),
+            book,
+            terminals: TerminalWatch::start(proc.clone(), rule, &before.terminals),
             programs: ProgramWatch::new(proc.clone(), profile),
             clients: ClientsWatch::new(proc.clone()),
             replies: Replies::default(),
@@ -266,7 +277,8 @@ mod tests {
         let parent = spawn.parent.as_mut().unwrap();
         fake.put(&Fake { pid: parent.process.pid, ..Fake::default() });
         parent.process.start_ns = fake.proc().stat(parent.process.pid).unwrap().unwrap().start_ns;
-        let mut surroundings = Surroundings::start(&fake.proc(), &Profile::hermes());
+        let mut surroundings =
+            Surroundings::start(&fake.proc(), &Profile::hermes(), &Before::default());
         let mut batch = Vec::new();
         for pid in [20, 21] {
             spawn.pid = pid;
@@ -282,7 +294,8 @@ mod tests {
     #[test]
     fn identities_of_the_ended_are_forgotten_in_time() {
         let fake = FakeProc::new();
-        let mut surroundings = Surroundings::start(&fake.proc(), &Profile::hermes());
+        let mut surroundings =
+            Surroundings::start(&fake.proc(), &Profile::hermes(), &Before::default());
         let mut batch = Vec::new();
         for pid in 1..=20_000 {
             let id = surroundings.book.kernel(pid, 7);

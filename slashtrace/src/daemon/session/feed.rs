@@ -4,9 +4,9 @@ use anyhow::{Context as _, Result};
 
 use super::{Ended, Reason};
 use crate::{
-    daemon::pipeline::Pipeline,
+    daemon::{pipeline::Pipeline, resume::Resumed},
     host::clock::{boottime_ns, wall_time},
-    model::{Body, Observation, Stop},
+    model::{Body, Gap, GapReason, Observation, Stop},
     sensor::Sensor,
     sink::Standing,
 };
@@ -17,6 +17,14 @@ pub(super) fn observe(pipeline: &mut Pipeline<'_>, observations: Vec<Observation
         pipeline.observe(observation, time)?;
     }
     pipeline.flush()
+}
+
+/// What a recording knows from the one before, and that nobody watched in between.
+pub(super) fn resumed(resumed: &Resumed) -> Vec<Observation> {
+    let checkpoints = resumed.checkpoints.iter().cloned();
+    let checkpoints = checkpoints.map(|it| now(Body::Checkpoint(Box::new(it))));
+    let gap = Gap { reason: GapReason::NotWatched, lost: 0, resynced: true };
+    checkpoints.chain([now(Body::Gap(gap))]).collect()
 }
 
 /// The same, and does at once what a finding of this batch calls for, where nothing that is left of

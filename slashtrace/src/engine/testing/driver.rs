@@ -9,7 +9,7 @@ use crate::engine::Engine;
 use crate::{
     model::{Body, FORMAT_VERSION, Finding, FindingState, Record, Tick},
     profile::Profile,
-    roster::Roster,
+    roster::{Roster, condense::Condenser},
 };
 
 /// An engine, driven like the daemon drives it, with everything it was told and said.
@@ -21,6 +21,9 @@ pub(in crate::engine) struct Driver {
     pub(in crate::engine) said: Vec<Finding>,
     pub(in crate::engine) open: BTreeMap<String, Finding>,
     seq: u64,
+    /// The last record before it went on where another one ended.
+    resumed: u64,
+    profile: Profile,
 }
 
 impl Driver {
@@ -37,7 +40,27 @@ impl Driver {
             said: Vec::new(),
             open: BTreeMap::new(),
             seq: 0,
+            resumed: 0,
+            profile: profile.clone(),
         }
+    }
+
+    /// One that knows only what a checkpoint tells: slashtrace was started again.
+    pub(in crate::engine) fn resume(&self) -> Self {
+        let mut condenser = Condenser::new(&self.profile);
+        self.records.iter().for_each(|record| condenser.take(record));
+        let chosen = condenser.chosen();
+        let mut next = Self::of(&self.profile);
+        (next.seq, next.resumed) = (self.seq, self.seq);
+        for record in self.records.iter().filter(|record| chosen.contains(&record.seq)) {
+            next.roster.observe(record);
+            next.engine.recall(record, &next.roster);
+            if let Body::Finding(finding) = &record.body {
+                next.open.insert(finding.id.clone(), (**finding).clone());
+            }
+            next.records.push(record.clone());
+        }
+        next
     }
 
     /// Lets time pass up to `until`, ticking at each deadline; at most `most` times.
@@ -99,7 +122,7 @@ impl Driver {
         }
         assert!(finding.because.len() <= 64 && !finding.because.is_empty());
         assert!(finding.because.is_sorted_by(|a, b| a < b), "{:?}", finding.because);
-        for &seq in &finding.because {
+        for &seq in finding.because.iter().filter(|seq| **seq > self.resumed) {
             let record = self.records.iter().find(|record| record.seq == seq);
             let record = record.unwrap_or_else(|| panic!("{seq} is no record before this one"));
             assert!(!matches!(record.body, Body::Finding(_)), "{seq} is no observation");

@@ -70,6 +70,9 @@ fn chosen(records: &[Record]) -> Vec<(u64, Decision)> {
 const OF_GROUPS: [Kind; 4] =
     [Kind::SpawnPerCall, Kind::DuplicateWorker, Kind::LostWorker, Kind::Accumulation];
 
+/// What is found in a window of time, of which a checkpoint does not tell.
+const OVER_TIME: [Kind; 2] = [Kind::RespawnChurn, Kind::Accumulation];
+
 /// The same with some neighbours swapped that are about different processes and happened at nearly one
 /// time.
 fn swapped(happened: &[Happened], swaps: &[bool]) -> Vec<Happened> {
@@ -139,6 +142,37 @@ proptest! {
         driver.pass(DAY, 10_000);
         let found = driver.said.iter().find(|finding| OF_GROUPS.contains(&finding.kind));
         prop_assert!(found.is_none(), "{found:?}");
+    }
+
+    /// Whoever is started again knows from a checkpoint what the one before it knew.
+    #[test]
+    fn a_checkpoint_is_as_good_as_all_records(steps in vec(step(), 0..120), at in 0_usize..200) {
+        let happened = World::play(&steps, false);
+        let (before, after) = happened.split_at(at.min(happened.len()));
+        let mut told = drive(before);
+        let mut again = told.resume();
+        // Judged by what it was told alone, everything is as it was.
+        let now = before.iter().map(|one| one.0).max().unwrap_or(0);
+        for driver in [&mut told, &mut again] {
+            driver.feed(now, Body::Tick(Tick::default()));
+        }
+        let said = |driver: &Driver, since: usize| {
+            let said = driver.said[since..].iter().filter(|it| !OVER_TIME.contains(&it.kind));
+            said.map(|it| (it.id.clone(), it.state, it.confidence)).collect::<Vec<_>>()
+        };
+        prop_assert_eq!(said(&again, 0), []);
+        let since = told.said.len();
+        let end = happened.last().map_or(0, |last| last.0) + DAY;
+        for driver in [&mut told, &mut again] {
+            let mut now = now;
+            for (at, _, body) in after {
+                now = now.max(*at);
+                driver.pass(now, 10_000);
+                driver.feed(*at, body.clone());
+            }
+            driver.pass(end, 10_000);
+        }
+        prop_assert_eq!(said(&again, 0), said(&told, since));
     }
 
     #[test]

@@ -42,6 +42,9 @@ use crate::{
 #[derive(Debug, Default)]
 pub struct Digest {
     start: Option<Start>,
+    /// The last record, and the last one before that `start`.
+    newest: u64,
+    newest_before: u64,
     began: Option<Moment>,
     last: Option<Moment>,
     lives: Lives,
@@ -89,7 +92,8 @@ impl Digest {
         boottime_ns.saturating_sub(began) / 1_000_000
     }
 
-    fn take(&mut self, record: &Record, roster: &Roster) {
+    /// Takes a record. One that is only `recalled` happened before this recording.
+    fn take(&mut self, record: &Record, roster: &Roster, recalled: bool) {
         let moment = Moment { time: record.time, boottime_ns: record.boottime_ns };
         self.began.get_or_insert(moment);
         if self.last.is_none_or(|last| last.boottime_ns <= moment.boottime_ns) {
@@ -103,9 +107,14 @@ impl Digest {
             self.open.merge(&merged);
         }
         self.chart.take(record, at_ms, &self.lives);
-        self.timeline.take(record, at_ms, &self.lives);
+        if !recalled {
+            self.timeline.take(record, at_ms, &self.lives);
+        }
         match &record.body {
-            Body::Start(start) => self.start = Some((**start).clone()),
+            Body::Start(start) => {
+                self.start = Some((**start).clone());
+                self.stop = None;
+            }
             Body::Finding(finding) => {
                 self.cases.take(record, at_ms, finding, &self.lives);
                 self.open.take(finding, &self.lives);
@@ -276,7 +285,19 @@ impl Digest {
 
 impl Sink for Digest {
     fn record(&mut self, record: &Record, roster: &Roster) -> Result<()> {
-        self.take(record, roster);
+        if let Body::Start(_) = record.body {
+            self.newest_before = self.newest;
+        }
+        self.newest = self.newest.max(record.seq);
+        self.take(record, roster, false);
+        Ok(())
+    }
+
+    fn recall(&mut self, record: &Record, roster: &Roster) -> Result<()> {
+        // After a restart most of it was told before it.
+        if record.seq > self.newest_before {
+            self.take(record, roster, true);
+        }
         Ok(())
     }
 

@@ -27,6 +27,17 @@ impl EbpfSensor {
         Ok(())
     }
 
+    /// Observes the ends of those that an earlier recording knew and that ended before they were
+    /// tracked again.
+    pub(super) fn end_those_of_before(&mut self, before: &[(Identity, Role)]) {
+        for (identity, role) in before {
+            let tracked = self.translator.role_of(*identity).is_some();
+            if !tracked && !self.surroundings.has_ended(*identity) && !self.is_alive(*identity) {
+                self.exited(inferred_exit(*identity, *role, Source::Proc));
+            }
+        }
+    }
+
     /// After loss: compares what is known with what is there. Where `lost` is not set only looks for
     /// those that are not tracked: no end was missed.
     pub(super) fn resync(&mut self, lost: bool) -> Result<()> {
@@ -198,7 +209,7 @@ impl EbpfSensor {
         let tracked = Tracked {
             start_ns: identity.start_ns,
             worker_start_ns: worker.start_ns,
-            reads: 0,
+            reads: self.reads_before.get(&identity).copied().unwrap_or(0),
             worker: worker.pid,
             role: wire_role(role) as u32,
             owner,

@@ -23,7 +23,11 @@ mod tables;
 mod translate;
 mod wire;
 
-use std::{collections::VecDeque, mem, thread, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    mem, thread,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, anyhow};
 use bytes::Bytes;
@@ -101,6 +105,8 @@ pub struct EbpfSensor {
     /// written before is read.
     gone: Vec<(Identity, Role)>,
     long: LongArgvWatch,
+    /// Calls that an earlier recording had counted, until their workers are tracked.
+    reads_before: BTreeMap<Identity, u64>,
 }
 
 impl EbpfSensor {
@@ -124,7 +130,8 @@ impl EbpfSensor {
             object,
             ring: Ring::start(events)?,
             translator: Translator::new(options.profile.clone(), proc.clone(), options.count_calls),
-            surroundings: Surroundings::start(&proc, &options.profile),
+            surroundings: Surroundings::start(&proc, &options.profile, &options.before),
+            reads_before: options.before.reads.clone(),
             ledger: Ledger::default(),
             profile: options.profile.clone(),
             proc,
@@ -143,6 +150,8 @@ impl EbpfSensor {
             long: LongArgvWatch::default(),
         };
         sensor.look_at_what_is_there()?;
+        sensor.reads_before = BTreeMap::new();
+        sensor.end_those_of_before(&options.before.processes);
         Ok(sensor)
     }
 

@@ -50,7 +50,7 @@ impl PollSensor {
 
     fn start_at(proc: ProcFs, options: &Options) -> Result<Self> {
         let interval = options.sample_interval.clamp(FASTEST, SLOWEST);
-        let surroundings = Surroundings::start(&proc, &options.profile);
+        let surroundings = Surroundings::start(&proc, &options.profile, &options.before);
         let mut capabilities = capabilities::of(&proc, interval, options.count_calls);
         capabilities.push(surroundings.clients_capability());
         capabilities.push(surroundings.terminal_capability());

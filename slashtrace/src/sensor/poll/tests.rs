@@ -234,6 +234,7 @@ fn options(sample_interval: Duration) -> Options {
         count_calls: false,
         terminal_hook: crate::sensor::TerminalChoice::Auto,
         kernel_log: false,
+        before: crate::sensor::Before::default(),
     }
 }
 

@@ -82,6 +82,8 @@ pub(super) struct TerminalWatch {
     proc: ProcFs,
     rule: Option<TerminalRule>,
     open: BTreeMap<Place, Open>,
+    /// Terminals that an earlier recording told of, on instances that are not watched yet.
+    before: BTreeMap<Place, TerminalEvent>,
     /// What inotify told and was not applied yet.
     held: Vec<Told>,
     /// Which terminals are told of by now, and which no more, since that was asked for.
@@ -106,7 +108,12 @@ pub(super) struct TerminalWatch {
 
 impl TerminalWatch {
     /// Watches the devpts of this mount namespace; where there is none it watches nothing.
-    pub(super) fn start(proc: ProcFs, rule: Option<TerminalRule>) -> Self {
+    /// Those of `before` are still open, and keep their names.
+    pub(super) fn start(
+        proc: ProcFs,
+        rule: Option<TerminalRule>,
+        before: &[TerminalEvent],
+    ) -> Self {
         let (watches, why_not) = Watches::new(proc.clone());
         let ports = Ports::new(&proc);
         let mut watch = Self {
@@ -119,6 +126,7 @@ impl TerminalWatch {
             openers: Openers::new(rule.as_ref()),
             rule,
             open: BTreeMap::new(),
+            before: before.iter().map(|it| ((it.instance, it.index), it.clone())).collect(),
             held: Vec::new(),
             changes: Vec::new(),
             gateways: BTreeMap::new(),
@@ -332,14 +340,18 @@ impl TerminalWatch {
 
     fn insert(&mut self, place: Place, now: u64, source: Source) {
         self.opened += 1;
-        if self.open.len() < OPEN_MAX {
-            self.open.entry(place).or_insert(Open {
-                opened_ns: now,
-                source,
-                uid: None,
-                told: None,
-            });
+        let before = self.before.remove(&place).filter(|_| source == Source::Proc);
+        if self.open.len() >= OPEN_MAX {
+            return;
         }
+        self.open.entry(place).or_insert_with(|| match before {
+            Some(told) => {
+                self.changes.push((true, place));
+                let (opened_ns, uid, source) = (told.opened_ns, told.uid, told.source);
+                Open { opened_ns, source, uid, told: Some(told) }
+            }
+            None => Open { opened_ns: now, source, uid: None, told: None },
+        });
     }
 
     fn close(&mut self, place: Place, now: u64, source: Source, found: &mut Vec<Observation>) {

@@ -19,7 +19,7 @@ fn terminal() -> (OwnedFd, String, Place) {
 }
 
 fn watch(proc: ProcFs) -> Option<TerminalWatch> {
-    let watch = TerminalWatch::start(proc, None);
+    let watch = TerminalWatch::start(proc, None, &[]);
     if !watch.capability().ok {
         eprintln!("SKIPPED: {}", watch.capability().detail);
         return None;
@@ -132,7 +132,7 @@ async fn an_overflow_is_a_gap_and_resyncs() {
         eprintln!("SKIPPED: not root: the queue cannot be made short");
         return;
     }
-    let mut watch = TerminalWatch::start(ProcFs::new("/proc"), None);
+    let mut watch = TerminalWatch::start(ProcFs::new("/proc"), None, &[]);
     std::fs::write(LENGTH, before.trim()).unwrap();
     if !watch.capability().ok {
         return;
