@@ -139,7 +139,7 @@ struct OfRun {
     wanted: Option<u64>,
     at: u64,
     /// To which one each `start` belongs.
-    of_run: Vec<u64>,
+    starts: Vec<u64>,
     digest: Digest,
 }
 
@@ -148,7 +148,7 @@ impl Sink for OfRun {
         if let Body::Start(start) = &record.body {
             let goes_on = start.resumed && self.at > 0;
             self.at += u64::from(!goes_on);
-            self.of_run.push(self.at);
+            self.starts.push(self.at);
             if self.is_wanted() && !goes_on {
                 self.digest = Digest::new();
             }
@@ -174,7 +174,7 @@ impl OfRun {
 fn read(path: &Path, wanted: Option<u64>, since: Option<Span>) -> Result<Read> {
     let since = since.map(super::ago).transpose()?;
     let reader = Reader::open_since(path, since)?;
-    let mut of = OfRun { wanted, at: 0, of_run: Vec::new(), digest: Digest::new() };
+    let mut of = OfRun { wanted, at: 0, starts: Vec::new(), digest: Digest::new() };
     let replayed = replay(reader, vec![&mut of])
         .with_context(|| format!("cannot report on {}", path.display()))?;
     // A file that ends too early is what there is: the report says so.
@@ -184,7 +184,7 @@ fn read(path: &Path, wanted: Option<u64>, since: Option<Span>) -> Result<Read> {
     let runs = of.at;
     let at = wanted.unwrap_or(runs);
     // A recording that goes on after a restart is one; what it came to is known at its end.
-    let Some(run) = replayed.runs.into_iter().zip(&of.of_run).rfind(|(_, of)| **of == at) else {
+    let Some(run) = replayed.runs.into_iter().zip(&of.starts).rfind(|(_, of)| **of == at) else {
         return Err(anyhow!("{} holds {runs} recordings", path.display()))
             .next_step(format!("give --run a number up to {runs}"));
     };

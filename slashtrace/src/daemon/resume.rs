@@ -14,13 +14,16 @@ use crate::{
         proc::{ProcFs, inferred_exit},
     },
     model::{
-        Body, Checkpoint, FORMAT_VERSION, Identity, Process, Record, Source, TerminalEvent,
-        TerminalState,
+        Body, Checkpoint, FORMAT_VERSION, Gap, GapReason, Identity, Process, Record, Source,
+        TerminalEvent, TerminalState,
     },
     profile::Profile,
     roster::span,
     sensor::Before,
 };
+
+/// That nobody watched.
+pub(super) const NOT_WATCHED: Gap = Gap { reason: GapReason::NotWatched, lost: 0, resynced: true };
 
 /// What a recording goes on from.
 #[derive(Clone, Debug, Default)]
@@ -82,6 +85,8 @@ impl Resumed {
         for (id, role) in &ended {
             add(&mut records, Body::Exit(inferred_exit(*id, *role, Source::Proc)));
         }
+        // It is judged with that in mind; the recording says it again for people.
+        add(&mut records, Body::Gap(NOT_WATCHED));
         let workers = roster.totals().live;
         let unwatched = span(now.saturating_sub(last.boottime_ns));
         let note = format!(

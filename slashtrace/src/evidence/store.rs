@@ -29,7 +29,7 @@ use crate::{
 /// A folder has so many segments when it is full.
 const SEGMENTS: u64 = 16;
 /// A segment is ended after this long even if it is small.
-pub(super) const AGE: Duration = Duration::from_secs(86_400);
+pub(super) const AGE: Duration = Duration::from_hours(24);
 /// Bytes of one line of a checkpoint, about.
 const LINE: usize = 1 << 20;
 /// What ended segments, and those that are compressed, end with.
@@ -299,7 +299,9 @@ pub(super) fn condensed(path: &Path) -> Result<Known> {
         if !matches!(record.body, Body::Checkpoint(_) | Body::Stop(_)) {
             last = Record { body: Body::Tick(crate::model::Tick::default()), ..record.clone() };
         }
-        flat(record).iter().for_each(|record| condenser.take(record));
+        for record in flat(record) {
+            condenser.take(&record);
+        }
     }
     let chosen = condenser.chosen();
     let kept = Reader::open(path)?.map_while(Result::ok).skip(1).flat_map(flat);
@@ -366,7 +368,7 @@ mod tests {
 
     /// Waits until only the newest file is not compressed.
     fn packed(folder: &Path) -> Vec<Segment> {
-        let until = Instant::now() + Duration::from_secs(60);
+        let until = Instant::now() + Duration::from_mins(1);
         loop {
             let files = files(folder);
             let part = fs::read_dir(folder)
@@ -496,7 +498,7 @@ mod tests {
             fs::write(&path, &whole.as_bytes()[..cut]).unwrap();
             let mut reader = Reader::open(folder).unwrap();
             let read: Vec<Record> = reader.by_ref().map_while(Result::ok).collect();
-            let lines = whole.as_bytes()[..cut].iter().filter(|byte| **byte == b'\n').count();
+            let lines = whole[..cut].matches('\n').count();
             let seqs: Vec<u64> = read.iter().map(|it| it.seq).collect();
             if lines == 0 {
                 // Without its newline a line may be whole all the same.

@@ -262,13 +262,14 @@ impl Judge {
     }
 
     fn justifies(&self, open: &Open, id: Identity, roster: &Roster) -> bool {
-        let in_scope = |worker: &Worker| {
+        let may_be = |worker: &Worker| {
             let gateway = open.gateway.or(worker.gateway_id());
-            self.policy.scope.has(gateway, worker.session.as_deref())
+            roster.was_seen_again(worker)
+                && self.policy.scope.has(gateway, worker.session.as_deref())
         };
         open.unused.contains(&id)
             && self.policy.triggers_on(open.kind, open.confidence)
-            && roster.worker(id).is_some_and(in_scope)
+            && roster.worker(id).is_some_and(may_be)
     }
 
     /// The findings for which a worker may be chosen, each with from when on; the surest first.

@@ -68,6 +68,8 @@ pub(crate) struct Activity {
     waiting: Maybe,
     /// Later runs that are taken for start-up because it was not.
     parts: u8,
+    /// It read while nobody counted its calls.
+    uncounted: bool,
     /// Oldest first.
     rises: Rises,
 }
@@ -132,6 +134,14 @@ impl Activity {
         true
     }
 
+    /// It read something while nobody counted: a call, for all that can be told.
+    pub(crate) fn went_uncounted(&mut self, (at, seq): (u64, u64), rules: &Rules) {
+        if let Some(counter) = self.counter() {
+            self.uncounted = true;
+            self.rose(counter.at, at.max(counter.at), seq, rules);
+        }
+    }
+
     /// It was seen waiting for its stdin: its start is over.
     pub(crate) fn waits(&mut self, at: u64) {
         if self.waiting.get().is_none() {
@@ -162,7 +172,8 @@ impl Activity {
     /// `whole_life` is false for a worker that was there before the count began.
     pub(crate) fn served(&self, now: u64, whole_life: bool, rules: &Rules) -> Option<Served> {
         if let Some(reads) = self.counter() {
-            return Some(Served { calls: reads.value, exact: whole_life });
+            let calls = reads.value.saturating_add(self.uncounted.into());
+            return Some(Served { calls, exact: whole_life && !self.uncounted });
         }
         let syscr = self.reading?;
         let started = self.bursts > 0 || self.waiting.get().is_some();

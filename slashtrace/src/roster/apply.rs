@@ -14,8 +14,8 @@ use super::{
     worker::{Birth, Link, Moment, Worker},
 };
 use crate::model::{
-    Body, Clients, Exec, Exit, Identity, Maybe, Parent, ParentSource, Process, Record, Role,
-    Sample, SensorKind, Source, Spawn, Step, USE_CAPABILITY,
+    Body, Clients, Exec, Exit, GapReason, Identity, Maybe, Parent, ParentSource, Process, Record,
+    Role, Sample, SensorKind, Source, Spawn, Step, USE_CAPABILITY,
 };
 use crate::profile::{Channel, OnePer};
 
@@ -83,12 +83,25 @@ impl Roster {
                 }
             }
             Body::Reply(reply) => self.replied(record, reply),
+            Body::Gap(gap) if gap.reason == GapReason::NotWatched => self.was_not_watched(record),
             Body::Program(_)
             | Body::Gap(_)
             // What is in it is folded in record by record.
             | Body::Checkpoint(_)
             | Body::Finding(_)
             | Body::Stop(_) => {}
+        }
+    }
+
+    /// Nobody watched until now.
+    fn was_not_watched(&mut self, record: &Record) {
+        self.resumed_ns = record.boottime_ns;
+        let live = self.workers.values().filter(|worker| worker.is_live());
+        for id in live.map(|worker| worker.id).collect::<Vec<_>>() {
+            if let Some(worker) = self.workers.get_mut(&id) {
+                worker.rare_mut().interrupted = true;
+            }
+            self.touch_around(id);
         }
     }
 
@@ -400,6 +413,13 @@ impl Roster {
         }
 
         let mut active = false;
+        // The first look since nobody watched.
+        let resumed = self.resumed_ns > worker.usage.looked_at().max(worker.birth.at);
+        let before_gap = worker.usage.syscr().filter(|_| resumed);
+        if before_gap.is_some_and(|before| sample.syscr.is_some_and(|now| now > before)) {
+            worker.activity.went_uncounted(at, &self.rules);
+            active = true;
+        }
         if let Some(reads) = sample.reads {
             let since = (!worker.birth.inherited).then_some(worker.birth.at);
             active |= worker.activity.counted(reads, at, since, &self.rules);
@@ -456,7 +476,7 @@ impl Roster {
         }
         if life {
             self.life_changed(id);
-        } else if used || active {
+        } else if used || active || resumed {
             self.touch(Subject::Worker(id));
         }
     }

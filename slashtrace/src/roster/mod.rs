@@ -127,6 +127,8 @@ pub struct Roster {
     launched: Index<Identity, BTreeSet<Identity>>,
     /// Live workers of gateways that have exited, and how many there are in all.
     left_behind: (Index<Identity, usize>, usize),
+    /// When watching began again after a time in which nobody did, ns of the boot clock.
+    resumed_ns: u64,
     /// The machine's memory and the record that gave it.
     memory: Option<(Memory, u64)>,
     /// That the reaper's circuit breaker opened: the record that says so, and what it says.
@@ -159,6 +161,7 @@ impl Roster {
             by_tty: Index::default(),
             launched: Index::default(),
             left_behind: (Index::default(), 0),
+            resumed_ns: 0,
             memory: None,
             reaper_stopped: BTreeMap::new(),
             totals: Totals::default(),
@@ -269,6 +272,12 @@ impl Roster {
 
     pub(crate) fn memory(&self) -> Option<(Memory, u64)> {
         self.memory
+    }
+
+    /// Whether a worker was looked at since watching began again: what is known of it is no longer of
+    /// before.
+    pub(crate) fn was_seen_again(&self, worker: &Worker) -> bool {
+        worker.usage.looked_at().max(worker.birth.at) >= self.resumed_ns
     }
 
     pub(crate) fn reaper_stopped(&self, uid: Option<u32>) -> Option<&(u64, String)> {

@@ -92,6 +92,8 @@ pub(crate) struct Rare {
     pub(super) away: Option<std::ops::Range<u64>>,
     /// First sample in state `Z`, until it is reaped.
     pub(crate) zombie: Option<Moment>,
+    /// There was a time in which nobody watched it: what it served then is not counted.
+    pub(super) interrupted: bool,
     pub(crate) witness: Option<Witness>,
 }
 
@@ -117,6 +119,7 @@ static NOTHING: Rare = Rare {
     left: None,
     away: None,
     zombie: None,
+    interrupted: false,
     witness: None,
 };
 
@@ -261,7 +264,7 @@ impl Worker {
 
     pub(crate) fn served(&self, now: u64, rules: &Rules) -> Option<Served> {
         let until = self.end().map_or(now, |end| end.at.min(now));
-        self.activity.served(until, !self.birth.inherited, rules)
+        self.activity.served(until, !self.birth.inherited && !self.rare().interrupted, rules)
     }
 
     /// How long two workers lived side by side.

@@ -4,9 +4,12 @@ use anyhow::{Context as _, Result};
 
 use super::{Ended, Reason};
 use crate::{
-    daemon::{pipeline::Pipeline, resume::Resumed},
+    daemon::{
+        pipeline::Pipeline,
+        resume::{NOT_WATCHED, Resumed},
+    },
     host::clock::{boottime_ns, wall_time},
-    model::{Body, Gap, GapReason, Observation, Stop},
+    model::{Body, Observation, Stop},
     sensor::Sensor,
     sink::Standing,
 };
@@ -23,8 +26,7 @@ pub(super) fn observe(pipeline: &mut Pipeline<'_>, observations: Vec<Observation
 pub(super) fn resumed(resumed: &Resumed) -> Vec<Observation> {
     let checkpoints = resumed.checkpoints.iter().cloned();
     let checkpoints = checkpoints.map(|it| now(Body::Checkpoint(Box::new(it))));
-    let gap = Gap { reason: GapReason::NotWatched, lost: 0, resynced: true };
-    checkpoints.chain([now(Body::Gap(gap))]).collect()
+    checkpoints.chain([now(Body::Gap(NOT_WATCHED))]).collect()
 }
 
 /// The same, and does at once what a finding of this batch calls for, where nothing that is left of

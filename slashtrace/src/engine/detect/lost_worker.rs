@@ -105,7 +105,7 @@ fn deadline(view: &GroupView) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use crate::engine::testing::scenario::{History, K, S, pids};
-    use crate::model::{Confidence, Kind};
+    use crate::model::{Body, Confidence, Gap, GapReason, Kind};
 
     /// Two workers 50 ms apart, as a race between two requests makes them; both are sampled.
     fn race() -> History {
@@ -127,6 +127,28 @@ mod tests {
             "1 live worker of session K under gateway python(100) (101) served no call since spawn \
              while its sibling 102 served"
         );
+    }
+
+    #[test]
+    fn what_it_read_while_nobody_watched_may_have_been_a_call() {
+        let gap = || {
+            let reason = GapReason::NotWatched;
+            Body::Gap(Gap { reason, lost: 0, resynced: true })
+        };
+        let mut history = race();
+        history.after(S).sample(101, |it| (it.reads, it.syscr) = (Some(0), Some(40)));
+        history.after(10 * S).reads(102, 1).after(10 * S);
+        assert_eq!(history.open(Kind::LostWorker).expect("open").confidence, Confidence::Proven);
+        // That it is still so was not seen for a while.
+        history.tell(gap());
+        assert_eq!(history.open(Kind::LostWorker).expect("open").confidence, Confidence::Strong);
+        history.after(S).sample(101, |it| (it.reads, it.syscr) = (Some(0), Some(40))).after(S);
+        assert_eq!(pids(history.open(Kind::LostWorker).expect("open")), [101]);
+        history.tell(gap()).after(S).sample(101, |it| {
+            (it.reads, it.syscr) = (Some(0), Some(41));
+        });
+        history.after(S);
+        assert!(history.open(Kind::LostWorker).is_none());
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::{
     engine::testing::recordings,
     model::{
         Body, Clients, Confidence, Connection, Exec, Exit, Finding, FindingState, FindingWorker,
-        Identity, Kind, Mode, Outcome, Record, Role, Source, Step, testing,
+        Gap, GapReason, Identity, Kind, Mode, Outcome, Record, Role, Source, Step, testing,
     },
     reaper::{
         Trigger,
@@ -120,6 +120,20 @@ fn an_unused_worker_is_chosen_once_with_what_is_known_of_it() {
     assert_eq!(decision.descendants, [id(8)]);
     court.after(3_600 * S);
     assert_eq!(court.pids(), [0; 0], "it is under way");
+}
+
+#[test]
+fn nobody_is_chosen_by_what_was_known_before_nobody_watched() {
+    let mut court = Court::new(policy());
+    court.orphans(&[7, 8]).after(3_600 * S);
+    let reason = GapReason::NotWatched;
+    court.tell(Body::Gap(Gap { reason, lost: 0, resynced: true })).after(60 * S);
+    assert_eq!(court.pids(), [0; 0]);
+    assert!(!court.holds(7));
+    court.tell(Body::Sample(testing::sample(id(7))));
+    assert_eq!(court.pids(), [7], "it was looked at again");
+    court.tell(Body::Sample(testing::sample(id(8))));
+    assert_eq!(court.pids(), [8]);
 }
 
 #[test]
