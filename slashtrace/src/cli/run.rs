@@ -72,7 +72,15 @@ pub fn run(args: &Args, profile: &Profile, color: Color) -> Result<Exit> {
         folder if in_folder => EvidenceWriter::in_folder(folder, args.evidence_max)?,
         file => EvidenceWriter::append(file)?,
     };
-    let resumed = if in_folder { Resumed::from(&args.evidence, profile)? } else { None };
+    let resumed = match in_folder.then(|| Resumed::from(&args.evidence, profile)) {
+        Some(Ok(resumed)) => resumed,
+        // What is there stays, and is told of by whoever reads it.
+        Some(Err(error)) => {
+            print_error(&error.context("what earlier evidence says cannot be taken over"));
+            None
+        }
+        None => None,
+    };
     let options = Options {
         before: resumed.as_ref().map(|resumed| resumed.before.clone()).unwrap_or_default(),
         ..options

@@ -14,8 +14,8 @@ use crate::{
         proc::{ProcFs, inferred_exit},
     },
     model::{
-        Body, Checkpoint, FORMAT_VERSION, Gap, GapReason, Identity, Process, Record, Source,
-        TerminalEvent, TerminalState,
+        Body, Checkpoint, FORMAT_VERSION, Gap, GapReason, Identity, Process, Record, SensorKind,
+        Source, TerminalEvent, TerminalState,
     },
     profile::Profile,
     roster::span,
@@ -34,6 +34,8 @@ pub struct Resumed {
     pub checkpoints: Vec<Checkpoint>,
     /// The same for the sensors.
     pub before: Before,
+    /// Which sensors saw that, and whether they counted calls: others see other things.
+    pub seen_by: Option<(SensorKind, bool)>,
     /// What people are to know.
     pub note: Option<String>,
 }
@@ -59,9 +61,18 @@ impl Resumed {
         Self::living(known, &ProcFs::new("/proc")).map(Some)
     }
 
+    /// The same for sensors that turned out to be these: what others saw is not taken over.
+    #[must_use]
+    pub fn for_sensors(self, kind: SensorKind, calls_counted: bool) -> Self {
+        if self.seen_by.is_none_or(|by| by == (kind, calls_counted)) {
+            return self;
+        }
+        Self { seq: self.seq, ..Self::default() }
+    }
+
     fn living(known: Known, proc: &ProcFs) -> Result<Self> {
         let now = boottime_ns();
-        let Known { mut records, roster, last, .. } = known;
+        let Known { start, mut records, roster, last } = known;
         let mut seq = last.seq;
         let mut add = |records: &mut Vec<Record>, body: Body| {
             seq += 1;
@@ -85,6 +96,7 @@ impl Resumed {
         for (id, role) in &ended {
             add(&mut records, Body::Exit(inferred_exit(*id, *role, Source::Proc)));
         }
+        let zombies = roster.zombies();
         // It is judged with that in mind; the recording says it again for people.
         add(&mut records, Body::Gap(NOT_WATCHED));
         let workers = roster.totals().live;
@@ -97,7 +109,8 @@ impl Resumed {
         Ok(Self {
             seq,
             checkpoints: checkpoints(records)?,
-            before: Before { processes, reads: roster.counted(), terminals },
+            before: Before { processes, reads: roster.counted(), terminals, zombies },
+            seen_by: Some((start.sensor, start.calls_counted)),
             note: Some(note),
         })
     }

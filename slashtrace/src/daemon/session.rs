@@ -133,7 +133,9 @@ pub async fn record(
     start.resumed = plan.resumed.is_some();
     // The command's own start is part of the recording, so the recording begins before it.
     let mut began = vec![feed::now(Body::Start(Box::new(start)))];
-    if let Some(resumed) = &plan.resumed {
+    let resumed = plan.resumed.clone();
+    let resumed = resumed.map(|it| it.for_sensors(description.kind, description.calls_counted));
+    if let Some(resumed) = &resumed {
         began.extend(feed::resumed(resumed));
     }
     let command =
@@ -146,7 +148,7 @@ pub async fn record(
         }
         pipeline.reap_with(reaper);
     }
-    if let Some(resumed) = &plan.resumed {
+    if let Some(resumed) = &resumed {
         pipeline.resume_after(resumed.seq);
     }
     let mut course = Course::new(plan, profile, &description, signals, command, tell);

@@ -143,8 +143,14 @@ impl Ledger {
 
     /// Takes an open finding of before a restart. It stays open as long as it holds; of what is seen
     /// only over a window of time, for that long at least.
-    pub(super) fn restore(&mut self, finding: &Finding, at: u64, roster: &Roster) {
-        let Some(subject) = subject_of(finding) else { return };
+    /// What it is about, to be judged again.
+    pub(super) fn restore(
+        &mut self,
+        finding: &Finding,
+        at: u64,
+        roster: &Roster,
+    ) -> Option<Subject> {
+        let subject = subject_of(finding)?;
         let window = match finding.kind {
             Kind::Accumulation => roster.rules.accumulation,
             Kind::RespawnChurn => roster.rules.churn,
@@ -154,7 +160,8 @@ impl Ledger {
         let finding = Finding { state: FindingState::Opened, ..finding.clone() };
         let kind = finding.kind;
         let open = Open { finding, renewal: Renewal::Members, at, stays_until };
-        self.open.entry(subject).or_default().insert(kind, Box::new(open));
+        self.open.entry(subject.clone()).or_default().insert(kind, Box::new(open));
+        Some(subject)
     }
 
     fn close(&mut self, subject: &Subject, kind: Kind, seq: u64) -> Option<Finding> {
@@ -181,6 +188,8 @@ fn differs(last: &Open, verdict: &Verdict) -> bool {
         return true;
     }
     match (last.renewal, verdict.renewal) {
+        // How large it was when it was said before a restart is not known.
+        (Renewal::Members, Renewal::Size(_)) => true,
         (Renewal::Size(_), Renewal::Size(_)) => {
             last.renewal.differs(verdict.renewal)
                 || runs_out(last.finding.forecast) != runs_out(verdict.forecast)

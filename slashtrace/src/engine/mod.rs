@@ -73,7 +73,9 @@ impl Engine {
     /// Takes what a record of a checkpoint changed, to be judged once all of them are known.
     pub fn recall(&mut self, record: &Record, roster: &Roster) {
         match &record.body {
-            Body::Finding(finding) => self.ledger.restore(finding, record.boottime_ns, roster),
+            Body::Finding(finding) => {
+                self.due.extend(self.ledger.restore(finding, record.boottime_ns, roster));
+            }
             Body::Stop(_) => {}
             _ => self.due.extend(roster.changed().iter().cloned()),
         }

@@ -23,8 +23,8 @@ use crate::model::Record;
 pub(super) const QUEUE_MAX: usize = 8 << 20;
 /// How long after a failure it is tried again.
 const RETRY: Duration = Duration::from_millis(250);
-/// The thread writes; it needs little.
-const STACK: usize = 128 << 10;
+/// The thread writes, and reads what it wrote when a file of a folder ends.
+const STACK: usize = 1 << 20;
 
 /// The maker's half.
 #[derive(Debug)]
@@ -235,7 +235,7 @@ impl Shared {
             } else {
                 target.look();
             }
-            let written = target.write();
+            let written = target.write_and_turn();
             let full = matches!(&written, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
             let left = self.after(&mut target, written);
             // Whoever commits and does not write by itself waits for this.

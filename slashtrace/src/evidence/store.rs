@@ -6,15 +6,16 @@ use std::{
     collections::VecDeque,
     fs::{self, File, OpenOptions},
     io::{self, BufReader, Read},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     thread::{self, JoinHandle},
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use flate2::{Compression, bufread::MultiGzDecoder, write::GzEncoder};
 use jiff::Timestamp;
+use rustix::process::geteuid;
 
 use super::{Reader, line, place};
 use crate::{
@@ -57,7 +58,8 @@ impl Segment {
             (None, stem) => (stem?, false),
         };
         let (number, began) = stem.split_once('-')?;
-        let digits = number.len() >= 6 && number.bytes().all(|byte| byte.is_ascii_digit());
+        let digits =
+            (6..=12).contains(&number.len()) && number.bytes().all(|byte| byte.is_ascii_digit());
         let number = digits.then(|| number.parse().ok())??;
         let began = (began.len() == 16).then(|| began.to_owned())?;
         Some(Self { number, began, packed, path })
@@ -105,6 +107,13 @@ impl Store {
                     .next_step("name a folder in one that exists and that you may write to");
             }
             _ => {}
+        }
+        let own = folder.metadata().with_context(cannot)?;
+        if own.uid() != geteuid().as_raw() || own.mode() & 0o022 != 0 {
+            let what = format!("others may put files into {}", folder.display());
+            return Err(anyhow!(what)).with_context(cannot).next_step(
+                "name a folder that belongs to the user who runs this, and that only they may write to",
+            );
         }
         let place = place::open(&folder.join(LOCK)).map_err(|error| {
             error.context(cannot()).next_step("end the other one, or name another folder")
@@ -184,8 +193,9 @@ fn pack(path: &Path) -> io::Result<()> {
     let packed = path.with_extension("ndjson.gz");
     let part = path.with_extension("ndjson.gz.part");
     let mut from = plain_file(path)?;
-    let into =
-        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part)?;
+    // Who was ended while it compressed left one.
+    let _ = fs::remove_file(&part);
+    let into = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part)?;
     let mut into = GzEncoder::new(into, Compression::default());
     io::copy(&mut from, &mut into)?;
     into.finish()?.sync_all()?;
@@ -279,8 +289,17 @@ pub struct Known {
 /// If it cannot be read. A file that ends in the middle of a line is one whose writer was ended.
 pub fn last_known(folder: &Path) -> Result<Option<Known>> {
     for segment in segments(folder).unwrap_or_default().into_iter().rev() {
-        let mut begins = Reader::open(&segment.path)?;
-        if begins.next().is_some_and(|first| first.is_ok()) {
+        let mut records = Reader::open(&segment.path)?;
+        let Some(Ok(Record { body: Body::Start(start), .. })) = records.next() else { continue };
+        // One whose writer was ended before it had said what was known.
+        let mut whole = !start.continued;
+        for record in records.by_ref() {
+            match record {
+                Ok(Record { body: Body::Checkpoint(part), .. }) => whole = !part.more,
+                _ => break,
+            }
+        }
+        if whole {
             return condensed(&segment.path).map(Some);
         }
     }
@@ -289,14 +308,20 @@ pub fn last_known(folder: &Path) -> Result<Option<Known>> {
 
 /// What the records of one file come to. It is read twice: what is kept is known at its end.
 pub(super) fn condensed(path: &Path) -> Result<Known> {
-    let mut records = Reader::open(path)?.map_while(Result::ok);
-    let first = records.next().context("it has no record")?;
+    let mut records = Reader::open(path)?;
+    let first = records.next().and_then(Result::ok).context("it has no record")?;
     let Body::Start(start) = &first.body else { anyhow::bail!("it does not begin with `start`") };
     let mut condenser = Condenser::new(&start.profile);
     condenser.take(&first);
     let mut last = first.clone();
     for record in records {
-        if !matches!(record.body, Body::Checkpoint(_) | Body::Stop(_)) {
+        let record = match record {
+            Ok(record) => record,
+            // Its writer was ended while it wrote the last line.
+            Err(defect) if defect.is_truncation() => break,
+            Err(defect) => return Err(defect.into()),
+        };
+        if !matches!(record.body, Body::Checkpoint(_)) {
             last = Record { body: Body::Tick(crate::model::Tick::default()), ..record.clone() };
         }
         for record in flat(record) {
@@ -392,7 +417,7 @@ mod tests {
         while files(folder).last().is_none_or(|it| it.number < files_begun) {
             seq += 1;
             put(writer, seq, tick());
-            writer.finish(Duration::from_secs(10)).unwrap();
+            writer.finish(Duration::from_mins(1)).unwrap();
         }
         seq
     }
@@ -459,7 +484,7 @@ mod tests {
                 let id = Identity { pid: seq as u32, start_ns: random };
                 put(&mut writer, seq, Body::Exit(testing::exit(id)));
             }
-            writer.finish(Duration::from_secs(20)).unwrap();
+            writer.finish(Duration::from_mins(3)).unwrap();
         }
         let entries = fs::read_dir(folder).unwrap().flatten();
         let bytes: u64 = entries.map(|it| it.metadata().unwrap().len()).sum();
@@ -509,6 +534,39 @@ mod tests {
             let known = condensed(&path).ok();
             assert_eq!(known.is_some(), lines > 0 || !seqs.is_empty(), "{cut}");
         }
+    }
+
+    #[test]
+    fn half_of_what_was_known_is_not_taken_for_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        let text = |seq: u64, body: Body| line(&samples::record(seq, seq, body)).unwrap() + "\n";
+        let spawn: Body = testing::spawn(testing::id(20, 5)).session("key").into();
+        let whole = text(1, start()) + &text(2, spawn) + &text(3, tick());
+        fs::write(folder.join("000001-20261127T010000Z.ndjson"), whole).unwrap();
+        let mut goes_on = samples::start();
+        goes_on.continued = true;
+        let part = |more| Body::Checkpoint(Box::new(Checkpoint { records: Vec::new(), more }));
+        let head = text(3, Body::Start(Box::new(goes_on)));
+        let second = folder.join("000002-20261127T010100Z.ndjson");
+        for (rest, known) in [("", 1), (&*text(3, part(true)), 1), (&*text(3, part(false)), 0)] {
+            fs::write(&second, head.clone() + rest).unwrap();
+            let known_now = last_known(folder).unwrap().unwrap();
+            assert_eq!(known_now.roster.living().len(), known, "{rest}");
+            assert_eq!(known_now.last.seq, 3);
+        }
+        // What is broken in the middle is not taken over at all.
+        fs::write(&second, head + &text(3, part(false)) + "nonsense\n" + &text(4, tick())).unwrap();
+        assert!(last_known(folder).is_err());
+    }
+
+    #[test]
+    fn others_may_not_put_files_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o1777);
+        fs::set_permissions(folder.path(), mode).unwrap();
+        let error = format!("{:#}", EvidenceWriter::in_folder(folder.path(), MAX).unwrap_err());
+        assert!(error.contains("others may put files"), "{error}");
     }
 
     #[test]

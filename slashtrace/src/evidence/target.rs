@@ -97,10 +97,7 @@ impl Target {
         let path = store.next(wall_time(boottime_ns()));
         let place = place::open(&path)
             .with_context(|| format!("cannot keep evidence in {}", folder.display()))?;
-        let notes = store.tidy(&path, 0);
-        let mut target = Self::of(To::Folder(path, Box::new(store)), None).with(place)?;
-        target.notes.extend(notes);
-        Ok(target)
+        Self::of(To::Folder(path, Box::new(store)), None).with(place)
     }
 
     /// A new file, in a folder that may be anybody's.
@@ -180,6 +177,10 @@ impl Target {
 
     /// The recording's first record, for a file that has to be begun anew.
     pub(super) fn begin_with(&mut self, start: Record) {
+        // Until then somebody may read the files of before.
+        if let To::Folder(path, store) = &mut self.to {
+            self.notes.extend(store.tidy(path, 0));
+        }
         self.start = Some(start);
     }
 
@@ -244,11 +245,13 @@ impl Target {
         if std::mem::take(&mut self.bare) {
             self.insert_start();
         }
-        self.write_lines()?;
-        if self.begin_segment() {
-            self.write_lines()?;
-        }
-        Ok(())
+        self.write_lines()
+    }
+
+    /// The same, and begins the next file of a folder where it is time for that, which takes a while.
+    pub(super) fn write_and_turn(&mut self) -> io::Result<()> {
+        self.write()?;
+        if self.begin_segment() { self.write_lines() } else { Ok(()) }
     }
 
     fn write_lines(&mut self) -> io::Result<()> {

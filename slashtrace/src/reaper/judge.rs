@@ -264,8 +264,7 @@ impl Judge {
     fn justifies(&self, open: &Open, id: Identity, roster: &Roster) -> bool {
         let may_be = |worker: &Worker| {
             let gateway = open.gateway.or(worker.gateway_id());
-            roster.was_seen_again(worker)
-                && self.policy.scope.has(gateway, worker.session.as_deref())
+            worker.was_seen_again() && self.policy.scope.has(gateway, worker.session.as_deref())
         };
         open.unused.contains(&id)
             && self.policy.triggers_on(open.kind, open.confidence)

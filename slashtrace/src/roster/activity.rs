@@ -202,6 +202,11 @@ impl Activity {
         self.rises.iter().next_back().copied()
     }
 
+    /// The records that gave the rises that are kept.
+    pub(super) fn rise_seqs(&self) -> impl Iterator<Item = u64> + '_ {
+        self.rises.iter().map(|rise| rise.seq)
+    }
+
     /// When the next rise becomes one that [`Self::last_rise`] gives.
     pub(crate) fn rise_confirmed_at(&self, now: u64, rules: &Rules) -> Option<u64> {
         self.rises.iter().map(|rise| rise.to.saturating_add(rules.settle())).find(|&at| at > now)

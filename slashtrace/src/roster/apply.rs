@@ -95,13 +95,21 @@ impl Roster {
 
     /// Nobody watched until now.
     fn was_not_watched(&mut self, record: &Record) {
-        self.resumed_ns = record.boottime_ns;
+        let now = moment(record, Source::Proc);
         let live = self.workers.values().filter(|worker| worker.is_live());
         for id in live.map(|worker| worker.id).collect::<Vec<_>>() {
             if let Some(worker) = self.workers.get_mut(&id) {
-                worker.rare_mut().interrupted = true;
+                let rare = worker.rare_mut();
+                (rare.interrupted, rare.unsettled) = (true, true);
+                if let Some(client) = &mut worker.client {
+                    client.was_not_watched(now);
+                }
             }
             self.touch_around(id);
+        }
+        // Somebody may have been connected meanwhile.
+        for clientless in self.clientless.values_mut() {
+            *clientless = now;
         }
     }
 
@@ -413,12 +421,14 @@ impl Roster {
         }
 
         let mut active = false;
-        // The first look since nobody watched.
-        let resumed = self.resumed_ns > worker.usage.looked_at().max(worker.birth.at);
-        let before_gap = worker.usage.syscr().filter(|_| resumed);
-        if before_gap.is_some_and(|before| sample.syscr.is_some_and(|now| now > before)) {
-            worker.activity.went_uncounted(at, &self.rules);
-            active = true;
+        // The first look since nobody watched that shows whether it read meanwhile.
+        let resumed = worker.rare().unsettled && sample.syscr.is_some();
+        if resumed {
+            worker.rare_mut().unsettled = false;
+            if worker.usage.syscr().is_none_or(|before| sample.syscr > Some(before)) {
+                worker.activity.went_uncounted(at, &self.rules);
+                active = true;
+            }
         }
         if let Some(reads) = sample.reads {
             let since = (!worker.birth.inherited).then_some(worker.birth.at);

@@ -58,6 +58,8 @@ pub(crate) struct Client {
     others: BTreeSet<u64>,
     /// Somebody is there who may be it, come back.
     doubt: bool,
+    /// There was a time in which nobody watched since it was last seen.
+    unwatched: bool,
 }
 
 impl Client {
@@ -81,6 +83,7 @@ impl Client {
             missed: None,
             others: BTreeSet::new(),
             doubt: false,
+            unwatched: false,
         }
     }
 
@@ -89,14 +92,23 @@ impl Client {
         self.left.filter(|_| !self.doubt)
     }
 
+    /// Nobody watched until now: whoever was gone may have been there meanwhile.
+    pub(super) fn was_not_watched(&mut self, now: Moment) {
+        self.unwatched = true;
+        self.left = self.left.map(|_| now);
+    }
+
     fn told(&mut self, here: &BTreeSet<u64>, claimed: &BTreeSet<u64>, now: Moment) {
         if here.contains(&self.id) {
-            (self.left, self.missed) = (None, None);
+            (self.left, self.missed, self.unwatched) = (None, None, false);
             return;
         }
         if self.left.is_none() {
             (self.left, self.missed) = (Some(now), Some(now.at));
-            self.others.clone_from(here);
+            // Where nobody watched, it may have left long before, and be one of these by now.
+            if !self.unwatched {
+                self.others.clone_from(here);
+            }
         }
         // A page that is loaded again comes back on another connection. One that spoke right before
         // the spawn of another worker is that one's.

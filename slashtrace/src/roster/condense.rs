@@ -12,15 +12,17 @@ use crate::{
     profile::Profile,
 };
 
-/// Changes of one worker's counters that are kept: the first so many, and as many of the last.
+/// Changes of one worker's counts of reads that are kept, each with the sample before it: the first so
+/// many, and as many of the last; and of its other work.
 const RISES: usize = 8;
+const WORK: usize = 2;
 /// Changes of a terminal that are kept.
-const CHANGES: usize = 24;
+const CHANGES: usize = 12;
 /// Looks at a gateway's clients that are kept, and those after the spawn of a worker.
-const LOOKS: usize = 16;
+const LOOKS: usize = 8;
 const LOOKS_AFTER_SPAWN: u8 = 2;
 /// Spawns and execs of one process that are kept.
-const BIRTHS: usize = 8;
+const BIRTHS: usize = 4;
 /// Workers of one session that are forked first: by these it is joined to a terminal.
 const FIRST: usize = 4;
 /// Ended workers whose records are kept.
@@ -64,6 +66,7 @@ struct Samples {
     held: Option<u64>,
     unheld: Option<u64>,
     rises: Ends,
+    work: Ends,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -78,19 +81,18 @@ impl Samples {
     fn take(&mut self, seq: u64, sample: &Sample) {
         self.first.get_or_insert(seq);
         let number = |value: Option<u64>| value.map(Value::Number);
-        let counters = [
-            ("syscr", number(sample.syscr)),
-            ("reads", number(sample.reads)),
-            ("cpu", number(sample.cpu_ms)),
-            ("below", number(sample.syscr_below)),
-        ];
-        let mut rose = false;
-        for (name, value) in counters {
-            rose |= self.put(name, value, seq);
-        }
-        if rose {
-            // From when on it may have worked is told by the sample before.
-            self.last.into_iter().chain([seq]).for_each(|seq| self.rises.push(seq, RISES));
+        // By these it is told which calls it served: no other work may crowd them out.
+        let read = self.put("syscr", number(sample.syscr), seq)
+            | self.put("reads", number(sample.reads), seq)
+            | self.put("below", number(sample.syscr_below), seq);
+        let worked = self.put("cpu", number(sample.cpu_ms), seq);
+        // From when on it may have worked is told by the sample before.
+        for seq in self.last.into_iter().chain([seq]) {
+            if read {
+                self.rises.push(seq, RISES);
+            } else if worked {
+                self.work.push(seq, WORK);
+            }
         }
         let state = Some(Value::Number(u64::from(u32::from(sample.state))));
         self.put("state", state, seq);
@@ -130,7 +132,7 @@ impl Samples {
     fn all(&self) -> impl Iterator<Item = u64> + '_ {
         let single = [self.first, self.last, self.held, self.unheld].into_iter().flatten();
         let values = self.values.values().map(|(_, seq)| *seq);
-        single.chain(values).chain(self.rises.all())
+        single.chain(values).chain(self.rises.all()).chain(self.work.all())
     }
 }
 
@@ -396,6 +398,8 @@ impl Condenser {
         chosen.extend(self.memory);
         for id in &needed {
             chosen.extend(self.processes.get(id).into_iter().flat_map(Kept::all));
+            let worker = self.roster.worker(*id);
+            chosen.extend(worker.into_iter().flat_map(|worker| worker.activity.rise_seqs()));
             chosen.extend(self.ends.get(id));
             if let Some(gateway) = self.gateways.get(id) {
                 chosen.extend(gateway.program.into_iter().chain(gateway.clientless));

@@ -127,8 +127,6 @@ pub struct Roster {
     launched: Index<Identity, BTreeSet<Identity>>,
     /// Live workers of gateways that have exited, and how many there are in all.
     left_behind: (Index<Identity, usize>, usize),
-    /// When watching began again after a time in which nobody did, ns of the boot clock.
-    resumed_ns: u64,
     /// The machine's memory and the record that gave it.
     memory: Option<(Memory, u64)>,
     /// That the reaper's circuit breaker opened: the record that says so, and what it says.
@@ -161,7 +159,6 @@ impl Roster {
             by_tty: Index::default(),
             launched: Index::default(),
             left_behind: (Index::default(), 0),
-            resumed_ns: 0,
             memory: None,
             reaper_stopped: BTreeMap::new(),
             totals: Totals::default(),
@@ -233,6 +230,15 @@ impl Roster {
         living
     }
 
+    /// Workers, and processes below them, that have ended and were not reaped.
+    pub(crate) fn zombies(&self) -> Vec<Identity> {
+        let workers = self.workers.values().filter(|worker| worker.exit().is_some());
+        let workers = workers.filter(|worker| worker.zombie().is_some()).map(|worker| worker.id);
+        let of = self.workers.values().map(|worker| worker.id);
+        let below = of.flat_map(|id| self.zombies_below(id)).map(|(id, _)| id);
+        workers.chain(below).collect()
+    }
+
     /// Calls that live workers served, where they were counted.
     pub(crate) fn counted(&self) -> BTreeMap<Identity, u64> {
         let live = self.workers.values().filter(|worker| worker.is_live());
@@ -272,12 +278,6 @@ impl Roster {
 
     pub(crate) fn memory(&self) -> Option<(Memory, u64)> {
         self.memory
-    }
-
-    /// Whether a worker was looked at since watching began again: what is known of it is no longer of
-    /// before.
-    pub(crate) fn was_seen_again(&self, worker: &Worker) -> bool {
-        worker.usage.looked_at().max(worker.birth.at) >= self.resumed_ns
     }
 
     pub(crate) fn reaper_stopped(&self, uid: Option<u32>) -> Option<&(u64, String)> {

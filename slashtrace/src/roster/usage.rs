@@ -194,11 +194,6 @@ impl Usage {
         self.held = true;
     }
 
-    /// When it was last sampled, ns of the boot clock; 0 if it never was.
-    pub(crate) fn looked_at(&self) -> u64 {
-        self.looked_at
-    }
-
     /// Read system calls of its own when it was last sampled.
     pub(crate) fn syscr(&self) -> Option<u64> {
         self.syscr.get()

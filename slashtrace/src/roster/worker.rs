@@ -94,6 +94,8 @@ pub(crate) struct Rare {
     pub(crate) zombie: Option<Moment>,
     /// There was a time in which nobody watched it: what it served then is not counted.
     pub(super) interrupted: bool,
+    /// Whether it read something then is not known yet.
+    pub(super) unsettled: bool,
     pub(crate) witness: Option<Witness>,
 }
 
@@ -120,6 +122,7 @@ static NOTHING: Rare = Rare {
     away: None,
     zombie: None,
     interrupted: false,
+    unsettled: false,
     witness: None,
 };
 
@@ -265,6 +268,11 @@ impl Worker {
     pub(crate) fn served(&self, now: u64, rules: &Rules) -> Option<Served> {
         let until = self.end().map_or(now, |end| end.at.min(now));
         self.activity.served(until, !self.birth.inherited && !self.rare().interrupted, rules)
+    }
+
+    /// Whether what is known of it is no longer only of before a time in which nobody watched.
+    pub(crate) fn was_seen_again(&self) -> bool {
+        !self.rare().unsettled
     }
 
     /// How long two workers lived side by side.

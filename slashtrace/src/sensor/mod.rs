@@ -47,6 +47,8 @@ pub struct Before {
     pub reads: BTreeMap<Identity, u64>,
     /// Open terminals, as they were last observed.
     pub terminals: Vec<TerminalEvent>,
+    /// Processes that had ended and were not reaped.
+    pub zombies: Vec<Identity>,
 }
 
 /// What the end of a terminal is to be told by.

@@ -48,6 +48,7 @@ impl Surroundings {
         if profile.workers.iter().any(asked) {
             sampler = sampler.with_sockets();
         }
+        before.zombies.iter().for_each(|id| sampler.was_zombie(*id));
         let mut book = IdentityBook::new(proc.tick_ns());
         for (id, _) in &before.processes {
             // One that has more than whole ticks was named by the kernel.

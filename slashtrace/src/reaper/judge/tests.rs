@@ -10,7 +10,7 @@ use crate::{
     engine::testing::recordings,
     model::{
         Body, Clients, Confidence, Connection, Exec, Exit, Finding, FindingState, FindingWorker,
-        Gap, GapReason, Identity, Kind, Mode, Outcome, Record, Role, Source, Step, testing,
+        Gap, GapReason, Identity, Kind, Mode, Outcome, Record, Role, Sample, Source, Step, testing,
     },
     reaper::{
         Trigger,
@@ -130,9 +130,12 @@ fn nobody_is_chosen_by_what_was_known_before_nobody_watched() {
     court.tell(Body::Gap(Gap { reason, lost: 0, resynced: true })).after(60 * S);
     assert_eq!(court.pids(), [0; 0]);
     assert!(!court.holds(7));
-    court.tell(Body::Sample(testing::sample(id(7))));
+    let sample = |pid, syscr| Body::Sample(Sample { syscr, ..testing::sample(id(pid)) });
+    court.tell(sample(7, None));
+    assert_eq!(court.pids(), [0; 0], "whether it was used meanwhile was not seen");
+    court.tell(sample(7, Some(40)));
     assert_eq!(court.pids(), [7], "it was looked at again");
-    court.tell(Body::Sample(testing::sample(id(8))));
+    court.tell(sample(8, Some(40)));
     assert_eq!(court.pids(), [8]);
 }
 

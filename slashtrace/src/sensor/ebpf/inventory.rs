@@ -32,7 +32,13 @@ impl EbpfSensor {
     pub(super) fn end_those_of_before(&mut self, before: &[(Identity, Role)]) {
         for (identity, role) in before {
             let tracked = self.translator.role_of(*identity).is_some();
-            if !tracked && !self.surroundings.has_ended(*identity) && !self.is_alive(*identity) {
+            if tracked || self.surroundings.has_ended(*identity) {
+                continue;
+            }
+            if self.is_alive(*identity) {
+                // It is not found by what it looks like any more: nobody else tells of its end.
+                self.of_before.push((*identity, *role));
+            } else {
                 self.exited(inferred_exit(*identity, *role, Source::Proc));
             }
         }
@@ -183,6 +189,8 @@ impl EbpfSensor {
 
     /// Has the kernel forget who ended without its noticing. Their ends are observed in the next round.
     pub(super) fn sweep(&mut self) {
+        let of_before = mem::take(&mut self.of_before);
+        self.end_those_of_before(&of_before);
         let proc = &self.proc;
         let removed = self.object.tables.sweep(|pid, start_ns| match proc.stat(pid) {
             Ok(Some(stat)) => stat.ended() || !proc.is_same(Identity { pid, start_ns }, &stat),

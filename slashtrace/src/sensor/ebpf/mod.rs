@@ -105,6 +105,8 @@ pub struct EbpfSensor {
     /// written before is read.
     gone: Vec<(Identity, Role)>,
     long: LongArgvWatch,
+    /// Who an earlier recording knew, lives, and is not tracked.
+    of_before: Vec<(Identity, Role)>,
     /// Calls that an earlier recording had counted, until their workers are tracked.
     reads_before: BTreeMap<Identity, u64>,
 }
@@ -131,6 +133,7 @@ impl EbpfSensor {
             ring: Ring::start(events)?,
             translator: Translator::new(options.profile.clone(), proc.clone(), options.count_calls),
             surroundings: Surroundings::start(&proc, &options.profile, &options.before),
+            of_before: Vec::new(),
             reads_before: options.before.reads.clone(),
             ledger: Ledger::default(),
             profile: options.profile.clone(),

@@ -196,6 +196,13 @@ impl Sampler {
         }
     }
 
+    /// One that had ended before this recording, and is watched for being reaped.
+    pub fn was_zombie(&mut self, identity: Identity) {
+        if self.exited.len() < EXITED_BELOW_MAX {
+            self.exited.insert(identity, Exited::default());
+        }
+    }
+
     /// Number of workers that are tracked as live.
     pub fn workers(&self) -> usize {
         self.workers.len()
