@@ -43,6 +43,12 @@ pub(super) fn open(path: &Path) -> Result<Box<dyn BufRead>> {
     unwrap(Box::new(BufReader::with_capacity(BUFFER, file)), path)
 }
 
+/// Opens evidence that is in memory, in whatever form.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn of_bytes(bytes: Vec<u8>) -> Result<super::Reader<Box<dyn BufRead>>> {
+    unwrap(Box::new(io::Cursor::new(bytes)), Path::new("memory")).map(super::Reader::new)
+}
+
 /// The file that was named. A FIFO is read if it is one that a shell made (`<(…)`), and so has a
 /// writer.
 fn given(path: &Path) -> Result<File> {

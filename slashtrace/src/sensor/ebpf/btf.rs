@@ -143,6 +143,12 @@ impl<'a> Btf<'a> {
         bail!("BTF nests too deep")
     }
 
+    /// Names of the structs that have one.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub fn struct_names(&self) -> impl Iterator<Item = String> {
+        self.structs.keys().map(|name| String::from_utf8_lossy(name).into_owned())
+    }
+
     fn offset_of(&self, id: u32) -> Result<usize> {
         match self.index.get(id as usize) {
             Some(&at) if id != 0 => Ok(at as usize),
@@ -189,11 +195,11 @@ fn u32_at(data: &[u8], at: usize) -> Result<u32> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     /// BTF by hand: `struct inner {u32 a; u32 b;}`, `struct outer {u32 x; struct {…inner…};}`.
-    fn tiny() -> Vec<u8> {
+    pub(in crate::sensor::ebpf) fn tiny() -> Vec<u8> {
         let strings = b"\0u32\0a\0b\0outer\0x\0E\0ONE\0".to_vec();
         let at = |name: &str| {
             strings
