@@ -216,7 +216,8 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>> {
 /// `stat::number_of_executed_units: 12`, or, where it ended with a fault, the last `#12 …`.
 fn executions(log: &str) -> u64 {
     let total = log.lines().find_map(|l| l.strip_prefix("stat::number_of_executed_units:"));
-    let last = || log.lines().rev().find_map(|line| line.strip_prefix('#')?.split_whitespace().next());
+    let last =
+        || log.lines().rev().find_map(|line| line.strip_prefix('#')?.split_whitespace().next());
     total.or_else(last).and_then(|number| number.trim().parse().ok()).unwrap_or_default()
 }
 

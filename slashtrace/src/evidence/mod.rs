@@ -16,9 +16,9 @@ use anyhow::{Context as _, Result};
 
 pub(crate) use place::holder as lock_holder;
 pub use reader::{Defect, Problem, Reader};
+pub use source::NAMES as EVIDENCE_NAMES;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use source::of_bytes;
-pub use source::NAMES as EVIDENCE_NAMES;
 pub use writer::EvidenceWriter;
 
 use crate::model::Record;

@@ -31,7 +31,7 @@ use sample::{Sample, Sampler};
 /// How long to watch.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// How long, minutes. Below some twenty little can be said.
+    /// How long, minutes. Below some twenty it cannot be said what grows.
     #[arg(long, value_name = "N", default_value = "60", value_parser = minutes)]
     minutes: f64,
     /// Time between two samples, seconds.
@@ -400,7 +400,8 @@ mod tests {
             found.faults().join("; ")
         };
         let lost = |found: &mut Found| {
-            found.ending = Ending { code: Some(3), complete: false, lost: 4, ..found.ending.clone() };
+            found.ending =
+                Ending { code: Some(3), complete: false, lost: 4, ..found.ending.clone() };
         };
         assert_eq!(with(&lost), "");
         assert!(with(&|found| found.ending.complete = false).contains("incomplete"));
@@ -414,12 +415,8 @@ mod tests {
     #[test]
     fn the_end_is_read_from_the_report() {
         let report = json!({"recording": {"reason": "signal", "complete": false, "lost": 7}});
-        let lost = Ending {
-            code: None,
-            reason: Some("signal".to_owned()),
-            complete: false,
-            lost: 7,
-        };
+        let lost =
+            Ending { code: None, reason: Some("signal".to_owned()), complete: false, lost: 7 };
         assert_eq!(ending(&report), lost);
         assert_eq!(ending(&json!({})), Ending::default());
     }

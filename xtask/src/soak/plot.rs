@@ -38,9 +38,9 @@ fn panel(out: &mut String, figure: &Judged, warm_up: f64) {
     let points = &figure.series.points;
     let last = points.last().map_or(1.0, |point| point.0).max(1.0);
     // Zero is not shown: what matters is whether it changes.
-    let (low, high) = points.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), p| {
-        (low.min(p.1), high.max(p.1))
-    });
+    let (low, high) = points
+        .iter()
+        .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), p| (low.min(p.1), high.max(p.1)));
     let (low, high) = if low.is_finite() { (low, high.max(low + 1.0)) } else { (0.0, 1.0) };
     let (right, floor) = (PANEL.0 - 8.0, PANEL.1 - BOTTOM);
     let x = |at: f64| LEFT + at / last * (right - LEFT);
@@ -89,7 +89,8 @@ fn panel(out: &mut String, figure: &Judged, warm_up: f64) {
     );
     if let Some(trend) = &figure.trend {
         let middle = f64::midpoint(warm_up, last);
-        let at = |t: f64| y((trend.level + trend.per_hour * (t - middle) / 3_600.0).clamp(low, high));
+        let at =
+            |t: f64| y((trend.level + trend.per_hour * (t - middle) / 3_600.0).clamp(low, high));
         let _ = writeln!(
             out,
             "<path d=\"M{:.1} {:.1}L{:.1} {:.1}\" stroke=\"black\" stroke-dasharray=\"5 3\"/>",
@@ -130,10 +131,16 @@ mod tests {
         assert!(plot.contains(">5 min<") && plot.contains(">9,000<"));
         let heights = |line: &str| -> Vec<f64> {
             let points = line.split('"').nth(1).expect("points");
-            points.split(' ').map(|p| p.split_once(',').expect("x,y").1.parse().expect("y")).collect()
+            points
+                .split(' ')
+                .map(|p| p.split_once(',').expect("x,y").1.parse().expect("y"))
+                .collect()
         };
-        let lines: Vec<_> =
-            plot.lines().filter(|line| line.starts_with("<polyline")).map(heights).collect();
+        let lines: Vec<_> = plot
+            .lines()
+            .filter(|line| line.starts_with("<polyline points=\"6"))
+            .map(heights)
+            .collect();
         assert!(lines[0][0] > lines[0][199], "up is a lower y");
         assert!((lines[3][0] - lines[3][199]).abs() < 1e-9, "flat");
     }

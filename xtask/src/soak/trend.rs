@@ -20,7 +20,7 @@ pub(crate) struct Trend {
 /// Both ends of the standard normal distribution beyond which 0.1 % lies. A soak asks about some
 /// fifteen figures, and is not to raise a false alarm every few runs.
 const Z: f64 = 3.29;
-/// Fewer blocks cannot show that much confidence.
+/// Fewer blocks cannot show that much confidence, so there must have been so many rounds of the load.
 const BLOCKS_MIN: usize = 8;
 const BLOCKS_MAX: usize = 30;
 const HOUR_S: f64 = 3_600.0;
@@ -41,7 +41,7 @@ impl Trend {
 ///
 /// Points close to each other depend on each other (what is held now is held a second later), which
 /// would make any drift look certain. So the medians of blocks are compared, and a block is no
-/// shorter than `period` (seconds), the time after which the load repeats itself.
+/// shorter than `period` (seconds), the time after which the load repeats itself; 0 where it has not.
 pub(crate) fn trend(points: &[(f64, f64)], period: f64) -> Option<Trend> {
     let blocks = blocks(points, period);
     let n = blocks.len();
@@ -70,8 +70,11 @@ pub(crate) fn trend(points: &[(f64, f64)], period: f64) -> Option<Trend> {
 fn blocks(points: &[(f64, f64)], period: f64) -> Vec<(f64, f64)> {
     let (Some(first), Some(last)) = (points.first(), points.last()) else { return Vec::new() };
     let span = last.0 - first.0;
-    let fitting = if period > 0.0 { (span / period) as usize } else { BLOCKS_MAX };
-    let count = fitting.clamp(BLOCKS_MIN, BLOCKS_MAX);
+    let fitting = if period > 0.0 { (span / period).round() as usize } else { 0 };
+    if fitting < BLOCKS_MIN {
+        return Vec::new();
+    }
+    let count = fitting.min(BLOCKS_MAX);
     let mut pieces = vec![(Vec::new(), Vec::new()); count];
     for &(at, value) in points {
         let piece = ((at - first.0) / span * count as f64) as usize;
@@ -89,10 +92,8 @@ fn kendall_variance(values: &[f64]) -> f64 {
     let of = |n: f64| n * (n - 1.0) * (2.0 * n + 5.0);
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
-    let ties: f64 = sorted
-        .chunk_by(|a, b| a.total_cmp(b).is_eq())
-        .map(|equal| of(equal.len() as f64))
-        .sum();
+    let ties: f64 =
+        sorted.chunk_by(|a, b| a.total_cmp(b).is_eq()).map(|equal| of(equal.len() as f64)).sum();
     (of(values.len() as f64) - ties) / 18.0
 }
 
@@ -123,7 +124,11 @@ mod tests {
         let trend = trend(
             &points(|at| {
                 let spike = if at as u64 % 600 == 0 { 50_000.0 } else { 0.0 };
-                9_000.0 + at / 3_600.0 * 2_048.0 + 150.0 * noise() + 300.0 * (at % 70.0) / 70.0 + spike
+                9_000.0
+                    + at / 3_600.0 * 2_048.0
+                    + 150.0 * noise()
+                    + 300.0 * (at % 70.0) / 70.0
+                    + spike
             }),
             70.0,
         )
@@ -163,8 +168,9 @@ mod tests {
     fn too_little_is_no_trend_at_all() {
         assert_eq!(trend(&[], 70.0), None);
         assert_eq!(trend(&[(0.0, 1.0)], 70.0), None);
-        assert_eq!(trend(&points(|at| at)[..7], 70.0), None);
-        let few = trend(&points(|at| at)[..40], 70.0).expect("blocks shorter than a period");
+        assert_eq!(trend(&points(|at| at)[..100], 70.0), None, "seven rounds");
+        assert_eq!(trend(&points(|at| at), 0.0), None, "none");
+        let few = trend(&points(|at| at)[..114], 70.0).expect("eight rounds");
         assert_eq!(few.blocks, BLOCKS_MIN);
         assert!(few.grows());
     }
