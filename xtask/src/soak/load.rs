@@ -2,7 +2,9 @@
 //! like the build of a kernel: compilers that come and go.
 
 use std::{
-    env, fs,
+    env,
+    fmt::Write as _,
+    fs,
     io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -166,7 +168,8 @@ pub(crate) fn sources(folder: &Path) -> Result<Vec<PathBuf>> {
 fn source(n: usize) -> String {
     let mut text = String::from("#include <stdio.h>\n#include <string.h>\n");
     for function in 0..8 + n % 8 {
-        text += &format!(
+        let _ = write!(
+            text,
             "int f{n}_{function}(const char *text, int times) {{\n    int sum = {function};\n    \
              for (int i = 0; i < times; i++) sum += (int)strlen(text) * i ^ {n};\n    \
              return printf(\"%d\\n\", sum);\n}}\n"

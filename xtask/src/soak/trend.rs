@@ -56,11 +56,12 @@ pub(crate) fn trend(points: &[(f64, f64)], period: f64) -> Option<Trend> {
     let values: Vec<f64> = blocks.iter().map(|block| block.1).collect();
     let spread = Z * kendall_variance(&values).sqrt();
     let count = slopes.len() as f64;
+    let ends = [(count - spread).max(0.0) / 2.0 - 1.0, f64::midpoint(count, spread)];
     let nth = |rank: f64| slopes[(rank.max(0.0) as usize).min(slopes.len() - 1)];
     Some(Trend {
         per_hour: Figure(slopes.clone()).median() * HOUR_S,
-        low: nth(((count - spread) / 2.0).floor() - 1.0) * HOUR_S,
-        high: nth(((count + spread) / 2.0).ceil()) * HOUR_S,
+        low: nth(ends[0].floor()) * HOUR_S,
+        high: nth(ends[1].ceil()) * HOUR_S,
         level: Figure(values).median(),
         blocks: n,
     })
@@ -123,7 +124,7 @@ mod tests {
         // 2,048 an hour under noise of ±150, a saw-tooth of 300 that repeats every 70 s, and rare spikes.
         let trend = trend(
             &points(|at| {
-                let spike = if at as u64 % 600 == 0 { 50_000.0 } else { 0.0 };
+                let spike = if (at as u64).is_multiple_of(600) { 50_000.0 } else { 0.0 };
                 9_000.0
                     + at / 3_600.0 * 2_048.0
                     + 150.0 * noise()
