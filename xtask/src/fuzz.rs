@@ -127,14 +127,15 @@ fn build() -> Result<PathBuf> {
     let name = "build (libFuzzer)";
     eprintln!("==> {name}");
     step::must(name, || {
-        let mut cargo = checkout::cargo(&["build", "--package", "slashtrace", "--example", "fuzz"]);
+        let mut cargo =
+            checkout::cargo(&["build", "--package", "slashtrace", "--bin", "slashtrace-fuzz"]);
         cargo.args(["--features", "fuzzing", "--profile", "fuzz", "--target", &triple]);
         cargo.arg("--target-dir").arg(checkout::target());
         // Of the target alone: neither build scripts nor the kernel programs are to be measured.
         let flags = format!("CARGO_TARGET_{}_RUSTFLAGS", triple.to_uppercase().replace('-', "_"));
         step::call(cargo.env(flags, COVERAGE))
     })?;
-    let program = checkout::target().join(triple).join("fuzz/examples/fuzz");
+    let program = checkout::target().join(triple).join("fuzz/slashtrace-fuzz");
     ensure!(program.is_file(), "the build left no {}", program.display());
     Ok(program)
 }
