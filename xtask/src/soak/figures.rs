@@ -149,6 +149,19 @@ fn rounds(samples: &[Sample]) -> Vec<Sample> {
         .collect()
 }
 
+/// The longest that no evidence was written although workers were spawned meanwhile, s: that long the
+/// daemon judged nobody.
+pub(crate) fn silence(samples: &[Sample]) -> f64 {
+    let mut longest: f64 = 0.0;
+    for still in samples.chunk_by(|one, next| one.evidence.total_cmp(&next.evidence).is_eq()) {
+        let (Some(first), Some(last)) = (still.first(), still.last()) else { continue };
+        if last.lives > first.lives {
+            longest = longest.max(last.at - first.at);
+        }
+    }
+    longest
+}
+
 /// From one sample to the next: how much `value` changed by what `by` did, in the middle.
 fn changes(
     samples: &[Sample],
@@ -304,6 +317,18 @@ mod tests {
         assert_eq!(verdict(&short, "RSS"), Verdict::TooShort);
         assert!(table(&short).contains("too short to say"));
         assert_eq!(json(&short)[0]["trend"], Value::Null);
+    }
+
+    #[test]
+    fn silence_counts_only_where_something_happened() {
+        let all = samples(|_, _| {});
+        assert!(silence(&all).abs() < 1e-9, "evidence grows with each sample");
+        let stuck = |from: f64, to: f64| {
+            let still = move |at: f64| if (from..to).contains(&at) { from } else { at };
+            silence(&samples(|at, sample| sample.evidence = still(at)))
+        };
+        assert!((stuck(100.0, 300.0) - 195.0).abs() < 1e-9);
+        assert!(stuck(145.0, 175.0).abs() < 1e-9, "nobody was spawned");
     }
 
     #[test]

@@ -53,6 +53,8 @@ const JOBS: usize = 2;
 const PATIENCE: Duration = Duration::from_mins(1);
 /// What is known is written so often: a run that is cut off is not lost.
 const WRITTEN: Duration = Duration::from_mins(1);
+/// How long it may write nothing while workers are spawned, s. On a busy machine some seconds pass.
+const SILENCE_MAX: f64 = 60.0;
 /// The daemon ends by itself so long after the last sample, in case this program was killed.
 const SURPLUS: f64 = 5.0;
 
@@ -136,6 +138,8 @@ struct Found {
     cycles: u64,
     ended: u64,
     compiled: u64,
+    /// See [`figures::silence`], s.
+    silence: f64,
     failures: Vec<String>,
     ending: Ending,
 }
@@ -206,6 +210,7 @@ impl Soak {
             cycles: of(&load.cycles),
             ended: of(&load.ended),
             compiled: of(&load.compiled),
+            silence: figures::silence(&samples),
             failures: step::locked(&load.failures).clone(),
             ending,
         };
@@ -313,7 +318,8 @@ impl Found {
                 count(self.compiled)
             ),
             format!(
-                "stop: exit code {}, reason {}, complete: {complete}, lost: {}",
+                "longest silence: {:.0} s; stop: exit code {}, reason {}, complete: {complete}, lost: {}",
+                self.silence,
                 shown(code.map(|code| code.to_string())),
                 shown(reason.clone()),
                 count(*lost)
@@ -330,6 +336,10 @@ impl Found {
                 Some(format!("{} grows by {grows} an hour", figure.series.name))
             })
             .collect();
+        if self.silence > SILENCE_MAX {
+            faults
+                .push(format!("nothing was written for {:.0} s while workers came", self.silence));
+        }
         faults.extend(self.failures.iter().cloned());
         if self.ending.reason.is_none() {
             faults.push("the evidence does not end with a `stop`".to_owned());
@@ -370,6 +380,7 @@ fn write(files: &Path, samples: &[Sample], found: &Found, warm_up: f64) -> Resul
         "load": {
             "rounds": found.cycles, "lives": found.lives, "ended": found.ended,
             "compiled": found.compiled, "failures": found.failures,
+            "longest_silence_s": found.silence,
         },
         "stop": { "code": code, "reason": reason, "complete": complete, "lost": lost },
         "figures": figures::json(&found.figures),
@@ -404,6 +415,7 @@ mod tests {
                 Ending { code: Some(3), complete: false, lost: 4, ..found.ending.clone() };
         };
         assert_eq!(with(&lost), "");
+        assert!(with(&|found| found.silence = 100.0).contains("100 s while workers came"));
         assert!(with(&|found| found.ending.complete = false).contains("incomplete"));
         assert!(with(&|found| found.ending.reason = None).contains("`stop`"));
         assert!(with(&|found| found.ending.code = Some(2)).contains("Some(2)"));
