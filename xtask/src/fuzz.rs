@@ -20,7 +20,7 @@ pub(crate) struct Args {
     #[arg(value_name = "TARGET", value_parser = clap::builder::PossibleValuesParser::new(NAMES))]
     targets: Vec<String>,
     /// How long each of them, minutes.
-    #[arg(long, value_name = "N", default_value_t = 5)]
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
     minutes: u64,
     /// How many at a time. Default: one for each processor.
     #[arg(long, value_name = "N")]
@@ -57,8 +57,8 @@ const COVERAGE: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-l
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
     -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares";
 
-/// An input that takes longer hangs, s.
-const TIMEOUT: u32 = 20;
+/// An input that takes longer hangs, s of wall time: on a busy machine some pass without any work.
+const TIMEOUT: u32 = 60;
 /// A reader that takes more fills the memory, MiB.
 const MEMORY: u32 = 1_024;
 /// Kept inputs are no larger, bytes, and no more for each target.
@@ -160,6 +160,8 @@ fn run(program: &Path, target: &'static str, most: u32, args: &Args) -> Result<F
     let mut command = fuzzer(program, target);
     command.arg(format!("-max_total_time={}", args.minutes * 60));
     command.arg(format!("-max_len={most}")).arg(format!("-timeout={TIMEOUT}"));
+    // What is merely slow is no fault.
+    command.arg(format!("-report_slow_units={}", TIMEOUT + 1));
     command.arg(format!("-rss_limit_mb={MEMORY}")).arg("-print_final_stats=1");
     command.arg(format!("-artifact_prefix={}/", faults.display()));
     command.arg(&found).arg(committed(target));

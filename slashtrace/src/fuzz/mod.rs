@@ -8,7 +8,7 @@ mod corpora;
 #[cfg(test)]
 mod mutation;
 
-use std::io::BufRead;
+use std::{io::BufRead, sync::LazyLock};
 
 #[cfg(test)]
 pub(crate) use mutation::{cases, mutated, mutations};
@@ -116,11 +116,12 @@ fn profile(bytes: &[u8]) {
 }
 
 fn argv(area: &[u8]) {
+    static PROFILE: LazyLock<Profile> = LazyLock::new(Profile::hermes);
+    let profile = &*PROFILE;
     let tokens = tokens_of(area);
-    let profile = Profile::hermes();
     let found = profile.match_worker(&tokens);
     let _ = (profile.match_helper(&tokens), profile.launcher(&tokens));
-    let mut shown = redact::worker_argv(&profile, &tokens);
+    let mut shown = redact::worker_argv(profile, &tokens);
     shown.extend(found.and_then(|found| found.key_in_argv()).map(|(key, _)| redact::value(key)));
     for token in &tokens {
         shown.extend([redact::escape(token), redact::argv0(token), redact::value(token)]);
