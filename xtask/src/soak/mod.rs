@@ -1,8 +1,10 @@
 //! `cargo xtask soak`: slashtrace for an hour beside a gateway that leaks in every way and something
 //! like the build of a kernel, and whether anything of it grows. [`load`] is what it is exposed to,
-//! [`sample`] what is read of it, [`trend`] and [`figures`] say what grows, [`plot`] shows it.
+//! [`sample`] what is read of it, [`trend`] and [`figures`] say what grows, [`found`] what
+//! is wrong, [`plot`] shows it.
 
 mod figures;
+mod found;
 mod load;
 mod plot;
 mod sample;
@@ -18,13 +20,14 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::{
-    bench::{self, process, table::number},
+    bench::{self, process},
     build, checkout, demo, run, setup, step,
 };
-use figures::{Judged, Verdict};
+use figures::Judged;
+use found::{Ending, Found, ending};
 use load::Load;
 use sample::{Sample, Sampler};
 
@@ -53,8 +56,6 @@ const JOBS: usize = 2;
 const PATIENCE: Duration = Duration::from_mins(1);
 /// What is known is written so often: a run that is cut off is not lost.
 const WRITTEN: Duration = Duration::from_mins(1);
-/// How long it may write nothing while workers are spawned, s. On a busy machine some seconds pass.
-const SILENCE_MAX: f64 = 60.0;
 /// The daemon ends by itself so long after the last sample, in case this program was killed.
 const SURPLUS: f64 = 5.0;
 
@@ -127,31 +128,6 @@ struct Soak {
     counter: PathBuf,
     lasts: Duration,
     every: Duration,
-}
-
-/// What a run came to.
-#[derive(Debug, Default)]
-struct Found {
-    figures: Vec<Judged>,
-    samples: usize,
-    lives: u64,
-    cycles: u64,
-    ended: u64,
-    compiled: u64,
-    /// See [`figures::silence`], s.
-    silence: f64,
-    failures: Vec<String>,
-    ending: Ending,
-}
-
-/// How the daemon ended.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-struct Ending {
-    code: Option<i32>,
-    /// Why, as its last record says; none without one.
-    reason: Option<String>,
-    complete: bool,
-    lost: u64,
 }
 
 impl Soak {
@@ -291,71 +267,6 @@ impl Soak {
     }
 }
 
-fn ending(report: &Value) -> Ending {
-    let recording = &report["recording"];
-    Ending {
-        code: None,
-        reason: recording["reason"].as_str().map(str::to_owned),
-        complete: recording["complete"] == true,
-        lost: recording["lost"].as_u64().unwrap_or_default(),
-    }
-}
-
-impl Found {
-    /// What is more than the figures, for people.
-    fn lines(&self) -> [String; 2] {
-        let Ending { code, reason, complete, lost } = &self.ending;
-        let count = |n: u64| number(n as f64);
-        let shown = |value: Option<String>| value.unwrap_or_else(|| "none".to_owned());
-        [
-            format!(
-                "{} samples; {} rounds of every pattern, {} lives, {} ended by slashtrace; \
-                 {} files compiled",
-                self.samples,
-                count(self.cycles),
-                count(self.lives),
-                count(self.ended),
-                count(self.compiled)
-            ),
-            format!(
-                "longest silence: {:.0} s; stop: exit code {}, reason {}, complete: {complete}, lost: {}",
-                self.silence,
-                shown(code.map(|code| code.to_string())),
-                shown(reason.clone()),
-                count(*lost)
-            ),
-        ]
-    }
-
-    /// What is not as it must be.
-    fn faults(&self) -> Vec<String> {
-        let beyond = self.figures.iter().filter(|figure| figure.verdict == Verdict::Beyond);
-        let mut faults: Vec<String> = beyond
-            .filter_map(|figure| {
-                let grows = figures::signed(figure.trend?.per_hour);
-                Some(format!("{} grows by {grows} an hour", figure.series.name))
-            })
-            .collect();
-        if self.silence > SILENCE_MAX {
-            faults
-                .push(format!("nothing was written for {:.0} s while workers came", self.silence));
-        }
-        faults.extend(self.failures.iter().cloned());
-        if self.ending.reason.is_none() {
-            faults.push("the evidence does not end with a `stop`".to_owned());
-        }
-        // What was lost must have been counted, and with it the code is 3.
-        let counted = self.ending.lost > 0;
-        if !self.ending.complete && !counted {
-            faults.push("the evidence is incomplete, and nothing was counted as lost".to_owned());
-        }
-        if !matches!((self.ending.code, counted), (Some(0), _) | (Some(3), true)) {
-            faults.push(format!("slashtrace ended with the code {:?}", self.ending.code));
-        }
-        faults
-    }
-}
-
 /// The figures of the samples, and when the warm-up was over, s.
 fn judged(samples: &[Sample]) -> (Vec<Judged>, f64) {
     let Some(last) = samples.last() else { return (Vec::new(), 0.0) };
@@ -394,44 +305,7 @@ fn write(files: &Path, samples: &[Sample], found: &Found, warm_up: f64) -> Resul
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
-    fn fine() -> Found {
-        let reason = Some("signal".to_owned());
-        let ending = Ending { code: Some(0), reason, complete: true, lost: 0 };
-        Found { lives: 30, cycles: 1, ending, ..Found::default() }
-    }
-
-    #[test]
-    fn what_was_lost_must_be_counted_and_the_end_in_order() {
-        assert_eq!(fine().faults(), Vec::<String>::new());
-        let with = |change: &dyn Fn(&mut Found)| {
-            let mut found = fine();
-            change(&mut found);
-            found.faults().join("; ")
-        };
-        let lost = |found: &mut Found| {
-            found.ending =
-                Ending { code: Some(3), complete: false, lost: 4, ..found.ending.clone() };
-        };
-        assert_eq!(with(&lost), "");
-        assert!(with(&|found| found.silence = 100.0).contains("100 s while workers came"));
-        assert!(with(&|found| found.ending.complete = false).contains("incomplete"));
-        assert!(with(&|found| found.ending.reason = None).contains("`stop`"));
-        assert!(with(&|found| found.ending.code = Some(2)).contains("Some(2)"));
-        assert!(with(&|found| found.ending.code = None).contains("None"));
-        assert_eq!(with(&|found| found.failures.push("the build: x".to_owned())), "the build: x");
-        assert!(fine().lines()[0].contains("30 lives"));
-    }
-
-    #[test]
-    fn the_end_is_read_from_the_report() {
-        let report = json!({"recording": {"reason": "signal", "complete": false, "lost": 7}});
-        let lost =
-            Ending { code: None, reason: Some("signal".to_owned()), complete: false, lost: 7 };
-        assert_eq!(ending(&report), lost);
-        assert_eq!(ending(&json!({})), Ending::default());
-    }
+    use super::{found::tests::fine, *};
 
     #[test]
     fn a_short_run_of_samples_is_judged_and_written() {
@@ -453,7 +327,7 @@ mod tests {
         let found = Found { figures, samples: samples.len(), ..fine() };
         write(&folder.join("soak"), &samples, &found, warm_up).expect("room");
         let text = fs::read_to_string(folder.join("soak.json")).expect("written");
-        let read: Value = serde_json::from_str(&text).expect("JSON");
+        let read: serde_json::Value = serde_json::from_str(&text).expect("JSON");
         assert_eq!(read["samples"].as_array().map(Vec::len), Some(40));
         assert_eq!(read["samples"][3]["maps"]["TRACKED"], 4);
         assert_eq!(read["figures"].as_array().map(Vec::len), Some(7));
