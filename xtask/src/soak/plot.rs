@@ -24,19 +24,21 @@ pub(crate) fn svg(title: &str, figures: &[Judged], warm_up: f64) -> String {
          <text x=\"12\" y=\"22\" font-size=\"15\">{}</text>\n",
         escape(title)
     );
+    // One scale of time for all panels.
+    let ends = figures.iter().filter_map(|figure| Some(figure.series.points.last()?.0));
+    let last = ends.fold(1.0, f64::max);
     for (n, figure) in figures.iter().enumerate() {
         let (x, y) = ((n % COLUMNS) as f64 * PANEL.0, TITLE + (n / COLUMNS) as f64 * PANEL.1);
         let _ = writeln!(out, "<g transform=\"translate({x} {y})\">");
-        panel(&mut out, figure, warm_up);
+        panel(&mut out, figure, warm_up, last);
         out.push_str("</g>\n");
     }
     out.push_str("</svg>\n");
     out
 }
 
-fn panel(out: &mut String, figure: &Judged, warm_up: f64) {
+fn panel(out: &mut String, figure: &Judged, warm_up: f64, last: f64) {
     let points = &figure.series.points;
-    let last = points.last().map_or(1.0, |point| point.0).max(1.0);
     // Zero is not shown: what matters is whether it changes.
     let (low, high) = points
         .iter()
