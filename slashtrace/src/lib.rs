@@ -8,8 +8,8 @@ pub mod cli;
 pub mod daemon;
 pub mod engine;
 pub mod evidence;
-#[cfg(test)]
-mod fuzz;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 pub mod host;
 pub mod model;
 pub mod next_step;

@@ -86,7 +86,7 @@ fn reaping(program: &Path) -> Result<()> {
 }
 
 /// A name for workers that nobody else uses, and a profile that matches it alone.
-fn own_profile(folder: &Path) -> Result<(String, PathBuf)> {
+pub(crate) fn own_profile(folder: &Path) -> Result<(String, PathBuf)> {
     let module = format!("slashtrace_demo.worker_{}", process::id());
     let demo = checkout::file("tests/fixtures/demo.toml");
     let text =

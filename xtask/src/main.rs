@@ -8,10 +8,12 @@ mod build;
 mod checkout;
 mod demo;
 mod e2e;
+mod fuzz;
 mod guest;
 mod hermes;
 mod run;
 mod setup;
+mod soak;
 mod step;
 mod test;
 mod vm;
@@ -43,6 +45,10 @@ enum Command {
     Vm,
     /// Set up, build, and measure, beside other tools; prints one table.
     Bench(bench::Args),
+    /// Set up, build, and watch for an hour whether anything of slashtrace grows.
+    Soak(soak::Args),
+    /// Set up, build, and have libFuzzer look for bytes that a reader of slashtrace cannot bear.
+    Fuzz(fuzz::Args),
     /// Set up, build, and trace a gateway that leaks while it leaks.
     Demo(demo::Args),
     /// Build slashtrace and run it as root, with its exit code.
@@ -67,6 +73,8 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::E2e(args) => test::end_to_end_alone(&args),
         Command::Vm => vm::vm().map(|(steps, skipped)| test::sum_up_alone(&steps, &skipped)),
         Command::Bench(args) => bench::bench(&args),
+        Command::Fuzz(args) => fuzz::fuzz(&args),
+        Command::Soak(args) => soak::soak(&args),
         Command::Demo(args) => demo::demo(&args).map(|never| match never {}),
         Command::Run(args) => run::run(&args).map(|never| match never {}),
     }

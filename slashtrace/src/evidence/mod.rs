@@ -18,6 +18,8 @@ use anyhow::{Context as _, Result};
 pub(crate) use place::holder as lock_holder;
 pub use reader::{Defect, Problem, Reader};
 pub use source::NAMES as EVIDENCE_NAMES;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use source::of_bytes;
 pub use store::{Known, checkpoints, last_known};
 pub use writer::EvidenceWriter;
 

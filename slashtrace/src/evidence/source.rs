@@ -43,6 +43,12 @@ pub(super) fn open(path: &Path) -> Result<Box<dyn BufRead>> {
     unwrap(Box::new(BufReader::with_capacity(BUFFER, file)), path)
 }
 
+/// Opens evidence that is in memory, in whatever form.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn of_bytes(bytes: Vec<u8>) -> Result<super::Reader<Box<dyn BufRead>>> {
+    unwrap(Box::new(io::Cursor::new(bytes)), Path::new("memory")).map(super::Reader::new)
+}
+
 /// The file that was named. A FIFO is read if it is one that a shell made (`<(…)`), and so has a
 /// writer.
 fn given(path: &Path) -> Result<File> {
@@ -169,10 +175,11 @@ impl Read for Bounded {
 /// The evidence in an archive, read from it as it comes: nothing is unpacked to the disk.
 fn entry(input: Box<dyn BufRead>, path: &Path) -> Result<Box<dyn BufRead>> {
     let unreadable = || format!("{} is no whole archive", path.display());
+    let step = "get it again from where it was recorded, or give its evidence alone";
     let mut archive = tar::Archive::new(input);
     let mut found = None;
-    for entry in archive.entries().with_context(unreadable)?.take(ENTRIES_MAX) {
-        let entry = entry.with_context(unreadable)?;
+    for entry in archive.entries().with_context(unreadable).next_step(step)?.take(ENTRIES_MAX) {
+        let entry = entry.with_context(unreadable).next_step(step)?;
         let name = entry.path().ok().and_then(|path| path.file_name().map(ToOwned::to_owned));
         if entry.header().entry_type().is_file()
             && NAMES.iter().any(|known| name.as_deref() == Some(known.as_ref()))
@@ -298,6 +305,9 @@ mod tests {
             let error = refused(&path);
             let known = ["200 times its size", "longer than 16 MiB"];
             assert!(known.iter().any(|known| error.contains(known)), "{what}: {error}");
+            if let Err(error) = Reader::open(&path) {
+                assert!(next_steps(&error)[0].starts_with("get it again"), "{what}: {error:#}");
+            }
         }
         // Whole lines, of which none is too long.
         let lines = text().lines().next().unwrap().to_owned() + "\n";

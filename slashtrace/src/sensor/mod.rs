@@ -4,6 +4,8 @@
 
 pub mod clients;
 pub mod ebpf;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod join;
 pub mod poll;
 mod program;

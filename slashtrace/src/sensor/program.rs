@@ -250,7 +250,7 @@ fn is_version(text: &str) -> bool {
 }
 
 /// The sort of container that a cgroup (cgroups(7), /proc/PID/cgroup) belongs to.
-fn container(cgroup: &str) -> Option<&'static str> {
+pub(super) fn container(cgroup: &str) -> Option<&'static str> {
     const SORTS: [(&str, &str); 7] = [
         ("kubepods", "kubernetes"),
         ("docker", "docker"),
@@ -268,7 +268,7 @@ fn container(cgroup: &str) -> Option<&'static str> {
 }
 
 /// The innermost systemd service or scope in a cgroup.
-fn unit(cgroup: &str) -> Option<&str> {
+pub(super) fn unit(cgroup: &str) -> Option<&str> {
     let paths = cgroup.lines().filter_map(|line| line.splitn(3, ':').nth(2));
     let mut units = paths.flat_map(|path| path.rsplit('/'));
     units.find(|part| {

@@ -205,6 +205,68 @@ fn a_folder_that_cannot_be_used_is_refused() {
     assert_eq!(fs::read_to_string(&file).unwrap(), "precious");
 }
 
+/// A run that may write nothing to any disk, and is given no more than 512 MiB and 60 s of CPU.
+fn bounded(args: &[&str]) -> Output {
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -f 0; ulimit -v 524288; ulimit -t 60; exec \"$@\"", "sh"]);
+    command.arg(env!("CARGO_BIN_EXE_slashtrace")).args(args).stdin(Stdio::null());
+    command.output().unwrap()
+}
+
+/// What was injected on 29261ca: 6 MB that unpack to 6 GiB.
+#[test]
+fn six_gib_in_six_mb_are_refused_before_they_are_unpacked() {
+    let gz = |bytes: &mut dyn io::Read| {
+        let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        io::copy(bytes, &mut gz).unwrap();
+        gz.finish().unwrap()
+    };
+    // A gzip file may be several, one after the other.
+    let zeros = gz(&mut io::repeat(0).take(64 << 20));
+    let member = |name: &str| {
+        let mut header = tar::Header::new_gnu();
+        header.set_path(name).unwrap();
+        header.set_size(6 << 30);
+        header.set_cksum();
+        gz(&mut &header.as_bytes()[..])
+    };
+    let folder = Folder::new();
+    for (name, start) in [
+        ("plain.gz", Vec::new()),
+        ("evidence.tar.gz", member("b/evidence.ndjson")),
+        ("packed.tar.gz", member("b/evidence.ndjson.gz")),
+        ("before.tar.gz", member("b/other")),
+    ] {
+        let mut bytes = start;
+        (0..96).for_each(|_| bytes.extend(&zeros));
+        let archive = folder.write(name, &bytes);
+        assert!((5_900_000..6_600_000).contains(&bytes.len()), "{}", bytes.len());
+        for args in [&["replay", &archive][..], &["report", &archive]] {
+            let output = bounded(args);
+            refused(&output, &["next step:"]);
+            let told = stderr(&output);
+            let known = ["200 times its size", "longer than 16 MiB", "no whole archive"];
+            assert!(known.iter().any(|known| told.contains(known)), "{name}: {told}");
+        }
+    }
+}
+
+#[test]
+fn a_folder_with_a_fifo_does_not_hang() {
+    let folder = Folder::new();
+    for name in ["evidence.ndjson.gz", "evidence.ndjson", "evidence.ndjson.part"] {
+        let fifo = folder.path(name);
+        assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+        let here = folder.0.path().to_str().unwrap();
+        for given in [here, fifo.to_str().unwrap()] {
+            refused(&run(&["replay", given]), &[name, "is no file", "next step:"]);
+            refused(&run(&["report", given]), &[name, "is no file", "next step:"]);
+        }
+        refused(&run(&["report", "--diff", here, here]), &["is no file"]);
+        fs::remove_file(fifo).unwrap();
+    }
+}
+
 #[test]
 fn what_cannot_begin_leaves_nothing() {
     let folder = Folder::new();

@@ -10,12 +10,12 @@ mod idle;
 mod instructions;
 mod kernel;
 mod peers;
-mod plot;
-mod process;
+pub(crate) mod plot;
+pub(crate) mod process;
 mod replay;
 mod start;
 mod storm;
-mod table;
+pub(crate) mod table;
 
 use std::{
     collections::BTreeMap,
@@ -266,7 +266,7 @@ fn machine(bench: &Bench) -> Result<Value> {
 
 /// A copy of the program, as an installation makes one. Of a file that the linker wrote (it maps what
 /// it writes) more pages are mapped around each one that is touched, and RSS is 0.6 MiB larger.
-fn installed(program: &Path, folder: &Path) -> Result<PathBuf> {
+pub(crate) fn installed(program: &Path, folder: &Path) -> Result<PathBuf> {
     let copy = folder.join("slashtrace");
     if program != copy {
         // What still runs keeps its own file.

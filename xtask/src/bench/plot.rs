@@ -108,7 +108,8 @@ fn powers(low: f64, high: f64) -> impl Iterator<Item = f64> {
     (low as i32..=high as i32).map(|exponent| 10f64.powi(exponent))
 }
 
-fn escape(text: &str) -> String {
+/// Text within an SVG.
+pub(crate) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 

@@ -48,13 +48,15 @@ pub(crate) fn peak_rss_kib(pid: u32) -> Result<u64> {
     status(pid, "VmHWM")
 }
 
-fn status(pid: u32, name: &str) -> Result<u64> {
+/// A number of /proc/PID/status.
+pub(crate) fn status(pid: u32, name: &str) -> Result<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/status"))
         .with_context(|| format!("process {pid} is gone"))?;
     field(&text, name).with_context(|| format!("/proc/{pid}/status has no {name}"))
 }
 
-fn field(status: &str, name: &str) -> Option<u64> {
+/// A number of a text with lines such as `VmRSS:  812 kB`.
+pub(crate) fn field(status: &str, name: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
     line.split_whitespace().next()?.parse().ok()
 }
@@ -70,9 +72,17 @@ pub(crate) fn switches(pid: u32) -> Result<u64> {
 
 /// Ids of the BPF programs that a process holds open.
 pub(crate) fn programs(pid: u32) -> BTreeSet<u32> {
+    ids(pid, "prog_id:")
+}
+
+/// Ids of the BPF maps that a process holds open.
+pub(crate) fn maps(pid: u32) -> BTreeSet<u32> {
+    ids(pid, "map_id:")
+}
+
+fn ids(pid: u32, name: &str) -> BTreeSet<u32> {
     let Ok(files) = fs::read_dir(format!("/proc/{pid}/fdinfo")) else { return BTreeSet::new() };
-    let id =
-        |text: String| text.lines().find_map(|l| l.strip_prefix("prog_id:")?.trim().parse().ok());
+    let id = |text: String| text.lines().find_map(|l| l.strip_prefix(name)?.trim().parse().ok());
     files.flatten().filter_map(|file| id(fs::read_to_string(file.path()).ok()?)).collect()
 }
 

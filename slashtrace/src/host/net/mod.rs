@@ -5,6 +5,8 @@
 pub(crate) mod asked;
 pub(crate) mod census;
 pub(crate) mod foreign;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 pub(crate) mod tables;
 
 use std::{collections::HashSet, fs, io, path::Path};

@@ -12,6 +12,8 @@ mod ends;
 #[cfg(test)]
 pub(crate) mod fake;
 mod fds;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod held;
 mod key;
 mod path;

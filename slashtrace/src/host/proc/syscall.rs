@@ -23,7 +23,7 @@ impl ProcFs {
 
 /// `0 0x0 0x7f… 0x400 …`; `running`; `-1 0x7f… 0x55…` for one that is blocked outside of a system
 /// call.
-fn reads(text: &[u8], fd: u32) -> bool {
+pub(super) fn reads(text: &[u8], fd: u32) -> bool {
     let called = number(first_word(text)).and_then(|call| libc::c_long::try_from(call).ok());
     let argument = text.split(|&b| b == b' ').nth(1).and_then(|argument| {
         let digits = std::str::from_utf8(argument.strip_prefix(b"0x")?).ok()?;

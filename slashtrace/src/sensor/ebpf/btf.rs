@@ -38,6 +38,9 @@ const KIND_ENUM64: u32 = 19;
 const TYPE_SIZE: usize = 12;
 /// How deep members are looked for in anonymous structs and unions.
 const DEPTH_MAX: u32 = 16;
+/// How many members one search looks at: those of the largest struct of a kernel, with what is nested in
+/// it, are some hundreds. What nests twice at each level is looked at thousands of times.
+const MEMBERS_MAX: usize = 65_536;
 
 struct Type {
     kind: u32,
@@ -80,7 +83,8 @@ impl<'a> Btf<'a> {
         let Some(&id) = self.structs.get(strukt.as_bytes()) else {
             return Ok(None);
         };
-        let Some(bits) = self.find_member(id, name.as_bytes(), 0)? else {
+        let mut left = MEMBERS_MAX;
+        let Some(bits) = self.find_member(id, name.as_bytes(), 0, &mut left)? else {
             return Ok(None);
         };
         ensure!(bits % 8 == 0, "{strukt}.{name} is a bit field");
@@ -104,13 +108,21 @@ impl<'a> Btf<'a> {
         Ok(None)
     }
 
-    fn find_member(&self, id: u32, name: &[u8], depth: u32) -> Result<Option<u32>> {
+    /// `left`: how many members may still be looked at.
+    fn find_member(
+        &self,
+        id: u32,
+        name: &[u8],
+        depth: u32,
+        left: &mut usize,
+    ) -> Result<Option<u32>> {
         ensure!(depth < DEPTH_MAX, "BTF nests too deep");
         let this = self.type_at(self.offset_of(id)?)?;
         if this.kind != KIND_STRUCT && this.kind != KIND_UNION {
             return Ok(None);
         }
         for i in 0..this.members {
+            *left = left.checked_sub(1).context("BTF nests too many members")?;
             let at = this.rest + i * TYPE_SIZE;
             let member = self.string(u32_at(self.types, at)?)?;
             let raw = u32_at(self.types, at + 8)?;
@@ -121,7 +133,7 @@ impl<'a> Btf<'a> {
             }
             if member.is_empty() {
                 let inner = self.resolve(u32_at(self.types, at + 4)?)?;
-                if let Some(offset) = self.find_member(inner, name, depth + 1)? {
+                if let Some(offset) = self.find_member(inner, name, depth + 1, left)? {
                     return bits.checked_add(offset).context("BTF offset too large").map(Some);
                 }
             }
@@ -141,6 +153,12 @@ impl<'a> Btf<'a> {
             }
         }
         bail!("BTF nests too deep")
+    }
+
+    /// Names of the structs that have one.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub fn struct_names(&self) -> impl Iterator<Item = String> {
+        self.structs.keys().map(|name| String::from_utf8_lossy(name).into_owned())
     }
 
     fn offset_of(&self, id: u32) -> Result<usize> {
@@ -189,11 +207,11 @@ fn u32_at(data: &[u8], at: usize) -> Result<u32> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     /// BTF by hand: `struct inner {u32 a; u32 b;}`, `struct outer {u32 x; struct {…inner…};}`.
-    fn tiny() -> Vec<u8> {
+    pub(in crate::sensor::ebpf) fn tiny() -> Vec<u8> {
         let strings = b"\0u32\0a\0b\0outer\0x\0E\0ONE\0".to_vec();
         let at = |name: &str| {
             strings
@@ -231,6 +249,28 @@ mod tests {
         assert_eq!(btf.member_offset("nope", "x").unwrap(), None);
         assert_eq!(btf.enumerator("ONE").unwrap(), Some(1));
         assert_eq!(btf.enumerator("TWO").unwrap(), None);
+    }
+
+    #[test]
+    fn what_nests_many_times_is_not_walked_through() {
+        // Each of 14 levels has the one below it 64 times, without a name.
+        let strings = b"\0a\0outer\0".to_vec();
+        let mut types: Vec<u32> = vec![1, KIND_STRUCT << 24 | 1, 4, 1, 0, 0];
+        for level in 1..=14_u32 {
+            types.extend([if level == 14 { 3 } else { 0 }, KIND_STRUCT << 24 | 64, 4]);
+            (0..64).for_each(|_| types.extend([0, level, 0]));
+        }
+        let types: Vec<u8> = types.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let mut data = [&MAGIC.to_ne_bytes()[..], &[1, 0]].concat();
+        for word in [24, 0, types.len() as u32, types.len() as u32, strings.len() as u32] {
+            data.extend(word.to_ne_bytes());
+        }
+        data.extend(types);
+        data.extend(strings);
+        let btf = Btf::parse(&data).unwrap();
+        assert_eq!(btf.member_offset("outer", "a").unwrap(), Some(0));
+        let error = btf.member_offset("outer", "none").unwrap_err();
+        assert_eq!(error.to_string(), "BTF nests too many members");
     }
 
     #[test]

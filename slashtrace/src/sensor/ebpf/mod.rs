@@ -9,6 +9,8 @@
 //! that, `long_argv` what it shows of arguments that the kernel programs do not search.
 
 mod btf;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod inventory;
 mod long_argv;
 mod loss;

@@ -298,7 +298,7 @@ fn task(info: &TaskInfo) -> Task {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
     use slashtrace_ebpf::{CLONES_MAX, SENT_BY_TASK, TerminalKey};
     use zerocopy::IntoBytes as _;
@@ -355,7 +355,7 @@ mod tests {
     }
 
     /// One valid record of each kind.
-    fn records() -> Vec<Vec<u8>> {
+    pub(in crate::sensor::ebpf) fn records() -> Vec<Vec<u8>> {
         let fork = ForkRecord {
             header: header(RecordKind::Fork, size_of::<ForkRecord>()),
             child: info(1),

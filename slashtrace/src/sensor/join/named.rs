@@ -69,12 +69,17 @@ impl Named {
         let file = Root::of(proc, pid).ok()?.file(path, Links::Refuse).ok()?;
         let text = read_itself(&file, SESSION_FILE_MAX).ok();
         let file = self.file.insert(file);
-        let object: serde_json::Value = serde_json::from_slice(&text?).ok()?;
-        let session = object.get(&rule.session_key)?.as_str().filter(|key| !key.is_empty())?;
-        self.session = Some(redact::value(session.as_bytes()));
+        self.session = Some(session_in(&text?, &rule.session_key)?);
         self.written_ns = fstat(&*file).ok().and_then(|stat| written_ns(&stat));
         Some(())
     }
+}
+
+/// The session that a session file names, as it may be shown.
+pub(in crate::sensor) fn session_in(text: &[u8], key: &str) -> Option<String> {
+    let object: serde_json::Value = serde_json::from_slice(text).ok()?;
+    let session = object.get(key)?.as_str().filter(|session| !session.is_empty())?;
+    Some(redact::value(session.as_bytes()))
 }
 
 /// The mtime of a file in the boot clock; none where it is in the future or before the boot.
