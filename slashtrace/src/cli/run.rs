@@ -6,8 +6,8 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use super::{
-    Color, Exit, FailOn, Watching, alone::Alone, print_error, reaping::Reaping, redacting, runtime,
-    screen::Screen,
+    Color, Exit, FailOn, Watching, alone::Alone, bounding::Bounding, print_error, reaping::Reaping,
+    redacting::Redacting, runtime, screen::Screen,
 };
 use crate::{
     daemon::{
@@ -41,6 +41,10 @@ pub struct Args {
     #[arg(long, short)]
     quiet: bool,
     #[command(flatten)]
+    redacting: Redacting,
+    #[command(flatten)]
+    bounding: Bounding,
+    #[command(flatten)]
     fail_on: FailOn,
     #[command(flatten, next_help_heading = "Ending workers")]
     reaping: Reaping,
@@ -51,10 +55,12 @@ pub fn run(args: &Args, profile: &Profile, color: Color) -> Result<Exit> {
     let options = args.watching.options(profile)?;
     let duration = args.duration.map(|span| Duration::from_nanos(span.as_ns()));
     let to_stdout = args.evidence == Path::new("-");
+    let (redaction, note) = args.redacting.of_host();
     let plan = Plan {
         duration,
         policy: args.reaping.policy()?,
-        redaction: redacting::of_this_machine(),
+        redaction,
+        bounds: args.bounding.bounds(),
         reopens: !to_stdout,
         ..Plan::default()
     };
@@ -72,6 +78,11 @@ pub fn run(args: &Args, profile: &Profile, color: Color) -> Result<Exit> {
             && !args.quiet
         {
             screen.line(&why);
+        }
+        if let Some(note) = note
+            && !args.quiet
+        {
+            screen.line(&note);
         }
         let mut sinks: Vec<&mut dyn Sink> = vec![&mut evidence];
         if !args.quiet {

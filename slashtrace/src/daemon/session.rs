@@ -10,7 +10,8 @@ use tokio::{
 
 use self::feed::{abandon, finish, look_after, observe, observe_and_act, observe_and_commit, tick};
 use super::{
-    Sink, command::Command, pipeline::Pipeline, signals::Signals, start::start_record, tally::Tally,
+    Sink, command::Command, pipeline::Pipeline, quota::Bounds, signals::Signals,
+    start::start_record, tally::Tally,
 };
 use crate::{
     host::clock::boottime_ns,
@@ -58,6 +59,8 @@ pub struct Plan {
     pub redaction: Redaction,
     /// Variables for the command, beside its own.
     pub environment: Vec<(OsString, OsString)>,
+    /// How much evidence each user's processes may make.
+    pub bounds: Bounds,
     /// SIGHUP has the evidence opened anew, unless our terminal closed.
     pub reopens: bool,
 }
@@ -129,9 +132,11 @@ pub async fn record(
     let began = Observation { boottime_ns: boottime_ns(), body: start };
     let command =
         plan.command.as_deref().map(|argv| Command::spawn(argv, &plan.environment)).transpose()?;
-    let mut pipeline = Pipeline::new(profile, sinks).redacting(plan.redaction.clone());
+    let pipeline = Pipeline::new(profile, sinks).redacting(plan.redaction.clone());
+    let mut pipeline = pipeline.bounded(plan.bounds);
     if let Some(policy) = &plan.policy {
-        pipeline.reap_with(Reaper::new(profile.clone(), policy.clone()));
+        let reaper = Reaper::new(profile.clone(), policy.clone());
+        pipeline.reap_with(reaper.redacting(plan.redaction.clone()));
     }
     let mut course = Course::new(plan, profile, &description, signals, command, tell);
     let followed = match observe(&mut pipeline, vec![began]) {

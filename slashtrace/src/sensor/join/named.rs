@@ -50,7 +50,7 @@ impl Named {
             entries.find_map(|entry| entry.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
         };
         let resumes = rule.resume_env.as_deref().and_then(value);
-        let resumes = resumes.filter(|key| !key.is_empty()).map(redact::value);
+        let resumes = resumes.filter(|key| !key.is_empty()).map(redact::escape);
         let path = value(&rule.session_file_env);
         if path.is_none() && resumes.is_none() {
             return None;
@@ -71,7 +71,8 @@ impl Named {
         let file = self.file.insert(file);
         let object: serde_json::Value = serde_json::from_slice(&text?).ok()?;
         let session = object.get(&rule.session_key)?.as_str().filter(|key| !key.is_empty())?;
-        self.session = Some(redact::value(session.as_bytes()));
+        // The gate decides what is shown, as it does for the worker's key: they are to be equal.
+        self.session = Some(redact::escape(session.as_bytes()));
         self.written_ns = fstat(&*file).ok().and_then(|stat| written_ns(&stat));
         Some(())
     }
