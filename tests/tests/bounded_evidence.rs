@@ -154,7 +154,7 @@ fn session_keys_that_are_secrets_are_nowhere_and_stay_told_apart() {
         SECRETS.iter().map(|(key, _)| *key).chain([ORDINARY, long.as_str()]).collect();
     let running = place.run("first.ndjson", &[]);
     // Each key has two workers under one gateway, which ends: they are duplicates, then orphans.
-    let of = |key: &&str| place.setup.worker(key, vec![Step::Sleep(120_000)]);
+    let of = |key: &&str| place.setup.worker(key, vec![Step::Sleep(400_000)]);
     let (last, rest) = keys.split_last().expect("there are some");
     let steps = rest.iter().flat_map(|key| [of(key), of(key)]).map(Step::SpawnWithPipe);
     // These orders are too long for an environment.
@@ -188,7 +188,7 @@ fn session_keys_that_are_secrets_are_nowhere_and_stay_told_apart() {
         orphans.len() == all - 2
     });
     // Asked for by the key, what stands for it is meant.
-    let reap = ["reap", "--watch", "6s", "--older-than", "1s", "--json", "--session", JWT];
+    let reap = ["reap", "--watch", "25s", "--older-than", "1s", "--json", "--session", JWT];
     let reap = output(&mut place.slashtrace(&reap));
     let reaped: serde_json::Value = serde_json::from_slice(&reap.stdout).expect("reap prints JSON");
     keep("reap".to_owned(), reap);
@@ -286,9 +286,12 @@ fn flood(token: &str, children: usize) -> Flood {
 
 /// A gateway of the victim's that loses a worker: runs it until that was found and has ended.
 fn run_victim(recording: &Recording, session: &str) {
+    let child = recording.worker(&format!("{session}-child"), vec![Step::Sleep(200)]);
     let forks = Step::Fork(vec![Step::Sleep(300)]);
-    let worker = recording.worker(session, vec![forks, Step::Sleep(9_000)]);
-    let steps = vec![Step::User(VICTIM), Step::SpawnWithPipe(worker), Step::Sleep(3_000)];
+    let worker = recording.worker(session, vec![forks, Step::Sleep(12_000)]);
+    let steps = vec![Step::User(VICTIM), Step::Spawn(child), Step::SpawnWithPipe(worker)];
+    // Who ends in the moments after the spawn only passed through.
+    let steps = steps.into_iter().chain([Step::Sleep(5_000)]).collect();
     Program::new("gateway", steps).run();
     recording.wait_for("the victim's orphan, and its end", PATIENCE, |records| {
         let worker = workers(records).into_iter().find(|it| it.session.as_deref() == Some(session));
