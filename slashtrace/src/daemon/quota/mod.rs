@@ -47,7 +47,7 @@ pub struct Bounds {
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { user: Some(16 << 20), all: Some(64 << 20) }
+        Self { user: Some(64 << 20), all: Some(192 << 20) }
     }
 }
 
@@ -146,7 +146,7 @@ impl Quota {
         {
             // Nothing of it is recorded.
             self.count((uid, need));
-            self.owners.note(&observation.body, uid, false);
+            self.owners.note(&observation.body, uid, false, None);
             return;
         }
         match (charge, observation.body) {
@@ -159,7 +159,8 @@ impl Quota {
                     self.release(charge.0, exit.identity(), into);
                 }
                 let admitted = self.admit(charge, size::of(&body));
-                self.owners.note(&body, charge.0, admitted);
+                let of_worker = subject(&body).and_then(|id| roster.owner(id));
+                self.owners.note(&body, charge.0, admitted, of_worker);
                 if admitted {
                     into.push(Observation { boottime_ns: observation.boottime_ns, body });
                 }
@@ -184,7 +185,7 @@ impl Quota {
 
     /// Whose it is and how much it is needed; none for what is neither counted nor left out.
     fn charge_of(&self, body: &Body, roster: &Roster) -> Option<Charge> {
-        let owner = |id: Identity| roster.owner(id).or_else(|| self.owners.of(id));
+        let owner = |id: Identity| self.owner(id, roster);
         Some(match body {
             Body::Spawn(spawn) => self.of_spawn(spawn, roster),
             Body::Exec(exec) => (owner(exec.identity()), of_exec(exec, roster)),
@@ -210,25 +211,29 @@ impl Quota {
         })
     }
 
-    /// A descendant is its worker's user's, also where it became another one.
+    /// Whose a process is.
+    fn owner(&self, id: Identity, roster: &Roster) -> Option<u32> {
+        self.owners.of(id).or_else(|| roster.owner(id))
+    }
+
+    /// A descendant is its own user's, unless it became root.
     fn of_spawn(&self, spawn: &Spawn, roster: &Roster) -> Charge {
         if spawn.role == Role::Worker {
             return (Some(spawn.uid), Need::Worker);
         }
-        let worker = spawn.worker.and_then(|id| roster.owner(id).or_else(|| self.owners.of(id)));
-        (worker.or(Some(spawn.uid)), Need::Family)
+        let own = Some(spawn.uid).filter(|uid| *uid != 0);
+        let of_worker = || self.owner(spawn.worker?, roster);
+        (own.or_else(of_worker).or(Some(0)), Need::Family)
     }
 
     fn of_exit(&self, exit: &Exit, roster: &Roster) -> Need {
         let id = exit.identity();
-        let known = roster.owner(id).is_some() || self.owners.of(id).is_some();
-        if known { Need::End } else { Need::Worker }
+        if self.owner(id, roster).is_some() { Need::End } else { Need::Worker }
     }
 
     fn of_signal(&self, signal: &Signal, roster: &Roster) -> Option<u32> {
         let sender = signal.sender.as_ref().map(|sender| sender.uid).filter(|uid| *uid != 0);
-        let id = signal.identity();
-        sender.or_else(|| roster.owner(id)).or_else(|| self.owners.of(id))
+        sender.or_else(|| self.owner(signal.identity(), roster))
     }
 
     /// Two samples of one process become one where there is no room for both.

@@ -1,5 +1,5 @@
-//! Whose processes are that the roster does not know: gateways' surroundings, and those whose birth
-//! was left out.
+//! Whose processes are that the roster does not know, or takes for another user's: gateways'
+//! surroundings, descendants of another user, and those whose birth was left out.
 
 use std::collections::VecDeque;
 
@@ -37,10 +37,23 @@ impl Owners {
         self.of.get(&id).is_some_and(|owned| owned.left_out)
     }
 
-    /// Notes what a record says of owners, and whether it was recorded.
-    pub(super) fn note(&mut self, body: &Body, uid: Option<u32>, admitted: bool) {
+    /// Notes what a record says of owners, and whether it was recorded. `of_worker` is whose the worker
+    /// is that a descendant is below.
+    pub(super) fn note(
+        &mut self,
+        body: &Body,
+        uid: Option<u32>,
+        admitted: bool,
+        of_worker: Option<u32>,
+    ) {
         match body {
-            Body::Spawn(spawn) => self.spawned(spawn, uid, admitted),
+            Body::Spawn(spawn) if spawn.role == Role::Worker || !admitted => {
+                self.spawned(spawn, uid, admitted);
+            }
+            // The roster knows it as its worker's user's.
+            Body::Spawn(spawn) if uid != of_worker => {
+                self.put(spawn.identity(), Owned { uid, left_out: false });
+            }
             Body::Exit(exit) => drop(self.of.remove(&exit.identity())),
             _ => {}
         }

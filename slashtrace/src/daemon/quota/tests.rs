@@ -266,6 +266,30 @@ fn more_users_than_are_told_apart_share_a_bound() {
 }
 
 #[test]
+fn a_descendant_is_its_own_user_s_unless_it_became_root() {
+    let mut world = World::new(Some(16 << 10), None);
+    world.feed(S, worker(0, 1));
+    let below = |nth: u32, uid: u32, of: Identity| {
+        Body::from(Spawn { uid, ..testing::spawn(id(FLOODER, nth)).below(of) })
+    };
+    for nth in 1..200 {
+        world.feed(S, below(nth, FLOODER, id(0, 1)));
+        world.feed(S, exit(FLOODER, nth, Role::Descendant));
+    }
+    assert!(world.count(is_spawn_of(FLOODER)) < 60);
+    assert_eq!(world.count(is_spawn_of(0)), 1);
+    // Who becomes root below another user's worker is not root's.
+    world.feed(S, worker(OTHER, 1));
+    for nth in 300..500 {
+        world.feed(S, below(nth, 0, id(OTHER, 1)));
+    }
+    assert!(world.count(is_spawn_of(0)) < 60);
+    world.stop(S);
+    assert!(world.told(GapReason::QuotaFull, FLOODER) > 200);
+    assert!(world.told(GapReason::QuotaFull, OTHER) > 100);
+}
+
+#[test]
 fn without_bounds_everything_passes() {
     let mut world = World::new(None, None);
     for nth in 1..1_000 {
