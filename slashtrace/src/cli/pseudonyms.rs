@@ -86,7 +86,7 @@ fn read(path: &Path) -> Result<Option<PseudonymKey>> {
     let metadata = file.metadata()?;
     let own = metadata.is_file()
         && metadata.uid() == geteuid().as_raw()
-        && metadata.mode() & 0o077 == 0
+        && matches!(metadata.mode() & 0o777, 0o600 | 0o400)
         && metadata.len() == BYTES as u64;
     if !own {
         bail!("{} is not a key that this user alone may read", path.display());
