@@ -2,12 +2,14 @@
 //! May touch: everything, but decides nothing about workers.
 
 mod alone;
+mod bounding;
 pub mod doctor;
 mod exit_codes;
 mod fail_on;
 mod gate;
 pub mod profile;
 pub mod ps;
+mod pseudonyms;
 mod reap;
 mod reaping;
 mod record;
@@ -32,7 +34,7 @@ use jiff::{SignedDuration, Timestamp};
 
 pub use exit_codes::Exit;
 
-use self::fail_on::FailOn;
+use self::{fail_on::FailOn, redacting::Redacting};
 use crate::{
     daemon::{choose::Choice, ending},
     evidence,
@@ -152,6 +154,8 @@ enum Command {
         /// Print JSON for scripts
         #[arg(long)]
         json: bool,
+        #[command(flatten)]
+        redacting: Redacting,
     },
     /// List the workers that nobody can use any more, and why; with --yes, end them
     Reap(reap::Args),
@@ -210,8 +214,8 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
     match &cli.command {
         Command::Run(args) => run::run(args, &profile, color).map(Into::into),
         Command::Record(args) => record::run(args, &profile, color).map(Into::into),
-        Command::Ps { json } => {
-            ps::run(&profile, *json, &mut color.stdout(*json))?;
+        Command::Ps { json, redacting } => {
+            ps::run(&profile, *json, *redacting, &mut color.stdout(*json))?;
             Ok(Exit::Fine.into())
         }
         Command::Reap(args) => reap::run(args, &profile, color).map(Into::into),

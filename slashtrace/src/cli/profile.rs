@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use clap::Subcommand;
 use serde::Serialize;
 
-use super::{Color, Exit, profile_in, redacting};
+use super::{Color, Exit, profile_in, redacting::Redacting};
 use crate::{
     host::proc::{IdentityBook, ProcFs, snapshot},
     model::{Role, Spawn},
@@ -126,8 +126,8 @@ pub(super) fn run(args: &Args, color: Color) -> Result<ExitCode> {
 fn check(proc: &ProcFs, profile: &Profile, json: bool, out: &mut dyn Write) -> Result<()> {
     let mut spawns = snapshot(proc, profile, &mut IdentityBook::new(proc.tick_ns()))
         .with_context(|| format!("cannot read {}; is it mounted?", proc.root().display()))?;
-    let redaction = redacting::of_this_machine();
     spawns.retain(|spawn| spawn.role == Role::Worker);
+    let (redaction, _) = Redacting::default().of_list(&spawns);
     for spawn in &mut spawns {
         redaction.spawn(spawn);
     }

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use super::redacting;
+use super::redacting::Redacting;
 use crate::{
     host::{
         clock,
@@ -16,6 +16,7 @@ use crate::{
     model::Identity,
     profile::Profile,
     report::ps,
+    unhurried,
 };
 
 /// The kernel walks page tables for a proportional set: with many workers that is left off after
@@ -26,17 +27,32 @@ const PSS_TIME: Duration = Duration::from_millis(500);
 ///
 /// # Errors
 /// If /proc cannot be read or `out` cannot be written.
-pub fn run(profile: &Profile, json: bool, out: &mut dyn Write) -> Result<()> {
-    run_on(&ProcFs::default(), profile, json, out)
+pub(super) fn run(
+    profile: &Profile,
+    json: bool,
+    redacting: Redacting,
+    out: &mut dyn Write,
+) -> Result<()> {
+    run_on(&ProcFs::default(), profile, json, redacting, out)
 }
 
-fn run_on(proc: &ProcFs, profile: &Profile, json: bool, out: &mut dyn Write) -> Result<()> {
+fn run_on(
+    proc: &ProcFs,
+    profile: &Profile,
+    json: bool,
+    redacting: Redacting,
+    out: &mut dyn Write,
+) -> Result<()> {
     let mut spawns =
         snapshot(proc, profile, &mut IdentityBook::new(proc.tick_ns())).with_context(|| {
             let root = proc.root().display();
             format!("cannot read {root}; is it mounted? `mount -t proc proc {root}`")
         })?;
-    let redaction = redacting::of_this_machine();
+    let (redaction, note) = redacting.of_list(&spawns);
+    if let Some(note) = note {
+        // The list is whole all the same.
+        drop(writeln!(unhurried::stderr(), "{note}"));
+    }
     for spawn in &mut spawns {
         redaction.spawn(spawn);
     }
@@ -71,7 +87,8 @@ mod tests {
 
     fn printed(fake: &FakeProc, json: bool) -> String {
         let mut out = Vec::new();
-        run_on(&fake.proc(), &Profile::hermes(), json, &mut out).unwrap();
+        let (proc, profile) = (fake.proc(), Profile::hermes());
+        run_on(&proc, &profile, json, Redacting::default(), &mut out).unwrap();
         strip_str(str::from_utf8(&out).unwrap()).to_string()
     }
 
@@ -92,8 +109,9 @@ mod tests {
 
     #[test]
     fn without_proc_it_says_what_to_do() {
-        let error = run_on(&ProcFs::new("/nowhere"), &Profile::hermes(), false, &mut Vec::new())
-            .unwrap_err();
+        let (proc, profile) = (ProcFs::new("/nowhere"), Profile::hermes());
+        let error = run_on(&proc, &profile, false, Redacting::default(), &mut Vec::new());
+        let error = error.unwrap_err();
         assert!(format!("{error:#}").contains("mount -t proc"), "{error:#}");
     }
 }

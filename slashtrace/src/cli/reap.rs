@@ -5,7 +5,8 @@ use anyhow::{Context as _, Result};
 use super::{
     Color, Exit, Watching,
     reaping::{Whom, default_triggers},
-    redacting, runtime,
+    redacting::Redacting,
+    runtime,
     screen::Screen,
 };
 use crate::{
@@ -18,6 +19,7 @@ use crate::{
     model::Mode,
     profile::{Profile, Span},
     reaper::{Policy, Trigger},
+    redact,
     report::reap::Reaped,
 };
 
@@ -56,6 +58,8 @@ pub struct Args {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    redacting: Redacting,
+    #[command(flatten)]
     whom: Whom,
     #[command(flatten)]
     watching: Watching,
@@ -67,7 +71,15 @@ pub fn run(args: &Args, profile: &Profile, color: Color) -> Result<Exit> {
     let screen = Screen::stderr(color);
     let span = |span: Span| Duration::from_nanos(span.as_ns());
     let (protect, mut scope) = args.whom.protect()?;
-    scope.sessions = args.sessions.iter().cloned().collect();
+    let (redaction, note) = args.redacting.of_host();
+    if let Some(note) = note {
+        screen.line(&note);
+    }
+    // The key itself, or what is shown for it.
+    let shown = |key: &String| {
+        [key.clone(), redaction.session_key(&redact::escape(key.as_bytes())).into_owned()]
+    };
+    scope.sessions = args.sessions.iter().flat_map(shown).collect();
     let policy = Policy {
         mode: if args.yes { Mode::Enforce } else { Mode::DryRun },
         triggers: default_triggers(&args.kinds),
@@ -82,7 +94,7 @@ pub fn run(args: &Args, profile: &Profile, color: Color) -> Result<Exit> {
         duration: Some(span(args.watch)),
         status: screen.is_terminal().then_some(STATUS_EVERY),
         policy: Some(policy),
-        redaction: redacting::of_this_machine(),
+        redaction,
         ..Plan::default()
     };
     let mut reaped = Reaped::default();

@@ -4,8 +4,8 @@ use anyhow::{Context as _, Result};
 use jiff::{ZonedDateTime, tz::TimeZone};
 
 use super::{
-    Color, Exit, FailOn, Watching, gate::Gate, print_error, redacting::Redacting, runtime,
-    screen::Screen,
+    Color, Exit, FailOn, Watching, bounding::Bounding, gate::Gate, print_error,
+    redacting::Redacting, runtime, screen::Screen,
 };
 use crate::{
     bundle::Folder,
@@ -17,6 +17,7 @@ use crate::{
     },
     evidence::EvidenceWriter,
     profile::{Profile, Span},
+    redact::Redaction,
     report::{digest::Digest, live::Live, table, terminal_width, text},
     sensor::{
         Sensor,
@@ -51,6 +52,8 @@ pub struct Args {
     quiet: bool,
     #[command(flatten)]
     redacting: Redacting,
+    #[command(flatten)]
+    bounding: Bounding,
     #[command(flatten)]
     fail_on: FailOn,
     #[command(flatten)]
@@ -101,7 +104,13 @@ fn recorded(args: &Args, profile: &Profile, color: Color) -> Result<Exit> {
                 sinks.push(&mut live);
             }
             sinks.push(&mut digest);
-            let plan = plan(args, &screen);
+            let (redaction, note) = args.redacting.of_recording();
+            if let Some(note) = note
+                && !args.quiet
+            {
+                screen.line(&note);
+            }
+            let plan = plan(args, redaction, &screen);
             let (sensor, plan) = if args.command.is_empty() || args.system {
                 (sensor, plan)
             } else {
@@ -174,7 +183,7 @@ fn command_code(ended: &Ended, args: &Args) -> Option<u8> {
     }
 }
 
-fn plan(args: &Args, screen: &Screen) -> Plan {
+fn plan(args: &Args, redaction: Redaction, screen: &Screen) -> Plan {
     let duration = |span: Span| Duration::from_nanos(span.as_ns());
     let alone = args.command.is_empty();
     Plan {
@@ -185,7 +194,8 @@ fn plan(args: &Args, screen: &Screen) -> Plan {
         policy: None,
         // A command has the terminal to itself.
         status: (alone && !args.quiet && screen.is_terminal()).then_some(STATUS_EVERY),
-        redaction: args.redacting.redaction(),
+        redaction,
+        bounds: args.bounding.bounds(),
         environment: Vec::new(),
         reopens: false,
         resumed: None,

@@ -2,35 +2,76 @@ use std::fs;
 
 use clap::ValueEnum;
 
-use crate::redact::Redaction;
+use super::pseudonyms;
+use crate::{
+    model::Spawn,
+    redact::{PseudonymKey, Redaction, is_hidden},
+};
 
 /// What is shown of sessions.
-#[derive(clap::Args, Clone, Copy, Debug)]
+#[derive(clap::Args, Clone, Copy, Debug, Default)]
 pub(super) struct Redacting {
     /// Session keys as they are, or pseudonyms: the same for the same key within this recording,
-    /// and of no use for finding out the key
-    #[arg(long, value_name = "HOW", default_value = "keep")]
-    sessions: Sessions,
+    /// and of no use for finding out the key. Keys that look like a secret or an address, or are
+    /// longer than 256 bytes, are pseudonyms in any case
+    #[arg(long = "sessions", value_name = "HOW", default_value = "keep")]
+    how: Sessions,
 }
 
-#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
 enum Sessions {
+    #[default]
     Keep,
     Hash,
 }
 
+/// A gate, and what people are to know of it.
+pub(super) type Gate = (Redaction, Option<String>);
+
 impl Redacting {
-    /// The gate for what is observed on this machine.
-    pub(super) fn redaction(self) -> Redaction {
-        match self.sessions {
-            Sessions::Keep => of_this_machine(),
-            Sessions::Hash => of_this_machine().hashing_sessions(),
+    /// The gate for a recording that others may get. Pseudonyms that were asked for are of this
+    /// recording alone.
+    pub(super) fn of_recording(self) -> Gate {
+        match self.how {
+            Sessions::Keep => keyed(of_this_machine()),
+            Sessions::Hash => (of_this_machine().hashing_sessions(), None),
+        }
+    }
+
+    /// The gate for what goes on over restarts, or is asked for again: a key has the same pseudonym
+    /// at each start on this host.
+    pub(super) fn of_host(self) -> Gate {
+        let (redaction, note) = keyed(of_this_machine());
+        match self.how {
+            Sessions::Keep => (redaction, note),
+            Sessions::Hash => (redaction.hashing_sessions(), note),
+        }
+    }
+
+    /// The same for a list; without pseudonyms in it their key is not needed.
+    pub(super) fn of_list(self, spawns: &[Spawn]) -> Gate {
+        let hidden = |spawn: &Spawn| spawn.session.as_deref().is_some_and(is_hidden);
+        if self.how == Sessions::Hash || spawns.iter().any(hidden) {
+            self.of_host()
+        } else {
+            (of_this_machine(), None)
+        }
+    }
+}
+
+/// With this host's key, or one that nobody keeps.
+fn keyed(redaction: Redaction) -> Gate {
+    match pseudonyms::of_this_host() {
+        Ok(key) => (redaction.keyed(key), None),
+        Err(error) => {
+            let note = format!("pseudonyms of session keys are of this run alone: {error:#}");
+            (redaction.keyed(PseudonymKey::random()), Some(note))
         }
     }
 }
 
 /// Masks the names of this machine and its users.
-pub(super) fn of_this_machine() -> Redaction {
+fn of_this_machine() -> Redaction {
     let node = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let host = node.split('.').next().unwrap_or_default().to_owned();
     let asked = ["SUDO_USER", "USER", "LOGNAME"].into_iter();

@@ -6,8 +6,8 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use super::{
-    Color, Exit, FailOn, Watching, alone::Alone, print_error, reaping::Reaping, redacting, runtime,
-    screen::Screen,
+    Color, Exit, FailOn, Watching, alone::Alone, bounding::Bounding, print_error, reaping::Reaping,
+    redacting::Redacting, runtime, screen::Screen,
 };
 use crate::{
     daemon::{
@@ -47,6 +47,10 @@ pub struct Args {
     #[arg(long, short)]
     quiet: bool,
     #[command(flatten)]
+    redacting: Redacting,
+    #[command(flatten)]
+    bounding: Bounding,
+    #[command(flatten)]
     fail_on: FailOn,
     #[command(flatten, next_help_heading = "Ending workers")]
     reaping: Reaping,
@@ -58,10 +62,12 @@ pub fn run(args: &Args, profile: &Profile, color: Color) -> Result<Exit> {
     let duration = args.duration.map(|span| Duration::from_nanos(span.as_ns()));
     let to_stdout = args.evidence == Path::new("-");
     let in_folder = !to_stdout && is_folder(&args.evidence);
+    let (redaction, note) = args.redacting.of_host();
     let plan = Plan {
         duration,
         policy: args.reaping.policy()?,
-        redaction: redacting::of_this_machine(),
+        redaction,
+        bounds: args.bounding.bounds(),
         reopens: !to_stdout,
         ..Plan::default()
     };
@@ -85,7 +91,7 @@ pub fn run(args: &Args, profile: &Profile, color: Color) -> Result<Exit> {
         before: resumed.as_ref().map(|resumed| resumed.before.clone()).unwrap_or_default(),
         ..options
     };
-    let note = resumed.as_ref().and_then(|resumed| resumed.note.clone());
+    let going_on = resumed.as_ref().and_then(|resumed| resumed.note.clone());
     let plan = Plan { resumed, ..plan };
     ending::watch(Promise::Ended).context("cannot watch over signals")?;
     let screen = Screen::stderr(color);
@@ -98,7 +104,8 @@ pub fn run(args: &Args, profile: &Profile, color: Color) -> Result<Exit> {
         {
             screen.line(&why);
         }
-        if let Some(note) = note.filter(|_| !args.quiet) {
+        let notes = note.into_iter().chain(going_on);
+        for note in notes.filter(|_| !args.quiet) {
             screen.line(&note);
         }
         let mut sinks: Vec<&mut dyn Sink> = vec![&mut evidence];

@@ -1,6 +1,7 @@
 //! The pipeline: sensor → record → engine → sinks. `pipeline` gives observations their place and
 //! judges them, `session` drives it with a sensor until it is told to stop, `replay` with what was
-//! recorded; `choose` picks the sensor, `command` runs what is traced, `tally` counts.
+//! recorded; `choose` picks the sensor, `command` runs what is traced, `tally` counts, `quota`
+//! bounds what each user has written.
 //! May touch: everything; it is the only place where the parts meet.
 
 /// Picks the sensor set.
@@ -10,6 +11,8 @@ mod command;
 pub mod ending;
 /// Gives observations their place and judges them.
 pub mod pipeline;
+/// How much evidence each user's processes may make.
+pub mod quota;
 /// Drives the pipeline with what was recorded.
 pub mod replay;
 /// Goes on where an earlier recording ended.

@@ -1,9 +1,13 @@
-use std::future::pending;
+use std::{future::pending, mem};
 
 use anyhow::Result;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
-use super::{Sink, tally::Tally};
+use super::{
+    Sink,
+    quota::{Bounds, Quota},
+    tally::Tally,
+};
 use crate::{
     engine::Engine,
     model::{Body, Checkpoint, FORMAT_VERSION, Gap, GapReason, Observation, Record, Tick},
@@ -19,6 +23,10 @@ use crate::{
 /// and for a replay, which has none.
 pub struct Pipeline<'a> {
     redaction: Redaction,
+    /// None in a replay: what was left out is not there.
+    quota: Option<Quota>,
+    /// What the quota lets pass, while it is recorded.
+    passing: Vec<Observation>,
     roster: Roster,
     engine: Engine,
     reaper: Option<Reaper>,
@@ -36,6 +44,8 @@ impl<'a> Pipeline<'a> {
     pub fn new(profile: &Profile, sinks: Vec<&'a mut dyn Sink>) -> Self {
         Self {
             redaction: Redaction::default(),
+            quota: None,
+            passing: Vec::new(),
             roster: Roster::new(profile),
             engine: Engine::new(),
             reaper: None,
@@ -51,6 +61,13 @@ impl<'a> Pipeline<'a> {
     #[must_use]
     pub fn redacting(mut self, redaction: Redaction) -> Self {
         self.redaction = redaction;
+        self
+    }
+
+    /// Leaves out what goes beyond these bounds, and tells of it.
+    #[must_use]
+    pub fn bounded(mut self, bounds: Bounds) -> Self {
+        self.quota = Some(Quota::new(bounds));
         self
     }
 
@@ -104,6 +121,31 @@ impl<'a> Pipeline<'a> {
     pub fn observe(&mut self, observation: Observation, time: Timestamp) -> Result<Vec<Record>> {
         let mut observation = observation;
         self.redaction.apply(&mut observation.body);
+        let Some(quota) = &mut self.quota else { return self.place(observation, time) };
+        let now_ns = observation.boottime_ns;
+        let mut passing = mem::take(&mut self.passing);
+        quota.pass(observation, &self.roster, &mut passing);
+        let mut findings = Vec::new();
+        for observation in passing.drain(..) {
+            // One that waited was made earlier.
+            let ago = i128::from(now_ns) - i128::from(observation.boottime_ns);
+            let ago = SignedDuration::from_nanos(i64::try_from(ago).unwrap_or(0));
+            let made = time.checked_sub(ago).unwrap_or(time);
+            findings.extend(self.place(observation, made)?);
+        }
+        self.passing = passing;
+        if let Some(quota) = &mut self.quota {
+            for record in &findings {
+                if let Body::Finding(finding) = &record.body {
+                    quota.charge(finding, &record.body, &self.roster);
+                }
+            }
+        }
+        Ok(findings)
+    }
+
+    /// Gives an observation the next place.
+    fn place(&mut self, observation: Observation, time: Timestamp) -> Result<Vec<Record>> {
         let record = Record {
             v: FORMAT_VERSION,
             // A checkpoint belongs to the `start` before it.
@@ -245,7 +287,7 @@ impl<'a> Pipeline<'a> {
     /// have been among them, and is announced again.
     pub fn tell_of_missed(&mut self, lost: u64, now_ns: u64, time: Timestamp) -> Result<()> {
         self.missed += lost;
-        let gap = Gap { reason: GapReason::NotWritten, lost, resynced: false };
+        let gap = Gap { reason: GapReason::NotWritten, lost, resynced: false, uid: None };
         self.observe(Observation { boottime_ns: now_ns, body: Body::Gap(gap) }, time)?;
         let again = self.reaper.as_mut().map(|reaper| reaper.announce_again(now_ns));
         for observation in again.into_iter().flatten() {
@@ -257,6 +299,11 @@ impl<'a> Pipeline<'a> {
     /// Records that were not written.
     pub fn missed(&self) -> u64 {
         self.missed
+    }
+
+    /// Whether records were left out that findings need.
+    pub fn left_out(&self) -> bool {
+        self.quota.as_ref().is_some_and(Quota::left_out)
     }
 
     /// Has files opened anew.

@@ -286,7 +286,12 @@ mod tests {
     fn what_rests_on_missing_records_is_taken_as_it_is() {
         let lines = recording();
         // The spawns were not written, the findings were.
-        let gap = crate::model::Gap { reason: GapReason::NotWritten, lost: 2, resynced: false };
+        let gap = crate::model::Gap {
+            reason: GapReason::NotWritten,
+            lost: 2,
+            resynced: false,
+            uid: None,
+        };
         let gap = line(&samples::record(4, 62_000_000_000, Body::Gap(gap))).unwrap();
         let first = lines.iter().position(|line| is_finding(line)).unwrap();
         assert!(first >= 3, "{first}");

@@ -23,7 +23,8 @@ use crate::{
 };
 
 /// That nobody watched.
-pub(super) const NOT_WATCHED: Gap = Gap { reason: GapReason::NotWatched, lost: 0, resynced: true };
+pub(super) const NOT_WATCHED: Gap =
+    Gap { reason: GapReason::NotWatched, lost: 0, uid: None, resynced: true };
 
 /// What a recording goes on from.
 #[derive(Clone, Debug, Default)]

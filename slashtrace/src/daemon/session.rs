@@ -10,7 +10,7 @@ use tokio::{
 
 use self::feed::{abandon, finish, look_after, observe, observe_and_act, observe_and_commit, tick};
 use super::{
-    Sink, command::Command, pipeline::Pipeline, resume::Resumed, signals::Signals,
+    Sink, command::Command, pipeline::Pipeline, quota::Bounds, resume::Resumed, signals::Signals,
     start::start_record, tally::Tally,
 };
 use crate::{
@@ -61,6 +61,8 @@ pub struct Plan {
     pub redaction: Redaction,
     /// Variables for the command, beside its own.
     pub environment: Vec<(OsString, OsString)>,
+    /// How much evidence each user's processes may make.
+    pub bounds: Bounds,
     /// SIGHUP has the evidence opened anew, unless our terminal closed.
     pub reopens: bool,
     /// What it goes on from.
@@ -140,10 +142,12 @@ pub async fn record(
     }
     let command =
         plan.command.as_deref().map(|argv| Command::spawn(argv, &plan.environment)).transpose()?;
-    let mut pipeline = Pipeline::new(profile, sinks).redacting(plan.redaction.clone());
+    let pipeline = Pipeline::new(profile, sinks).redacting(plan.redaction.clone());
+    let mut pipeline = pipeline.bounded(plan.bounds);
     if let Some(policy) = &plan.policy {
-        let mut reaper = Reaper::new(profile.clone(), policy.clone());
-        if plan.resumed.is_some() {
+        let reaper = Reaper::new(profile.clone(), policy.clone());
+        let mut reaper = reaper.redacting(plan.redaction.clone());
+        if resumed.is_some() {
             reaper.wait_until(boottime_ns() + LOOKED_AROUND.as_nanos() as u64);
         }
         pipeline.reap_with(reaper);

@@ -187,7 +187,8 @@ mod tests {
         };
         assert!(!tally(vec![]).complete() && !tally(vec![]).stopped());
         assert!(tally(vec![stop(true)]).complete());
-        let gap = Body::Gap(Gap { reason: GapReason::RingFull, lost: 3, resynced: true });
+        let gap =
+            Body::Gap(Gap { reason: GapReason::RingFull, lost: 3, resynced: true, uid: None });
         let lossy = tally(vec![gap, stop(false)]);
         assert!(lossy.stopped() && !lossy.complete());
         assert_eq!(lossy.lost(), 3);

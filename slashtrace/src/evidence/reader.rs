@@ -444,7 +444,7 @@ mod tests {
         let all = lines();
         let gap = all.iter().find(|line| line.contains("\"gap\"")).unwrap();
         let mut gap: Record = serde_json::from_str(gap).unwrap();
-        let lost = |lost| Gap { reason: GapReason::NotWritten, lost, resynced: false };
+        let lost = |lost| Gap { reason: GapReason::NotWritten, lost, resynced: false, uid: None };
         (gap.seq, gap.body) = (43, Body::Gap(lost(40)));
         let (records, none) = read(&format!("{}\n{}\n{}\n", all[0], all[1], line(&gap).unwrap()));
         assert!(none.is_none() && records.len() == 3, "{none:?}");

@@ -251,7 +251,7 @@ pub(crate) fn all() -> Vec<Record> {
         })),
         Body::Action(Box::new(action())),
         Body::Tick(Tick { memory: Some(MEMORY) }),
-        Body::Gap(Gap { reason: GapReason::RingFull, lost: 7, resynced: true }),
+        Body::Gap(Gap { reason: GapReason::RingFull, lost: 7, resynced: true, uid: None }),
         Body::Stop(Stop {
             reason: "interrupted".to_owned(),
             counters: BTreeMap::from([("seen".to_owned(), 4711), ("matched".to_owned(), 1)]),

@@ -362,7 +362,7 @@ mod tests {
             assert!(Instant::now() < until, "{standing:?}");
             std::thread::sleep(Duration::from_millis(10));
         };
-        let gap = Gap { reason: GapReason::NotWritten, lost: missed, resynced: false };
+        let gap = Gap { reason: GapReason::NotWritten, lost: missed, resynced: false, uid: None };
         put(&mut writer, &samples::record(many, many, Body::Gap(gap)));
         put(&mut writer, &tick(many + 1));
         assert!(!writer.standing().unwrap().behind);

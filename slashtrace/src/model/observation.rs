@@ -531,12 +531,23 @@ pub enum GapReason {
     /// Records could not be written for longer than they could be held: `lost` of them are missing
     /// right before this one, and `seq` goes on after them.
     NotWritten,
+    /// A user's processes made more evidence than they may within a minute: births of workers or of
+    /// what descends from them, or what was seen of terminals and clients, are not recorded.
+    QuotaFull,
+    /// The same of news alone, on which no finding rests: samples that became one with a later one of
+    /// the same process, signals, and programs that descendants executed.
+    QuotaNews,
 }
 
 impl GapReason {
     /// The name in the format.
     pub fn name(self) -> &'static str {
         self.into()
+    }
+
+    /// Whether it was seen, and is not recorded because there was too much of one user's.
+    pub const fn is_quota(self) -> bool {
+        matches!(self, Self::QuotaFull | Self::QuotaNews)
     }
 }
 
@@ -549,6 +560,10 @@ pub struct Gap {
     pub lost: u64,
     /// Whether the state was read again from /proc (false for reasons that cannot hide a worker).
     pub resynced: bool,
+    /// The user whose records they were (`quota-full` and `quota-news`), a real user id; absent where
+    /// that is nobody in particular.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
 }
 
 /// The machine that was observed. Names of people and hosts are left out.

@@ -20,6 +20,7 @@ use crate::{
     },
     model::{Identity, Kind, Terminal},
     profile::Profile,
+    redact::Redaction,
 };
 
 /// An exec that came before this was reported long since.
@@ -62,6 +63,8 @@ pub(super) struct Checks {
     proc: ProcFs,
     root: PathBuf,
     profile: Profile,
+    /// The gate that the session keys of decisions have passed.
+    redaction: Redaction,
     protect: Protect,
     prepared: Prepared,
     unix: RefCell<UnixEnds>,
@@ -80,6 +83,7 @@ impl Checks {
         Self {
             root: root.to_owned(),
             profile,
+            redaction: Redaction::default(),
             protect: policy.protect.clone(),
             prepared: Prepared::new(proc.clone(), policy),
             unix: RefCell::default(),
@@ -88,6 +92,11 @@ impl Checks {
             in_vain: Cell::new(None),
             proc,
         }
+    }
+
+    /// Compares session keys as this gate shows them.
+    pub(super) fn redact_with(&mut self, redaction: Redaction) {
+        self.redaction = redaction;
     }
 
     /// What was opened in advance.
@@ -221,6 +230,7 @@ impl Checks {
             return Err(No::because("its arguments are no worker's by now"));
         };
         let session = self.proc.session_key(decision.worker, &found);
+        let session = session.map(|key| self.redaction.session_key(&key).into_owned());
         let unseen = decision.session.is_none() && decision.argv_truncated;
         if session != decision.session && !unseen {
             return Err(No::because("its arguments name another session by now"));

@@ -15,6 +15,7 @@ use crate::{
     host::pidfd::{self, has_ended},
     model::{Action, Identity, Mode, Outcome, Phase, Record, Step},
     profile::Profile,
+    redact::Redaction,
 };
 
 /// How long a process may take to end after SIGKILL before it is said to have survived: it is in
@@ -94,6 +95,11 @@ impl Executor {
             mode: policy.mode,
             term_grace_ns: u64::try_from(policy.term_grace.as_nanos()).unwrap_or(u64::MAX),
         }
+    }
+
+    /// Compares session keys as this gate shows them, which the records have passed.
+    pub fn redact_with(&mut self, redaction: Redaction) {
+        self.checks.redact_with(redaction);
     }
 
     /// Takes one record; all of them are to be given, in order.

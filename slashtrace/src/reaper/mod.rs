@@ -32,6 +32,7 @@ use crate::{
     host::clock::boottime_ns,
     model::{Action, Body, Observation, Record, Step},
     profile::Profile,
+    redact::Redaction,
     roster::Roster,
 };
 
@@ -73,6 +74,13 @@ impl Reaper {
         let executor = Executor::new(profile, &policy);
         let judge = Judge::new(policy);
         Self { judge, executor, ready: Vec::new(), running: Vec::new(), waits_until: 0 }
+    }
+
+    /// For records whose session keys have passed this gate.
+    #[must_use]
+    pub fn redacting(mut self, redaction: Redaction) -> Self {
+        self.executor.redact_with(redaction);
+        self
     }
 
     /// Takes one record; all of them are to be given, in order.

@@ -1,13 +1,15 @@
 //! The one place that decides which bytes of the outside world may be shown, and how. Default-deny:
 //! what is not known to be harmless is masked. Sensors hand what they read through the functions
 //! here; `stage` is the gate that every observation passes on its way to whoever judges or writes;
-//! `secrets` knows what secrets look like. Pure.
+//! `keys` knows which session keys are shown, `secrets` what secrets look like. Pure.
 
+mod keys;
 mod secrets;
 mod stage;
 
 use std::fmt::Write as _;
 
+pub use keys::{PseudonymKey, is_hidden};
 pub use stage::Redaction;
 
 use slashtrace_ebpf::fnv1a;
@@ -134,9 +136,13 @@ pub fn unit(name: &str) -> String {
 /// A value that the profile names (a session key, a model): escaped, home folders, and the user and
 /// query parts of URLs masked, cut where it is long.
 pub fn value(token: &[u8]) -> String {
-    let text = escape(token);
+    value_of(&escape(token))
+}
+
+/// The same of text that is escaped.
+fn value_of(text: &str) -> String {
     let Some((scheme, rest)) = text.split_once("://") else {
-        return cut(&mask_home(&text));
+        return cut(&mask_home(text));
     };
     let (rest, query) = match rest.find(['?', '#']) {
         Some(at) => (&rest[..at], &rest[at..=at]),

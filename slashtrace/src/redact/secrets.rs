@@ -144,25 +144,30 @@ fn words(text: &str) -> impl Iterator<Item = (usize, &str)> {
     })
 }
 
-fn is_mail_domain(rest: &str) -> bool {
+/// Whether text begins with a domain, as it stands behind the `@` of a mail address.
+pub(super) fn is_mail_domain(rest: &str) -> bool {
     let end = rest.find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '.' | '-')));
     let domain = &rest[..end.unwrap_or(rest.len())];
     let top = domain.rsplit_once('.').map(|(_, top)| top);
     top.is_some_and(|top| top.len() >= 2 && top.bytes().all(|b| b.is_ascii_alphabetic()))
 }
 
-/// Whether a word is a known sort of token, or looks drawn at random.
-pub(super) fn is_secret(word: &str) -> bool {
-    if word.len() < SHORTEST {
+/// Whether text begins with a known sort of token.
+pub(super) fn begins_as_token(text: &str) -> bool {
+    if text.len() < SHORTEST {
         return false;
     }
-    let first = word.as_bytes()[0];
-    let begins = |prefix: &&str| {
+    let first = text.as_bytes()[0];
+    PREFIXES.iter().any(|prefix| {
         // The first byte alone tells most of them apart.
         prefix.as_bytes()[0] == first
-            && word.strip_prefix(prefix).is_some_and(|rest| rest.len() >= REST_MIN)
-    };
-    if PREFIXES.iter().any(begins) {
+            && text.strip_prefix(prefix).is_some_and(|rest| rest.len() >= REST_MIN)
+    })
+}
+
+/// Whether a word is a known sort of token, or looks drawn at random.
+pub(super) fn is_secret(word: &str) -> bool {
+    if begins_as_token(word) {
         return true;
     }
     if word.len() < RANDOM_MIN {
@@ -185,7 +190,7 @@ pub(super) fn is_secret(word: &str) -> bool {
 }
 
 /// How often letters of one case, letters of the other and digits take turns.
-fn runs(word: &str) -> usize {
+pub(super) fn runs(word: &str) -> usize {
     let class = |b: u8| match b {
         b'0'..=b'9' => 1,
         b'a'..=b'z' => 2,

@@ -1,8 +1,8 @@
 //! The one gate between the sensors and everything else: what has passed it may be shown.
 
-use std::{borrow::Cow, collections::hash_map::RandomState, hash::BuildHasher as _};
+use std::borrow::Cow;
 
-use super::secrets;
+use super::{PseudonymKey, keys, secrets, value_of};
 use crate::model::{Body, Exec, Process, Program, Spawn, TerminalEvent};
 
 /// Names shorter than this are words.
@@ -15,11 +15,19 @@ const COMMON: [&str; 14] = [
 
 /// What of a recording is masked beyond what the sensors mask. Applied to every observation before
 /// it is judged or written, so that replay sees what the engine saw.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Redaction {
     names: Vec<String>,
-    /// Keyed by random numbers of this recording, which nobody keeps.
-    sessions: Option<RandomState>,
+    pseudonyms: PseudonymKey,
+    /// No session key is shown, whatever it looks like.
+    every_session: bool,
+}
+
+impl Default for Redaction {
+    /// Masks no names. Pseudonyms are of this redaction alone.
+    fn default() -> Self {
+        Self { names: Vec::new(), pseudonyms: PseudonymKey::random(), every_session: false }
+    }
 }
 
 impl Redaction {
@@ -28,15 +36,30 @@ impl Redaction {
         let told = |name: &String| {
             name.len() >= NAME_MIN && !COMMON.contains(&name.to_ascii_lowercase().as_str())
         };
-        Self { names: names.into_iter().filter(told).collect(), sessions: None }
+        Self { names: names.into_iter().filter(told).collect(), ..Self::default() }
     }
 
-    /// Puts a pseudonym (SipHash-1-3 under a random key) in place of each session key. The same key
-    /// has the same one within a recording and another one in every other.
+    /// Makes pseudonyms under this key: the same for the same session wherever it is used.
+    #[must_use]
+    pub fn keyed(mut self, key: PseudonymKey) -> Self {
+        self.pseudonyms = key;
+        self
+    }
+
+    /// Puts a pseudonym in place of each session key, not only of those that look like a secret.
     #[must_use]
     pub fn hashing_sessions(mut self) -> Self {
-        self.sessions = Some(RandomState::new());
+        self.every_session = true;
         self
+    }
+
+    /// What stands for a session key, escaped: itself, or a pseudonym.
+    pub fn session_key<'a>(&self, key: &'a str) -> Cow<'a, str> {
+        if self.every_session || keys::is_hidden(key) {
+            Cow::Owned(self.pseudonyms.pseudonym(key))
+        } else {
+            keys::shown(key)
+        }
     }
 
     /// Masks what is to be masked of an observation.
@@ -100,27 +123,40 @@ impl Redaction {
             thread: _,
             rule: _,
         } = spawn;
-        self.text(comm);
+        let key = session.take();
+        *session = key.as_deref().map(|key| self.session_key(key).into_owned());
+        let key = key.as_deref().zip(session.as_deref());
         let parent = parent.iter_mut();
         let parent = parent
             .flat_map(|parent| std::iter::once(&mut parent.process).chain(&mut parent.forker));
         let above = parent.chain(ancestors).chain(opener);
-        above.for_each(|process| self.process(process));
-        self.maybe(model);
-        let key = session.clone();
-        if let Some(session) = session {
-            self.session(session);
+        for Process { comm, argv0, launcher: _, pid: _, start_ns: _ } in above {
+            [Some(comm), argv0.as_mut()].into_iter().flatten().for_each(|it| self.beside(it, key));
         }
+        [Some(comm), model.as_mut()].into_iter().flatten().for_each(|it| self.beside(it, key));
         for token in argv {
-            // The session is a token of its own or behind the `=` of its flag.
-            match key.as_deref().and_then(|key| token.strip_suffix(key)) {
+            let Some((key, shown)) = key else {
+                self.text(token);
+                continue;
+            };
+            // The session is a token of its own or behind the `=` of its flag, and may be cut there.
+            let value = value_of(key);
+            let before = token.strip_suffix(key).or_else(|| token.strip_suffix(&value));
+            match before {
                 Some(before) if before.is_empty() || before.ends_with('=') => {
-                    let session = session.as_deref().unwrap_or_default();
-                    *token = format!("{before}{session}");
+                    *token = format!("{before}{shown}");
                 }
-                _ => self.text(token),
+                _ => self.beside(token, Some((key, shown))),
             }
         }
+    }
+
+    /// Text beside a session key: where that one is not shown, it does not stand here either.
+    fn beside(&self, text: &mut String, key: Option<(&str, &str)>) {
+        if let Some((key, shown)) = key.filter(|(key, _)| keys::is_hidden(key)) {
+            keys::without(text, key, shown);
+        }
+        self.text(text);
     }
 
     fn terminal(&self, event: &mut TerminalEvent) {
@@ -141,7 +177,11 @@ impl Redaction {
             processes: _,
         } = event;
         [master, leader, closer].into_iter().flatten().for_each(|process| self.process(process));
-        [session, resumes].into_iter().flatten().for_each(|session| self.session(session));
+        for session in [session, resumes].into_iter().flatten() {
+            if let Cow::Owned(shown) = self.session_key(session) {
+                *session = shown;
+            }
+        }
     }
 
     fn program(&self, program: &mut Program) {
@@ -152,12 +192,6 @@ impl Redaction {
         let Process { comm, argv0, launcher: _, pid: _, start_ns: _ } = process;
         self.text(comm);
         self.maybe(argv0);
-    }
-
-    fn session(&self, session: &mut String) {
-        if let Some(key) = &self.sessions {
-            *session = format!("session-{:016x}", key.hash_one(&*session));
-        }
     }
 
     fn maybe(&self, text: &mut Option<String>) {
@@ -212,6 +246,51 @@ mod tests {
         let json = serde_json::to_string(&shown).unwrap();
         assert!(!json.contains("alice") && !json.contains("0123456789abcdef"), "{json}");
         assert!(json.contains("/data/***/m.gguf"), "{json}");
+    }
+
+    #[test]
+    fn a_secret_for_a_key_is_nowhere_and_joins_terminals_to_workers() {
+        const JWT: &str = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbGljZSJ9.c2lnbmF0dXJl";
+        let long = "k".repeat(3_000);
+        for key in [JWT, "https://alice:pw@example.org/chat", "alice@example.org", &long] {
+            let mut spawn = samples::spawn().session(key);
+            spawn.argv = ["python", "-m", "w", "--session-key"].map(str::to_owned).to_vec();
+            spawn.argv.push(crate::redact::value(key.as_bytes()));
+            spawn.argv.push(format!("--session-key={}", crate::redact::value(key.as_bytes())));
+            spawn.comm = key.chars().take(15).collect();
+            spawn.model = Some(key.to_owned());
+            let redaction = Redaction::default();
+            let shown = applied(&redaction, spawn);
+            let json = serde_json::to_string(&shown).unwrap();
+            for part in [&key[..key.len().min(15)], &key[..10], "alice", "example.org"] {
+                assert!(!key.contains(part) || !json.contains(part), "{part}: {json}");
+            }
+            let session = shown.session.unwrap();
+            assert!(session.starts_with("session-"), "{session}");
+            assert_eq!(shown.argv[4..], [session.clone(), format!("--session-key={session}")]);
+
+            let is_terminal = |body: &Body| matches!(body, Body::Terminal(_));
+            let found = samples::all().into_iter().map(|record| record.body).find(is_terminal);
+            let Some(Body::Terminal(mut event)) = found else { unreachable!() };
+            event.session = Some(key.to_owned());
+            event.resumes = Some(key.to_owned());
+            let mut body = Body::Terminal(event);
+            redaction.apply(&mut body);
+            let Body::Terminal(event) = body else { unreachable!() };
+            assert_eq!((event.session, event.resumes), (Some(session.clone()), Some(session)));
+        }
+    }
+
+    #[test]
+    fn pseudonyms_are_those_of_their_key() {
+        let kept = || PseudonymKey::from_bytes(*b"0123456789abcdef");
+        let (one, other) = (Redaction::default().keyed(kept()), Redaction::default().keyed(kept()));
+        let key = "sk-live-1234567890";
+        assert_eq!(one.session_key(key), other.hashing_sessions().session_key(key));
+        assert_ne!(one.session_key(key), Redaction::default().session_key(key));
+        // What was hidden once can be given again, to look for it.
+        assert_eq!(one.session_key(&one.session_key(key)), one.session_key(key));
+        assert_eq!(one.session_key("k"), "k");
     }
 
     #[test]

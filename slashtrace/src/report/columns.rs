@@ -7,12 +7,18 @@ use std::{
 };
 
 use anstyle::Style;
-use unicode_width::UnicodeWidthStr as _;
+use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
 use super::style::{BOLD, PLAIN};
 
 #[cfg(test)]
 mod tests;
+
+/// No column is wider: a longer text of a recording by somebody else goes over several lines, and
+/// does not push every other row apart.
+const WIDEST: usize = 1_024;
+/// Text that is much wider than it may be is not measured to its end: how much that is, in columns.
+const MUCH: usize = 16;
 
 /// A column that needs this much less than its share gives the rest to the others.
 const WORTH_GIVING: usize = 3;
@@ -127,7 +133,7 @@ impl<const N: usize> Columns<N> {
     /// Adds a row that has a style where its cells have none.
     pub(crate) fn styled_row(&mut self, cells: [Cell; N], style: Style) {
         for (content, cell) in self.content.iter_mut().zip(&cells) {
-            *content = cell.width().max(*content);
+            *content = cell.width().min(WIDEST).max(*content);
         }
         self.rows.push((cells, style));
     }
@@ -243,12 +249,12 @@ fn broken(text: &str, width: usize) -> Vec<Range<usize>> {
         let mut word_at = from;
         for word in line.split(' ') {
             let word_end = word_at + word.len();
-            if text[start..word_end].width() > width {
+            if is_wider(&text[start..word_end], width) {
                 if end > start {
                     lines.push(start..end);
                     start = word_at;
                 }
-                while text[start..word_end].width() > width {
+                while is_wider(&text[start..word_end], width) {
                     let cut = start + head(&text[start..word_end], width);
                     lines.push(start..cut);
                     start = cut;
@@ -263,11 +269,26 @@ fn broken(text: &str, width: usize) -> Vec<Range<usize>> {
     lines
 }
 
+/// Whether text is wider than so many columns.
+fn is_wider(text: &str, width: usize) -> bool {
+    let beginning = text.char_indices().nth(4 * (width + MUCH)).map(|(at, _)| &text[..at]);
+    beginning.is_some_and(|beginning| beginning.width() > width + MUCH) || text.width() > width
+}
+
 /// Bytes of as much as fits into so many columns; at least those of one character.
 fn head(word: &str, width: usize) -> usize {
+    let mut columns = 0;
     let ends = word.char_indices().map(|(at, c)| at + c.len_utf8());
-    let fits = ends.clone().take_while(|&end| word[..end].width() <= width).last();
-    fits.or_else(|| ends.clone().next()).unwrap_or(word.len())
+    let fitting = word.chars().take_while(|c| {
+        columns += c.width().unwrap_or(1);
+        columns <= width
+    });
+    let mut ends: Vec<usize> = ends.take(fitting.count().max(1)).collect();
+    // Some characters are wider together than each for itself.
+    while ends.len() > 1 && ends.last().is_some_and(|&end| word[..end].width() > width) {
+        ends.pop();
+    }
+    ends.last().copied().unwrap_or(word.len())
 }
 
 /// A line of output. What ends it is no space.

@@ -250,7 +250,9 @@ fn acted(action: &Action) -> String {
 
 fn missed(gap: &Gap) -> String {
     let healed = if gap.resynced { "; what is there now was read from /proc" } else { "" };
-    format!("GAP {}: {} not seen{healed}", gap.reason.name(), lost(gap.lost))
+    let whose = gap.uid.map(|uid| format!(" of user {uid}")).unwrap_or_default();
+    let what = if gap.reason.is_quota() { "left out" } else { "not seen" };
+    format!("GAP {}: {}{whose} {what}{healed}", gap.reason.name(), lost(gap.lost))
 }
 
 fn stopped(stop: &Stop, roster: &Roster) -> String {

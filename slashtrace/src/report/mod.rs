@@ -11,6 +11,8 @@ mod facts;
 pub mod github;
 pub mod html;
 pub mod junit;
+#[cfg(test)]
+mod lengths;
 pub mod live;
 pub mod markdown;
 pub mod ps;

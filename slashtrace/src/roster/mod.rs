@@ -263,6 +263,15 @@ impl Roster {
         self.workers.get(&id)
     }
 
+    /// Whose a process is: a worker's real user id; for what descends from a worker that one's, and
+    /// for a gateway that of a worker of its.
+    pub(crate) fn owner(&self, id: Identity) -> Option<u32> {
+        let of = |id: Identity| self.workers.get(&id).map(|worker| worker.uid);
+        of(id)
+            .or_else(|| of(self.descendants.get(&id)?.worker))
+            .or_else(|| of(self.gateways.get(&id)?.births.first()?.1))
+    }
+
     pub(crate) fn group(&self, key: &GroupKey) -> Option<&Group> {
         self.groups.get(key).map(|group| &**group)
     }

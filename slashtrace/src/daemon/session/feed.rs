@@ -100,7 +100,8 @@ pub(super) fn finish(
     observe(&mut pipeline, last.observations)?;
     tick(&mut pipeline, boottime_ns())?;
     let missed = look_after(&mut pipeline)?.behind || pipeline.missed() > 0;
-    let (counters, complete) = (last.counters, last.complete && !missed);
+    let complete = last.complete && !missed && !pipeline.left_out();
+    let counters = last.counters;
     let stop = Stop { reason: reason.name().to_owned(), counters: counters.clone(), complete };
     observe(&mut pipeline, vec![now(Body::Stop(stop))])?;
     Ok(Ended { reason, complete, counters, tally: pipeline.into_tally() })

@@ -133,7 +133,7 @@ mod tests {
     fn what_it_read_while_nobody_watched_may_have_been_a_call() {
         let gap = || {
             let reason = GapReason::NotWatched;
-            Body::Gap(Gap { reason, lost: 0, resynced: true })
+            Body::Gap(Gap { reason, lost: 0, uid: None, resynced: true })
         };
         let mut history = race();
         history.after(S).sample(101, |it| (it.reads, it.syscr) = (Some(0), Some(40)));

@@ -386,7 +386,12 @@ pub(in crate::engine) fn any_body() -> impl Strategy<Value = Body> {
             body
         },
     );
-    let gap = Just(Body::Gap(Gap { reason: GapReason::RingFull, lost: u64::MAX, resynced: true }));
+    let gap = Just(Body::Gap(Gap {
+        reason: GapReason::RingFull,
+        lost: u64::MAX,
+        resynced: true,
+        uid: None,
+    }));
     prop_oneof![4 => any_spawn(), 3 => any_sample, 3 => any_exit, 1 => any_exec, 2 => any_tick,
         1 => any_clients, 1 => gap]
 }

@@ -127,7 +127,7 @@ fn nobody_is_chosen_by_what_was_known_before_nobody_watched() {
     let mut court = Court::new(policy());
     court.orphans(&[7, 8]).after(3_600 * S);
     let reason = GapReason::NotWatched;
-    court.tell(Body::Gap(Gap { reason, lost: 0, resynced: true })).after(60 * S);
+    court.tell(Body::Gap(Gap { reason, lost: 0, uid: None, resynced: true })).after(60 * S);
     assert_eq!(court.pids(), [0; 0]);
     assert!(!court.holds(7));
     let sample = |pid, syscr| Body::Sample(Sample { syscr, ..testing::sample(id(pid)) });

@@ -33,7 +33,7 @@ use self::{
 };
 use super::words::{count, plain, reasons, unjudged_count};
 use crate::{
-    model::{Body, Identity, Phase, Program, Record, SensorKind, Start, Stop},
+    model::{Body, GapReason, Identity, Phase, Program, Record, SensorKind, Start, Stop},
     roster::{Reasons, Roster},
     sink::Sink,
 };
@@ -215,12 +215,19 @@ impl Digest {
             lasted_ms: self.last.map_or(0, |last| self.ms(last.boottime_ns)),
             reason: self.stop.as_ref().map(|stop| plain(&stop.reason).into_owned()),
             complete: self.stop.as_ref().is_some_and(|stop| stop.complete),
-            lost: self.lost.values().fold(0, |sum, lost| sum.saturating_add(*lost)),
+            lost: self.lost(),
             host: start.map(|start| start.host.clone()),
             sensor: start.map(|start| start.sensor),
             capabilities: start.map(|start| start.capabilities.clone()).unwrap_or_default(),
             calls_counted: start.is_some_and(|start| start.calls_counted),
         }
+    }
+
+    /// Events that may have been of workers: news hide none.
+    fn lost(&self) -> u64 {
+        let news = GapReason::QuotaNews.name();
+        let lost = self.lost.iter().filter(|(reason, _)| **reason != news);
+        lost.fold(0, |sum, (_, lost)| sum.saturating_add(*lost))
     }
 
     fn memory(&self, recording: &Recording, findings: &[Case], total: Total) -> MemoryChange {

@@ -102,7 +102,7 @@ fn an_end_says_who_sent_the_signal_everywhere() {
 
 #[test]
 fn what_was_lost_is_summed_by_reason_however_often() {
-    let gap = |reason, lost| Body::Gap(Gap { reason, lost, resynced: true });
+    let gap = |reason, lost| Body::Gap(Gap { reason, lost, resynced: true, uid: None });
     let many = (0..3_000).map(|n| (300 + n, gap(GapReason::RingFull, 2)));
     let report = report(many.chain([(4_000, gap(GapReason::MapFull, 1))]));
     assert_eq!(report.recording.lost, 6_001);

@@ -103,7 +103,9 @@ fn told(
             (Happening::Action, None, action.worker, plain(&action.detail).into_owned())
         }
         Body::Gap(gap) => {
-            let text = format!("{} not seen: {}", lost(gap.lost), gap.reason.name());
+            let whose = gap.uid.map(|uid| format!(" of user {uid}")).unwrap_or_default();
+            let what = if gap.reason.is_quota() { "left out" } else { "not seen" };
+            let text = format!("{}{whose} {what}: {}", lost(gap.lost), gap.reason.name());
             (Happening::Gap, None, None, text)
         }
         _ => return None,

@@ -100,7 +100,10 @@ fn a_day_of_it() {
         (208, signal(101, libc::SIGCHLD, None)),
         (208, Body::Exit(killed)),
         (208, Body::Finding(Box::new(closed))),
-        (90_000, Body::Gap(Gap { reason: GapReason::RingFull, lost: 12, resynced: true })),
+        (
+            90_000,
+            Body::Gap(Gap { reason: GapReason::RingFull, lost: 12, resynced: true, uid: None }),
+        ),
         (90_001, signal(102, libc::SIGHUP, None)),
         (90_002, Body::Exit(served)),
         (90_003, Body::Exit(over)),

@@ -135,7 +135,7 @@ fn no_workers_is_one_sentence() {
 
 #[test]
 fn loss_is_said() {
-    let gap = Body::Gap(Gap { reason: GapReason::RingFull, lost: 12, resynced: true });
+    let gap = Body::Gap(Gap { reason: GapReason::RingFull, lost: 12, resynced: true, uid: None });
     assert!(
         text(vec![(1, gap)], None)
             .ends_with("12 events were not seen: workers may be missing from this table.\n")

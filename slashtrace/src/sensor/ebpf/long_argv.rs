@@ -157,7 +157,7 @@ impl EbpfSensor {
             let reason = GapReason::ArgvNotSearched;
             self.pending.push_back(Observation {
                 boottime_ns: boottime_ns(),
-                body: Body::Gap(Gap { reason, lost: workers, resynced: true }),
+                body: Body::Gap(Gap { reason, lost: workers, resynced: true, uid: None }),
             });
         }
         let left_out = self.adopt_all(new);

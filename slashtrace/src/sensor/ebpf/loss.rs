@@ -70,7 +70,7 @@ impl Ledger {
             let reported = self.reported.entry(name).or_default();
             if total > *reported {
                 let resynced = !is_left_out(reason);
-                gaps.push(Gap { reason, lost: total - *reported, resynced });
+                gaps.push(Gap { reason, lost: total - *reported, resynced, uid: None });
                 self.lost += total - *reported;
                 *reported = total;
             }
@@ -82,7 +82,7 @@ impl Ledger {
     pub fn left_out(&mut self, processes: u64) -> Gap {
         self.lost += processes;
         self.left_out += processes;
-        Gap { reason: GapReason::ShareFull, lost: processes, resynced: false }
+        Gap { reason: GapReason::ShareFull, lost: processes, resynced: false, uid: None }
     }
 
     /// How many execs with more arguments than are searched were not reported one by one.
@@ -128,7 +128,7 @@ mod tests {
         ledger.read(true);
         let seen = counts(&[(Counter::Submitted, 1), (Counter::RingFull, 3)]);
         let gaps = ledger.reconcile(seen, 0);
-        assert_eq!(gaps, [Gap { reason: GapReason::RingFull, lost: 3, resynced: true }]);
+        assert_eq!(gaps, [Gap { reason: GapReason::RingFull, lost: 3, resynced: true, uid: None }]);
         assert!(ledger.reconcile(seen, 0).is_empty());
         let gaps = ledger.reconcile(counts(&[(Counter::Submitted, 1), (Counter::RingFull, 5)]), 0);
         assert_eq!(gaps[0].lost, 2);
@@ -139,7 +139,7 @@ mod tests {
     fn no_place_in_a_table_is_a_gap_that_no_look_at_proc_heals() {
         let mut ledger = Ledger::default();
         let seen = counts(&[(Counter::ShareFull, 5), (Counter::MapFull, 2)]);
-        let gap = |reason, lost| Gap { reason, lost, resynced: false };
+        let gap = |reason, lost| Gap { reason, lost, resynced: false, uid: None };
         let gaps = ledger.reconcile(seen, 0);
         assert_eq!(gaps, [gap(GapReason::MapFull, 2), gap(GapReason::ShareFull, 5)]);
         assert_eq!(ledger.left_out(3), gap(GapReason::ShareFull, 3));
@@ -152,7 +152,7 @@ mod tests {
         let mut ledger = Ledger::default();
         ledger.read(true);
         let gaps = ledger.reconcile(counts(&[(Counter::Submitted, 2)]), 0);
-        assert_eq!(gaps, [Gap { reason: GapReason::Unread, lost: 1, resynced: true }]);
+        assert_eq!(gaps, [Gap { reason: GapReason::Unread, lost: 1, resynced: true, uid: None }]);
     }
 
     #[test]
@@ -163,7 +163,7 @@ mod tests {
         assert_eq!(ledger.awaited(&seen), 3);
         assert!(ledger.reconcile(seen, 3).is_empty());
         let gaps = ledger.reconcile(seen, 2);
-        assert_eq!(gaps, [Gap { reason: GapReason::Unread, lost: 1, resynced: true }]);
+        assert_eq!(gaps, [Gap { reason: GapReason::Unread, lost: 1, resynced: true, uid: None }]);
     }
 
     #[test]
@@ -171,7 +171,10 @@ mod tests {
         let mut ledger = Ledger::default();
         ledger.read(false);
         let gaps = ledger.reconcile(counts(&[(Counter::Submitted, 1)]), 0);
-        assert_eq!(gaps, [Gap { reason: GapReason::Undecodable, lost: 1, resynced: true }]);
+        assert_eq!(
+            gaps,
+            [Gap { reason: GapReason::Undecodable, lost: 1, resynced: true, uid: None }]
+        );
     }
 
     #[test]

@@ -507,7 +507,7 @@ impl Sensor for EbpfSensor {
         let missed = self.long.missed(unreported);
         if missed > 0 {
             let reason = GapReason::ArgvNotSearched;
-            let gap = Gap { reason, lost: missed, resynced: false };
+            let gap = Gap { reason, lost: missed, resynced: false, uid: None };
             let boottime_ns = boottime_ns();
             self.pending.push_back(Observation { boottime_ns, body: Body::Gap(gap) });
         }

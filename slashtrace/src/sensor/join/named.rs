@@ -50,7 +50,7 @@ impl Named {
             entries.find_map(|entry| entry.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
         };
         let resumes = rule.resume_env.as_deref().and_then(value);
-        let resumes = resumes.filter(|key| !key.is_empty()).map(redact::value);
+        let resumes = resumes.filter(|key| !key.is_empty()).map(redact::escape);
         let path = value(&rule.session_file_env);
         if path.is_none() && resumes.is_none() {
             return None;
@@ -75,11 +75,12 @@ impl Named {
     }
 }
 
-/// The session that a session file names, as it may be shown.
+/// The session that a session file names, escaped.
 pub(in crate::sensor) fn session_in(text: &[u8], key: &str) -> Option<String> {
     let object: serde_json::Value = serde_json::from_slice(text).ok()?;
     let session = object.get(key)?.as_str().filter(|session| !session.is_empty())?;
-    Some(redact::value(session.as_bytes()))
+    // The gate decides what is shown, as it does for the worker's key: they are to be equal.
+    Some(redact::escape(session.as_bytes()))
 }
 
 /// The mtime of a file in the boot clock; none where it is in the future or before the boot.

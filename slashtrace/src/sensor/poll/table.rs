@@ -267,7 +267,8 @@ impl Table {
         };
         let matches = self.profile.match_worker(&tokens_of(&self.buffer)).is_some();
         if truncated && !matches && !std::mem::replace(&mut known.unsearched, true) {
-            let gap = Gap { reason: GapReason::ArgvNotSearched, lost: 1, resynced: false };
+            let gap =
+                Gap { reason: GapReason::ArgvNotSearched, lost: 1, resynced: false, uid: None };
             bodies.push(Body::Gap(gap));
         }
         *self.counters.entry("argv-read".to_owned()).or_default() += 1;

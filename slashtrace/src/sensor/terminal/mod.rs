@@ -202,7 +202,7 @@ impl TerminalWatch {
         let mut found = Vec::new();
         for (wd, flags, index) in told {
             if flags.contains(ReadFlags::QUEUE_OVERFLOW) {
-                let gap = Gap { reason: GapReason::QueueFull, lost: 0, resynced: true };
+                let gap = Gap { reason: GapReason::QueueFull, lost: 0, resynced: true, uid: None };
                 found.push(Observation { boottime_ns: now, body: Body::Gap(gap) });
                 self.resync(now, &mut found);
                 continue;
@@ -252,7 +252,8 @@ impl TerminalWatch {
             && let Some(devpts) = Devpts::of(&self.proc, spawn.pid)
             && self.add(&devpts, Some(spawn.pid)).is_err()
         {
-            let gap = Gap { reason: GapReason::TerminalsUnwatched, lost: 0, resynced: false };
+            let gap =
+                Gap { reason: GapReason::TerminalsUnwatched, lost: 0, resynced: false, uid: None };
             found.push(Observation { boottime_ns: now, body: Body::Gap(gap) });
         }
         spawn.terminal = spawn.terminal.map(|terminal| Terminal {
