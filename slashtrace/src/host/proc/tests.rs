@@ -334,3 +334,39 @@ fn children_are_those_of_every_thread() {
     }
     assert!(proc.children(u32::MAX).expect("nobody has none").is_empty());
 }
+
+/// A process of one user has more descriptors than may be read, one of another user comes after it.
+#[test]
+fn a_search_leaves_out_users_that_are_over_their_budgets() {
+    let fake = FakeProc::new();
+    for (pid, uid) in [(20, 1_001), (21, 1_001), (22, 1_002)] {
+        fake.put(&Fake { pid, ..Fake::default() });
+        fake.owned_by(pid, uid);
+    }
+    for fd in 3..600 {
+        fake.fd(20, fd, "/dev/null", "02");
+    }
+    for pid in [21, 22] {
+        fake.fd(pid, 3, "pipe:[500]", "01");
+    }
+    let search = |proc: &ProcFs| {
+        let mut found = Vec::new();
+        let mut wanted = [Target::Writer(500)].into();
+        let unseen = proc.search_holders(&[20, 21, 22], &mut wanted, &mut |_, holder| {
+            found.push(holder.pid);
+            true
+        });
+        assert!(!unseen.blind);
+        (found, [1_001, 1_002].map(|uid| unseen.unread.has(uid)))
+    };
+    assert_eq!(search(&fake.proc()), (vec![21, 22], [false, false]));
+    let proc = fake.proc().with_counted(Allowance { burst_ns: 300_000, rate_ns: 0 });
+    for _ in 0..3 {
+        assert_eq!(search(&proc), (vec![22], [true, false]));
+    }
+    // A clone has no budget of its own.
+    assert_eq!(search(&proc.clone()), (vec![22], [true, false]));
+    assert!(proc.write_ends(&[21], &[500].into()).blind);
+    assert!(proc.children(21).is_err() && proc.children(22).is_ok());
+    assert_eq!(proc.pss_kib(21).unwrap(), None);
+}
