@@ -190,7 +190,7 @@ mod tests {
         let blind = Sample { output: None, ..sample(StdinState::Unknown) };
         assert_eq!(why(|_| (), &[blind]), Some(Unjudged::Hidden));
         let over = Sample { over_budget: true, ..sample(StdinState::Unknown) };
-        assert_eq!(why(|_| (), &[over.clone()]), Some(Unjudged::OverBudget));
+        assert_eq!(why(|_| (), std::slice::from_ref(&over)), Some(Unjudged::OverBudget));
         assert_eq!(why(|_| (), &[over, sample(StdinState::Held)]), None);
         // One with no stdin that could show anything was looked at.
         let mut null = sample(StdinState::Unknown);

@@ -159,7 +159,9 @@ mod tests {
 
     fn unread(of: &[(u32, u32)]) -> Unread {
         let mut unread = Unread::default();
-        of.iter().for_each(|(uid, pid)| unread.add(*uid, *pid));
+        for (uid, pid) in of {
+            unread.add(*uid, *pid);
+        }
         unread
     }
 
