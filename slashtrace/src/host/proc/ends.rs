@@ -293,6 +293,13 @@ impl<'a> Search<'a> {
         failed.map_or(Ok(place), Err)
     }
 
+    /// Where the table of a process is among the large ones that were read, or is to be put; `None`
+    /// where that is not known or not asked.
+    fn among_read(&self, process: &mut Process<'_>) -> Option<Result<usize, usize>> {
+        let others = self.tables.as_deref()?;
+        self.place_of(process.pid, others, || _ = process.meter.read()).ok()
+    }
+
     /// Searches the descriptors in a folder.
     fn table(
         &mut self,
@@ -304,21 +311,23 @@ impl<'a> Search<'a> {
     ) -> io::Result<Read> {
         let pid = process.pid;
         let mut place = None;
-        let mut asked = pid != tid || self.tables.is_none();
+        let mut asked = pid != tid;
+        if large && !std::mem::replace(&mut asked, true) {
+            match self.among_read(process) {
+                Some(Ok(_)) => return Ok(Read::Known),
+                among => place = among.and_then(Result::err),
+            }
+        }
         let mut count = 0;
         let mut target = Vec::with_capacity(64);
-        let mut entries = Dir::read_from(fds)?;
-        loop {
-            if !asked && (large || count >= LARGE_TABLE) {
-                asked = true;
-                let others = self.tables.as_deref().unwrap_or_default();
-                match self.place_of(pid, others, || _ = process.meter.read()) {
-                    Ok(Ok(_)) => return Ok(Read::Known),
-                    Ok(Err(at)) => place = Some(at),
-                    Err(_) => {}
+        for entry in Dir::read_from(fds)? {
+            // Older kernels do not say how large it is.
+            if count >= LARGE_TABLE && !std::mem::replace(&mut asked, true) {
+                match self.among_read(process) {
+                    Some(Ok(_)) => return Ok(Read::Known),
+                    among => place = among.and_then(Result::err),
                 }
             }
-            let Some(entry) = entries.next() else { break };
             let entry = entry?;
             let name = entry.file_name();
             let Some(fd) = name.to_str().ok().and_then(|name| name.parse::<u32>().ok()) else {
