@@ -44,8 +44,8 @@ fn run(steps: Vec<Step>) {
             Step::Fork(steps) => fork(steps),
             Step::ForkMany(count) => (0..count).for_each(|_| fork_sleeper()),
             Step::Descriptors(count) => open_descriptors(count),
-            // SAFETY: nothing of this process uses a descriptor beyond stderr again.
             Step::CloseDescriptors => {
+                // SAFETY: nothing of this process uses a descriptor beyond stderr again.
                 unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0) };
             }
             Step::ShareDescriptors(count) => (0..count).for_each(|_| share_with_sleeper()),

@@ -295,9 +295,21 @@ impl<'a> Search<'a> {
 
     /// Where the table of a process is among the large ones that were read, or is to be put; `None`
     /// where that is not known or not asked.
-    fn among_read(&self, process: &mut Process<'_>) -> Option<Result<usize, usize>> {
-        let others = self.tables.as_deref()?;
-        self.place_of(process.pid, others, || _ = process.meter.read()).ok()
+    fn among_read(&mut self, process: &mut Process<'_>) -> Option<Result<usize, usize>> {
+        loop {
+            let others = self.tables.as_deref()?;
+            let place = self.place_of(process.pid, others, || _ = process.meter.read());
+            if let Ok(place) = place {
+                return Some(place);
+            }
+            // One that has ended since, or that nobody may look into, is equal to none.
+            let (proc, before) = (self.proc, others.len());
+            let tables = self.tables.as_mut()?;
+            tables.retain(|other| proc.compare_tables(*other, *other).is_ok());
+            if tables.len() == before {
+                return None;
+            }
+        }
     }
 
     /// Searches the descriptors in a folder.
