@@ -43,6 +43,13 @@ pub enum Step {
     Fork(Vec<Step>),
     /// Forks so many children, which sleep until they are killed, or for ten minutes.
     ForkMany(usize),
+    /// Opens so many descriptors more, which are not inherited by what it executes.
+    Descriptors(usize),
+    /// Closes all but stdin, stdout and stderr.
+    CloseDescriptors,
+    /// Starts so many children that share its table of descriptors (`CLONE_FILES`) and sleep until they
+    /// are killed, or for ten minutes.
+    ShareDescriptors(usize),
     /// Sends itself SIGCONT without end, for so many milliseconds.
     Continue(u64),
     /// Executes another program in this process.

@@ -457,6 +457,10 @@ pub struct Sample {
     /// has started. Written once.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub waits: bool,
+    /// That `stdin` or `output` is `unknown` because processes that may have the other end were not
+    /// read: their user's take longer to read than one user's may.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub over_budget: bool,
     /// CPU time of it and of all that descends from it so far, ms. Written when it rose by more
     /// than 1/200 of the time that passed: less than that is upkeep.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -181,6 +181,7 @@ pub(crate) fn sample(id: Identity) -> Sample {
         output: None,
         sockets: None,
         waits: false,
+        over_budget: false,
         cpu_ms: None,
         syscr_below: None,
     }

@@ -15,7 +15,7 @@ use crate::{
     host::{
         devpts::instance_of_tty,
         net::census::CensusTaker,
-        proc::{ARGV_SEARCHED_BYTES, Cmdline, Ids, ProcFs, ProcStat},
+        proc::{ARGV_SEARCHED_BYTES, Allowance, Cmdline, Ids, ProcFs, ProcStat},
         unix::UnixEnds,
     },
     model::{Identity, Kind, Terminal},
@@ -79,7 +79,7 @@ pub(super) struct Checks {
 
 impl Checks {
     pub(super) fn new(root: &Path, profile: Profile, policy: &Policy) -> Self {
-        let proc = ProcFs::new(root);
+        let proc = ProcFs::new(root).with_allowance(Allowance::CHECK);
         Self {
             root: root.to_owned(),
             profile,

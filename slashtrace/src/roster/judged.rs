@@ -20,6 +20,8 @@ pub enum Unjudged {
     NoGateway,
     /// Its stdin, its output or its sockets could not be looked at.
     Hidden,
+    /// The same, because the processes of its user take too long to read.
+    OverBudget,
     /// Its start is not over, and one of its session lives beside it.
     Starting,
     /// It was there before the recording: what came before is not known.
@@ -42,6 +44,7 @@ impl Unjudged {
             Self::ArgvCut => "arguments cut before the session key",
             Self::NoGateway => "no gateway known",
             Self::Hidden => "stdin and output not visible",
+            Self::OverBudget => "its user's processes take too long to read",
             Self::Starting => "still starting",
             Self::Inherited => "there before the recording",
         }
@@ -88,7 +91,9 @@ impl Roster {
         let since = worker.birth.at.max(worker.seen_ns);
         let looked = self.now.saturating_sub(since) >= self.rules.orphan;
         let hidden = matches!(worker.reach(&self.rules), Reach::Unknown(Unseen::Hidden));
-        (self.rules.sees_use && worker.is_live() && looked && hidden).then_some(Unjudged::Hidden)
+        let over = worker.usage().is_over_budget();
+        let why = if over { Unjudged::OverBudget } else { Unjudged::Hidden };
+        (self.rules.sees_use && worker.is_live() && looked && hidden).then_some(why)
     }
 
     /// Which of several of one session serves is known once each has started.
@@ -184,6 +189,9 @@ mod tests {
         assert_eq!(why(|_| (), &[]), Some(Unjudged::Hidden));
         let blind = Sample { output: None, ..sample(StdinState::Unknown) };
         assert_eq!(why(|_| (), &[blind]), Some(Unjudged::Hidden));
+        let over = Sample { over_budget: true, ..sample(StdinState::Unknown) };
+        assert_eq!(why(|_| (), std::slice::from_ref(&over)), Some(Unjudged::OverBudget));
+        assert_eq!(why(|_| (), &[over, sample(StdinState::Held)]), None);
         // One with no stdin that could show anything was looked at.
         let mut null = sample(StdinState::Unknown);
         null.stdin = null.stdin.map(|stdin| StdinPeer { kind: Some(EndKind::Null), ..stdin });

@@ -72,6 +72,8 @@ pub(crate) struct Usage {
     looked_at: u64,
     /// Somebody was once seen to hold its stdin.
     held: bool,
+    /// Processes that may have its other ends were not read when it was looked at last.
+    over_budget: bool,
 }
 
 /// What there is beyond its stdin.
@@ -136,6 +138,7 @@ impl Usage {
         let now = Moment { at: record.boottime_ns, seq: record.seq, source: Source::Proc };
         let mut news = false;
         if let Some(stdin) = sample.stdin {
+            self.over_budget = sample.over_budget;
             let held = stdin.state == StdinState::Held;
             let StdinPeer { kind, state, holder } = stdin;
             let before = self.stdin.replace(Peer { kind, state, who: holder.into() });
@@ -192,6 +195,11 @@ impl Usage {
     /// It was spoken to by its stdin, or waited there: somebody held the other end.
     pub(super) fn was_held(&mut self) {
         self.held = true;
+    }
+
+    /// Whether processes that may have its other ends were not read.
+    pub(super) fn is_over_budget(&self) -> bool {
+        self.over_budget
     }
 
     /// Read system calls of its own when it was last sampled.

@@ -43,6 +43,12 @@ fn run(steps: Vec<Step>) {
             }
             Step::Fork(steps) => fork(steps),
             Step::ForkMany(count) => (0..count).for_each(|_| fork_sleeper()),
+            Step::Descriptors(count) => open_descriptors(count),
+            Step::CloseDescriptors => {
+                // SAFETY: nothing of this process uses a descriptor beyond stderr again.
+                unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0) };
+            }
+            Step::ShareDescriptors(count) => (0..count).for_each(|_| share_with_sleeper()),
             Step::Continue(ms) => send_continue(Duration::from_millis(ms)),
             Step::Exec(program) => exec(&program),
             Step::ExecFromThread(program) => {
@@ -132,6 +138,32 @@ fn fork_sleeper() {
                 libc::_exit(0)
             }
             pid => assert!(pid > 0, "fork failed: {}", std::io::Error::last_os_error()),
+        }
+    }
+}
+
+fn open_descriptors(count: usize) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).expect("up to the maximum");
+    for _ in 0..count {
+        // SAFETY: makes a descriptor that nobody else knows.
+        let fd = unsafe { libc::fcntl(0, libc::F_DUPFD_CLOEXEC, 3) };
+        assert!(fd > 0, "no descriptor: {}", std::io::Error::last_os_error());
+    }
+}
+
+fn share_with_sleeper() {
+    let flags = libc::CLONE_FILES | libc::SIGCHLD;
+    // SAFETY: without a stack and CLONE_VM the child goes on with a copy of this one's, as by fork(2);
+    // it calls nothing but sleep and _exit.
+    unsafe {
+        match libc::syscall(libc::SYS_clone, libc::c_long::from(flags), 0, 0, 0, 0) {
+            0 => {
+                libc::sleep(600);
+                libc::_exit(0)
+            }
+            pid => assert!(pid > 0, "clone failed: {}", std::io::Error::last_os_error()),
         }
     }
 }

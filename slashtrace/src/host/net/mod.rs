@@ -12,6 +12,7 @@ pub(crate) mod tables;
 use std::{collections::HashSet, fs, io, path::Path};
 
 use self::{foreign::Foreign, tables::Found};
+use super::proc::{ProcFs, over_budget};
 
 /// The tables of one network namespace; `None` where one could not be read.
 #[derive(Debug)]
@@ -68,11 +69,18 @@ pub(crate) fn read(path: &Path) -> io::Result<String> {
 
 /// Inodes of the sockets that a process holds (`socket:[123]`, proc_pid_fd(5)), and how many
 /// descriptors it has.
-pub(crate) fn own_sockets(folder: &Path) -> io::Result<(HashSet<u64>, usize)> {
+///
+/// # Errors
+/// If it is gone (`NotFound`), may not be looked at, or its user is over its budget.
+pub(crate) fn own_sockets(proc: &ProcFs, pid: u32) -> io::Result<(HashSet<u64>, usize)> {
+    let mut meter = proc.meter(pid)?.ok_or_else(over_budget)?;
     let mut own = HashSet::new();
     let mut descriptors = 0;
-    for entry in fs::read_dir(folder.join("fd"))? {
+    for entry in fs::read_dir(proc.path(pid, "fd"))? {
         descriptors += 1;
+        if !meter.read() {
+            return Err(over_budget());
+        }
         // A descriptor that was closed meanwhile is not held.
         own.extend(socket_at(&entry?.path()));
     }

@@ -1,7 +1,8 @@
 use std::{
+    cmp::Ordering,
     collections::{HashMap, HashSet},
     fs, io,
-    os::fd::AsFd,
+    os::fd::OwnedFd,
     path::Path,
 };
 
@@ -10,10 +11,10 @@ use rustix::{
     io::Errno,
 };
 
-use super::{ProcFs, fds, gone_is_none, is_gone};
+use super::{ProcFs, budget::Meter, fds, gone_is_none, is_gone, unread::Unseen};
 
 /// From so many descriptors on a table is not read again for a process that shares it.
-const LARGE_TABLE: i64 = 64;
+const LARGE_TABLE: usize = 64;
 /// Tables of threads that one search reads where the kernel does not say which are the same.
 const THREADS_READ_MAX: usize = 4_096;
 /// `KCMP_FILES` (include/uapi/linux/kcmp.h).
@@ -46,7 +47,8 @@ pub struct Holder {
 pub struct WriteEnds {
     /// By inode of the pipe: who holds a write end, as (pid, fd), in the order of the search.
     pub holders: HashMap<u64, Vec<(u32, u32)>>,
-    /// Whether the descriptors of some process could not be read, so that a holder may be missed.
+    /// Whether the descriptors of some process could not be read, or its user is over its budget, so
+    /// that a holder may be missed.
     pub blind: bool,
 }
 
@@ -65,28 +67,29 @@ impl ProcFs {
         // Every holder is asked for by name.
         search.tables = None;
         search.processes(pids);
-        let blind = search.blind;
+        let blind = search.unseen.blind || !search.unseen.unread.is_empty();
         WriteEnds { holders, blind }
     }
 
     /// Looks through the descriptors of `pids`, in this order, for targets, and calls `found` for
     /// each; a target of which that says false is not wanted any more. Ends early when none is.
-    /// Whether the descriptors of some process could not be read, so that a holder may be missed.
+    /// What could not be looked at, so that a holder may be missed: what may not be read, and the
+    /// processes of users that are over their budgets (`budget`).
     ///
     /// Seen are descriptors in the tables of running processes, and of their threads that have a
     /// table of their own (`CLONE_FILES`, unshare(2)). A descriptor that is on its way through a
     /// Unix socket, or registered with an io_uring and closed, is not; neither is one that a
     /// process outside of this pid namespace holds. A table that several processes share is read
-    /// once, for the first of them, where it is large and the kernel says how large (Linux 6.2).
+    /// once, for the first of them, where it is large.
     pub fn search_holders(
         &self,
         pids: &[u32],
         wanted: &mut HashSet<Target>,
         found: &mut dyn FnMut(Target, Holder) -> bool,
-    ) -> bool {
+    ) -> Unseen {
         let mut search = Search::new(self, wanted, found);
         search.processes(pids);
-        search.blind
+        search.unseen
     }
 
     /// Whether a descriptor still refers to the target.
@@ -124,16 +127,16 @@ impl ProcFs {
     /// # Errors
     /// If the kernel does not say: one is gone (ESRCH), it may not be looked at (EPERM), kcmp is not
     /// built in (ENOSYS), or the pids in this /proc are not those of our own pid namespace.
-    fn compare_tables(&self, a: u32, b: u32) -> io::Result<std::cmp::Ordering> {
+    fn compare_tables(&self, a: u32, b: u32) -> io::Result<Ordering> {
         if !self.own_pids {
             return Err(io::ErrorKind::Unsupported.into());
         }
         let (a, b) = (libc::c_long::from(a as i32), libc::c_long::from(b as i32));
         // SAFETY: for KCMP_FILES the kernel takes four numbers and writes nothing.
         match unsafe { libc::syscall(libc::SYS_kcmp, a, b, KCMP_FILES, 0_i64, 0_i64) } {
-            0 => Ok(std::cmp::Ordering::Equal),
-            1 => Ok(std::cmp::Ordering::Less),
-            2 | 3 => Ok(std::cmp::Ordering::Greater),
+            0 => Ok(Ordering::Equal),
+            1 => Ok(Ordering::Less),
+            2 | 3 => Ok(Ordering::Greater),
             _ => Err(io::Error::last_os_error()),
         }
     }
@@ -144,12 +147,29 @@ struct Search<'a> {
     proc: &'a ProcFs,
     wanted: &'a mut HashSet<Target>,
     found: &'a mut dyn FnMut(Target, Holder) -> bool,
-    blind: bool,
-    /// Processes whose large tables were read, in the kernel's order of the tables; none if each
-    /// process is to be read.
+    unseen: Unseen,
+    /// Processes whose large tables were read to the end, in the kernel's order of the tables; none
+    /// if each process is to be read.
     tables: Option<Vec<u32>>,
     /// Tables of threads that were read without knowing whether that was necessary.
     threads_read: usize,
+}
+
+/// What came of reading a table.
+enum Read {
+    /// It has so many descriptors, and each was looked at.
+    All(usize),
+    /// It was read for another process before.
+    Known,
+    /// Its user is over its budget.
+    Stopped,
+}
+
+/// A process that is looked at, and the folder of its descriptors.
+struct Process<'a> {
+    pid: u32,
+    uid: u32,
+    meter: Meter<'a>,
 }
 
 impl<'a> Search<'a> {
@@ -158,7 +178,8 @@ impl<'a> Search<'a> {
         wanted: &'a mut HashSet<Target>,
         found: &'a mut dyn FnMut(Target, Holder) -> bool,
     ) -> Self {
-        Self { proc, wanted, found, blind: false, tables: Some(Vec::new()), threads_read: 0 }
+        let unseen = Unseen::default();
+        Self { proc, wanted, found, unseen, tables: Some(Vec::new()), threads_read: 0 }
     }
 
     fn processes(&mut self, pids: &[u32]) {
@@ -166,90 +187,181 @@ impl<'a> Search<'a> {
             if self.wanted.is_empty() {
                 break;
             }
-            self.process(pid);
+            match self.process(pid) {
+                // One that has ended holds nothing.
+                Err(error) if is_gone(&error) => {}
+                Err(_) => self.unseen.blind = true,
+                Ok(()) => {}
+            }
         }
     }
 
-    fn process(&mut self, pid: u32) {
-        let count = match gone_is_none(self.table(pid, pid, &self.proc.path(pid, ""))) {
-            Ok(None) => return,
-            Ok(Some(count)) => count,
-            Err(_) => {
-                self.blind = true;
-                return;
-            }
+    fn process(&mut self, pid: u32) -> io::Result<()> {
+        let folder = self.proc.path(pid, "");
+        let fds = open_table(&folder)?;
+        let stat = rustix::fs::fstat(&fds)?;
+        let uid = self.proc.real_uid(pid, stat.st_uid)?;
+        let Some(meter) = self.proc.meter_of(uid) else {
+            self.unseen.unread.add(uid, pid);
+            return Ok(());
+        };
+        let mut process = Process { pid, uid, meter };
+        // The number of descriptors, from Linux 6.2 on (`proc_fd_getattr`, fs/proc/fd.c).
+        let large = usize::try_from(stat.st_size).is_ok_and(|size| size >= LARGE_TABLE);
+        let (any, more) = match self.table(&mut process, pid, &fds, &folder, large)? {
+            Read::All(count) => (count > 0, true),
+            Read::Known => (true, true),
+            Read::Stopped => (true, false),
         };
         let tasks = self.proc.path(pid, "task");
         // 2 and the number of threads (`proc_task_getattr`, fs/proc/base.c).
-        match rustix::fs::stat(&tasks) {
-            Ok(stat) if stat.st_nlink != 3 || count == 0 => self.threads(pid, &tasks, count == 0),
-            _ => {}
+        let complete = match rustix::fs::stat(&tasks) {
+            Ok(stat) if more && (stat.st_nlink != 3 || !any) => {
+                self.threads(&mut process, &tasks, !any)
+            }
+            _ => more,
+        };
+        if !complete {
+            self.unseen.unread.add(process.uid, pid);
         }
+        Ok(())
     }
 
     /// Searches the tables of threads that do not share their leader's. A leader that has ended has
-    /// none any more.
-    fn threads(&mut self, pid: u32, tasks: &Path, no_leader: bool) {
-        let Ok(threads) = fs::read_dir(tasks) else { return };
+    /// none any more. False if the user is over its budget.
+    fn threads(&mut self, process: &mut Process<'_>, tasks: &Path, no_leader: bool) -> bool {
+        let Ok(threads) = fs::read_dir(tasks) else { return true };
+        let pid = process.pid;
+        // Of those with tables of their own, in the kernel's order of the tables.
         let mut read = if no_leader { Vec::new() } else { vec![pid] };
         for thread in threads.flatten() {
             let name = thread.file_name();
             let tid = name.to_str().and_then(|name| name.parse::<u32>().ok());
             let Some(tid) = tid.filter(|tid| *tid != pid) else { continue };
-            let mut known = false;
-            for other in &read {
-                match self.proc.compare_tables(*other, tid) {
-                    Ok(std::cmp::Ordering::Equal) => known = true,
-                    Ok(_) => {}
-                    Err(error) if is_gone(&error) => {}
-                    Err(_) => {
-                        self.threads_read += 1;
-                        known |= self.threads_read > THREADS_READ_MAX;
-                        self.blind |= self.threads_read > THREADS_READ_MAX;
-                        break;
+            let mut over = !process.meter.read();
+            let place = self.place_of(tid, &read, || over |= !process.meter.read());
+            if over {
+                return false;
+            }
+            let at = match place {
+                Ok(Ok(_)) => continue,
+                Ok(Err(at)) => Some(at),
+                // One of the two has ended.
+                Err(error) if is_gone(&error) => None,
+                Err(_) => {
+                    self.threads_read += 1;
+                    if self.threads_read > THREADS_READ_MAX {
+                        self.unseen.blind = true;
+                        continue;
+                    }
+                    None
+                }
+            };
+            let path = thread.path();
+            let table =
+                open_table(&path).and_then(|fds| self.table(process, tid, &fds, &path, false));
+            match gone_is_none(table) {
+                Ok(Some(Read::All(count))) if count > 0 => {
+                    if let Some(at) = at {
+                        read.insert(at, tid);
                     }
                 }
-                if known {
-                    break;
-                }
-            }
-            if known {
-                continue;
-            }
-            match gone_is_none(self.table(pid, tid, &thread.path())) {
-                Ok(Some(count)) if count > 0 => read.push(tid),
+                Ok(Some(Read::Stopped)) => return false,
                 Ok(_) => {}
-                Err(_) => self.blind = true,
+                Err(_) => self.unseen.blind = true,
+            }
+        }
+        true
+    }
+
+    /// Where a task's table is among those of `others`, in the kernel's order: there, or to be put
+    /// there.
+    fn place_of(
+        &self,
+        task: u32,
+        others: &[u32],
+        mut compared: impl FnMut(),
+    ) -> io::Result<Result<usize, usize>> {
+        let mut failed = None;
+        let place = others.binary_search_by(|other| {
+            compared();
+            self.proc.compare_tables(*other, task).unwrap_or_else(|error| {
+                failed = Some(error);
+                Ordering::Less
+            })
+        });
+        failed.map_or(Ok(place), Err)
+    }
+
+    /// Where the table of a process is among the large ones that were read, or is to be put; `None`
+    /// where that is not known or not asked.
+    fn among_read(&mut self, process: &mut Process<'_>) -> Option<Result<usize, usize>> {
+        loop {
+            let others = self.tables.as_deref()?;
+            let place = self.place_of(process.pid, others, || _ = process.meter.read());
+            if let Ok(place) = place {
+                return Some(place);
+            }
+            // One that has ended since, or that nobody may look into, is equal to none.
+            let (proc, before) = (self.proc, others.len());
+            let tables = self.tables.as_mut()?;
+            tables.retain(|other| proc.compare_tables(*other, *other).is_ok());
+            if tables.len() == before {
+                return None;
             }
         }
     }
 
-    /// Searches `folder/fd`; how many descriptors there were.
-    fn table(&mut self, pid: u32, tid: u32, folder: &Path) -> io::Result<usize> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let fds = rustix::fs::open(folder.join("fd"), flags, Mode::empty())?;
-        if pid == tid && self.is_known_table(pid, &fds) {
-            return Ok(1);
+    /// Searches the descriptors in a folder.
+    fn table(
+        &mut self,
+        process: &mut Process<'_>,
+        tid: u32,
+        fds: &OwnedFd,
+        folder: &Path,
+        large: bool,
+    ) -> io::Result<Read> {
+        let pid = process.pid;
+        let mut place = None;
+        let mut asked = pid != tid;
+        if large && !std::mem::replace(&mut asked, true) {
+            match self.among_read(process) {
+                Some(Ok(_)) => return Ok(Read::Known),
+                among => place = among.and_then(Result::err),
+            }
         }
         let mut count = 0;
         let mut target = Vec::with_capacity(64);
-        for entry in Dir::read_from(&fds)? {
+        for entry in Dir::read_from(fds)? {
+            // Older kernels do not say how large it is.
+            if count >= LARGE_TABLE && !std::mem::replace(&mut asked, true) {
+                match self.among_read(process) {
+                    Some(Ok(_)) => return Ok(Read::Known),
+                    among => place = among.and_then(Result::err),
+                }
+            }
             let entry = entry?;
             let name = entry.file_name();
             let Some(fd) = name.to_str().ok().and_then(|name| name.parse::<u32>().ok()) else {
                 continue;
             };
+            if !process.meter.read() {
+                return Ok(Read::Stopped);
+            }
             count += 1;
             target.clear();
             // A descriptor that was closed meanwhile is not held.
-            let Ok(link) = rustix::fs::readlinkat(&fds, name, target) else {
+            let Ok(link) = rustix::fs::readlinkat(fds, name, target) else {
                 target = Vec::with_capacity(64);
                 continue;
             };
             target = link.into_bytes();
             self.descriptor(Holder { pid, tid, fd }, &target, folder);
         }
-        Ok(count)
+        if let (Some(at), Some(tables)) = (place, &mut self.tables) {
+            tables.insert(at, pid);
+        }
+        Ok(Read::All(count))
     }
 
     fn descriptor(&mut self, holder: Holder, link: &[u8], folder: &Path) {
@@ -270,7 +382,7 @@ impl<'a> Search<'a> {
                     }
                 }
                 Err(error) if is_gone(&error) => {}
-                Err(_) => self.blind = true,
+                Err(_) => self.unseen.blind = true,
             }
         }
     }
@@ -280,31 +392,11 @@ impl<'a> Search<'a> {
             self.wanted.remove(&target);
         }
     }
+}
 
-    /// Whether the table was read for another process already.
-    fn is_known_table(&mut self, pid: u32, fds: &impl AsFd) -> bool {
-        let Some(tables) = &mut self.tables else { return false };
-        // The number of descriptors (`proc_fd_getattr`, fs/proc/fd.c).
-        if !rustix::fs::fstat(fds).is_ok_and(|stat| stat.st_size >= LARGE_TABLE) {
-            return false;
-        }
-        let mut failed = false;
-        let place = tables.binary_search_by(|other| {
-            self.proc.compare_tables(*other, pid).unwrap_or_else(|_| {
-                failed = true;
-                std::cmp::Ordering::Less
-            })
-        });
-        match place {
-            Ok(_) => true,
-            Err(at) => {
-                if !failed {
-                    tables.insert(at, pid);
-                }
-                false
-            }
-        }
-    }
+fn open_table(folder: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(folder.join("fd"), flags, Mode::empty())?)
 }
 
 impl ProcFs {

@@ -143,6 +143,12 @@ impl FakeProc {
         fs::write(info, format!("pos:\t0\nflags:\t02\ntty-index:\t{index}\n")).unwrap();
     }
 
+    /// Has it run as this user.
+    pub(crate) fn owned_by(&self, pid: u32, uid: u32) {
+        let status = format!("Name:\tx\nUid:\t{uid}\t0\t0\t0\nNSpid:\t{pid}\n");
+        fs::write(self.dir(pid).join("status"), status).unwrap();
+    }
+
     pub(crate) fn close(&self, pid: u32, fd: u32) {
         fs::remove_file(self.dir(pid).join("fd").join(fd.to_string())).unwrap();
         fs::remove_file(self.dir(pid).join("fdinfo").join(fd.to_string())).unwrap();

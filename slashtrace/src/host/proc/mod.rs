@@ -1,12 +1,14 @@
 //! Reads /proc: what the kernel programs cannot tell, and what was there before them.
 //! `stat` is one process, `clock` whether it ran, `syscall` what it waits for, `held` its files held
 //! open, `book` gives it its identity, `fds` says what a descriptor is and `ends` who holds its other
-//! end, `key` reads a session's key, `root` opens what a process sees, `path` names files in
+//! end, `budget` how much of each user's processes may be read and `unread` what is not known where
+//! that was too much, `key` reads a session's key, `root` opens what a process sees, `path` names files in
 //! /proc without the heap, `scan` and `snapshot` turn processes into observations.
 //! May touch: /proc (read only, and never a file behind an fd link), and files below a process's
 //! root where its callers name them, `model`, `profile`, `redact`.
 
 mod book;
+mod budget;
 mod clock;
 mod ends;
 #[cfg(test)]
@@ -22,12 +24,14 @@ mod scan;
 mod snapshot;
 mod stat;
 mod syscall;
+mod unread;
 
 use std::{
     fs::{self, File},
     io::{self, Read},
     os::unix::fs::DirEntryExt,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use rustix::{
@@ -37,6 +41,8 @@ use rustix::{
 };
 
 pub use book::IdentityBook;
+pub(crate) use budget::Allowance;
+use budget::{Meter, ROOT, Reads};
 pub use ends::{Holder, Target, WriteEnds};
 pub use fds::FdEnd;
 pub(crate) use held::Held;
@@ -44,6 +50,7 @@ pub(crate) use root::{Links, Root, itself, read_itself};
 pub use scan::{Scan, Seen};
 pub use snapshot::{Resync, inferred_exit, resync, snapshot, snapshot_of};
 pub use stat::ProcStat;
+pub use unread::{Concern, Unread, Unseen};
 
 use crate::model::{Identity, Memory};
 
@@ -67,6 +74,8 @@ pub struct ProcFs {
     page_kib: u64,
     /// Whether the pids in it are those that system calls take here.
     own_pids: bool,
+    /// What may be read of each user's processes; the same for every clone.
+    reads: Arc<Reads>,
 }
 
 /// One entry of the list of processes.
@@ -140,7 +149,42 @@ impl ProcFs {
             root,
             tick_ns: 1_000_000_000 / param::clock_ticks_per_second().max(1),
             page_kib: param::page_size() as u64 / 1024,
+            reads: Arc::new(Reads::new(Allowance::SENSOR)),
         }
+    }
+
+    /// The same with a budget of its own.
+    pub(crate) fn with_allowance(self, allowance: Allowance) -> Self {
+        Self { reads: Arc::new(Reads::new(allowance)), ..self }
+    }
+
+    /// The same with a budget of its own, from which only reads are taken, and no time.
+    #[cfg(test)]
+    pub(crate) fn with_counted(self, allowance: Allowance) -> Self {
+        Self { reads: Arc::new(Reads::counted(allowance)), ..self }
+    }
+
+    /// Begins to read something of a process that can be very large. Each thing read is to be said
+    /// to the meter; `None` if nothing may be read because its user is over its budget.
+    ///
+    /// # Errors
+    /// If it is gone (ENOENT), or may not be looked at.
+    pub(crate) fn meter(&self, pid: u32) -> io::Result<Option<Meter<'_>>> {
+        let owner = rustix::fs::stat(self.path(pid, ""))?.st_uid;
+        Ok(self.meter_of(self.real_uid(pid, owner)?))
+    }
+
+    fn meter_of(&self, uid: u32) -> Option<Meter<'_>> {
+        self.reads.meter(uid)
+    }
+
+    /// Whose account a process is on, given the owner of its files in /proc: that is its effective
+    /// user id, and root for one that is not dumpable (`task_dump_owner`, fs/proc/base.c).
+    fn real_uid(&self, pid: u32, owner: u32) -> io::Result<u32> {
+        if owner != ROOT && self.own_pids {
+            return Ok(owner);
+        }
+        Ok(self.ids(pid)?.ok_or(Errno::NOENT)?.uid)
     }
 
     /// Length of a clock tick (`sysconf(_SC_CLK_TCK)`) in ns: start times in /proc are whole ticks.
@@ -171,12 +215,20 @@ impl ProcFs {
     /// Children of a process, of all its threads: from /proc/PID/task/TID/children (proc_tid_children(5),
     /// `CONFIG_PROC_CHILDREN`, which checkpoint/restore asks for), or else from the parents of all
     /// processes. A child that is forked or ends meanwhile may be missing.
+    ///
+    /// # Errors
+    /// If they may not be read, or its user is over its budget.
     pub fn children(&self, pid: u32) -> io::Result<Vec<u32>> {
         let tasks = self.path(pid, "task");
+        let Some(meter) = gone_is_none(self.meter(pid))? else { return Ok(Vec::new()) };
+        let mut meter = meter.ok_or_else(over_budget)?;
         let mut found = Vec::new();
         let mut buffer = Vec::new();
         for task in gone_is_none(fs::read_dir(&tasks))?.into_iter().flatten() {
             let path = task?.path().join("children");
+            if !meter.read() {
+                return Err(over_budget());
+            }
             buffer.clear();
             match open(&path).and_then(|mut file| file.read_to_end(&mut buffer)) {
                 Ok(_) => {}
@@ -268,8 +320,10 @@ impl ProcFs {
     }
 
     /// Proportional set size in KiB (`smaps_rollup`: the kernel walks the page tables for it, a
-    /// millisecond or more per process); `None` if it is gone. Only its owner and root may read it.
+    /// millisecond or more per process); `None` if it is gone, or its user is over its budget. Only
+    /// its owner and root may read it.
     pub fn pss_kib(&self, pid: u32) -> io::Result<Option<u64>> {
+        let Some(_meter) = gone_is_none(self.meter(pid))?.flatten() else { return Ok(None) };
         let mut text = [0; 4096];
         let len = self.read_small(pid, "smaps_rollup", &mut text)?;
         Ok(len
@@ -363,6 +417,11 @@ pub(super) fn gone_is_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
         Err(error) if is_gone(&error) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// That something of a process is not read: others' would not be.
+pub(crate) fn over_budget() -> io::Error {
+    io::Error::other("the processes of its user take too long to read")
 }
 
 fn is_gone(error: &io::Error) -> bool {

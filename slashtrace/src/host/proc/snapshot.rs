@@ -10,6 +10,9 @@ use crate::{
     profile::{Profile, tokens_of},
 };
 
+/// Longer arguments than this are rare.
+const USUAL_BYTES: usize = 16 * 1024;
+
 /// What a resync found.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Resync {
@@ -118,6 +121,8 @@ pub fn inferred_exit(identity: Identity, role: Role, source: Source) -> Exit {
 }
 
 /// Processes that the profile's rules match, without those that are parts of a worker.
+///
+/// Arguments longer than usual are not read of users that are over their budgets.
 fn workers(
     proc: &ProcFs,
     profile: &Profile,
@@ -127,7 +132,11 @@ fn workers(
     let mut matched = HashMap::new();
     let mut area = Vec::new();
     for &pid in pids {
-        let read = proc.cmdline_into(pid, ARGV_SEARCHED_BYTES, &mut area);
+        let mut read = proc.cmdline_into(pid, USUAL_BYTES, &mut area);
+        if matches!(read, Ok(Some(true))) {
+            let Ok(Some(_meter)) = proc.meter(pid) else { continue };
+            read = proc.cmdline_into(pid, ARGV_SEARCHED_BYTES, &mut area);
+        }
         if matches!(read, Ok(Some(_)))
             && profile.match_worker(&tokens_of(&area)).is_some()
             && let Some(seen) = scan.seen(pid)

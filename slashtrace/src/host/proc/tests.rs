@@ -334,3 +334,85 @@ fn children_are_those_of_every_thread() {
     }
     assert!(proc.children(u32::MAX).expect("nobody has none").is_empty());
 }
+
+/// A process of one user has more descriptors than may be read, one of another user comes after it.
+#[test]
+fn a_search_leaves_out_users_that_are_over_their_budgets() {
+    let fake = FakeProc::new();
+    for (pid, uid) in [(20, 1_001), (21, 1_001), (22, 1_002)] {
+        fake.put(&Fake { pid, ..Fake::default() });
+        fake.owned_by(pid, uid);
+    }
+    for fd in 3..600 {
+        fake.fd(20, fd, "/dev/null", "02");
+    }
+    for pid in [21, 22] {
+        fake.fd(pid, 3, "pipe:[500]", "01");
+    }
+    let search = |proc: &ProcFs| {
+        let mut found = Vec::new();
+        let mut wanted = [Target::Writer(500)].into();
+        let unseen = proc.search_holders(&[20, 21, 22], &mut wanted, &mut |_, holder| {
+            found.push(holder.pid);
+            true
+        });
+        assert!(!unseen.blind);
+        (found, [1_001, 1_002].map(|uid| unseen.unread.has(uid)))
+    };
+    assert_eq!(search(&fake.proc()), (vec![21, 22], [false, false]));
+    let proc = fake.proc().with_counted(Allowance { burst_ns: 300_000, rate_ns: 0 });
+    for _ in 0..3 {
+        assert_eq!(search(&proc), (vec![22], [true, false]));
+    }
+    // A clone has no budget of its own.
+    assert_eq!(search(&proc.clone()), (vec![22], [true, false]));
+    assert!(proc.write_ends(&[21], &[500].into()).blind);
+    assert!(proc.children(21).is_err() && proc.children(22).is_ok());
+    assert_eq!(proc.pss_kib(21).unwrap(), None);
+}
+
+/// Comparing with who may not be looked into, or has ended, says nothing, and keeps nobody from being
+/// compared with others.
+#[test]
+fn a_shared_table_is_recognised_beside_one_that_cannot_be_compared() {
+    // The parent ends first, and with it whom others were compared with.
+    let script = "import ctypes, os, time\n\
+        pipes = [os.pipe() for _ in range(100)]\n\
+        clone = lambda: ctypes.CDLL(None).syscall(ctypes.c_long({clone}), 0x400 | 17, 0, 0, 0, 0)\n\
+        pids = []\n\
+        for _ in range(2):\n    pid = clone()\n    if pid == 0: time.sleep(60) or os._exit(0)\n    pids.append(pid)\n\
+        print(os.fstat(pipes[50][0]).st_ino, *pids, flush=True)\n\
+        time.sleep(60)";
+    let script = script.replace("{clone}", &libc::SYS_clone.to_string());
+    let mut command = std::process::Command::new("python3");
+    let command = command.args(["-c", &script]).stdout(std::process::Stdio::piped());
+    let Ok(mut parent) = command.spawn() else {
+        eprintln!("SKIPPED: no python3");
+        return;
+    };
+    let mut line = String::new();
+    let stdout = parent.stdout.take().expect("a pipe");
+    io::BufRead::read_line(&mut io::BufReader::new(stdout), &mut line).expect("it writes");
+    let mut numbers = line.split(' ').map(|number| number.trim().parse::<u64>().expect("numbers"));
+    let inode = numbers.next().expect("of a pipe");
+    let sharing: Vec<u32> = numbers.map(|pid| pid as u32).collect();
+    let proc = ProcFs::new("/proc");
+    let holders = |pids: &[u32]| {
+        let mut found = Vec::new();
+        let mut wanted = [Target::Writer(inode)].into();
+        proc.search_holders(pids, &mut wanted, &mut |_, holder| {
+            found.push(holder.pid);
+            true
+        });
+        found
+    };
+    let beside_others = [1, parent.id(), sharing[0], sharing[1]];
+    assert_eq!(holders(&beside_others), [parent.id()]);
+    assert_eq!(holders(&sharing), [sharing[0]]);
+    parent.kill().expect("it sleeps");
+    parent.wait().expect("a child can be waited for");
+    for pid in sharing {
+        let pid = rustix::process::Pid::from_raw(pid.cast_signed()).expect("it is a pid");
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("it sleeps");
+    }
+}

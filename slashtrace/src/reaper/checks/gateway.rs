@@ -28,7 +28,7 @@ impl Checks {
             return Ok(());
         };
         let folder = self.root.join(gateway.pid.to_string());
-        let read = || match own_sockets(&folder) {
+        let read = || match own_sockets(&self.proc, gateway.pid) {
             Ok((own, _)) => Ok(own),
             Err(error) => Err(No::unread("the sockets of its gateway", &error)),
         };

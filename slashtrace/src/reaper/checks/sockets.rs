@@ -96,8 +96,7 @@ impl Checks {
 
     /// The sockets of a process; none if it has ended.
     fn sockets_of(&self, pid: u32) -> io::Result<Option<Own>> {
-        let folder = self.root.join(pid.to_string());
-        let all = match own_sockets(&folder) {
+        let all = match own_sockets(&self.proc, pid) {
             Ok((all, _)) => all,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),

@@ -1,4 +1,7 @@
 //! Who can still use a worker: write to its stdin, or read its output.
+//!
+//! That is asked while everything else waits, so the processes of one user are read for no longer than
+//! a moment; whether those that were not read may hold an end, `host::proc::unread` says.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -9,7 +12,7 @@ use std::{
 use super::{Checks, DEPTH_MAX, No};
 use crate::{
     host::{
-        proc::{FdEnd, INITIAL_PID_NAMESPACE, Target},
+        proc::{Concern, FdEnd, INITIAL_PID_NAMESPACE, Target},
         unix::UnixEnd,
     },
     model::{EndKind, Kind},
@@ -73,7 +76,7 @@ impl Checks {
         }
         let mut who: Result<Option<(u32, &str)>, No> = Ok(None);
         let mut targets: HashSet<Target> = wanted.keys().copied().collect();
-        let mut blind = self.proc.search_holders(&self.pids()?, &mut targets, &mut |target, it| {
+        let unseen = self.proc.search_holders(&self.pids()?, &mut targets, &mut |target, it| {
             if self.is_own(it.pid, decision) {
                 return true;
             }
@@ -88,6 +91,13 @@ impl Checks {
         if let Some((holder, does)) = who? {
             return Err(No::because(format!("in use: {holder} {does}")));
         }
+        let gateway = decision.gateway.map(|gateway| gateway.pid);
+        if let Some(uid) = Concern::new(&self.proc, &unseen.unread).about(pid, gateway, None) {
+            return Err(No::because(format!(
+                "who holds its stdin is not known: the processes of user {uid} take too long to read"
+            )));
+        }
+        let mut blind = unseen.blind;
         // A process outside of this pid namespace (of `docker exec`, say) may hold it, unseen.
         let here = fs::read_link(self.root.join("self/ns/pid"));
         blind |= here.is_ok_and(|here| here != Path::new(INITIAL_PID_NAMESPACE));

@@ -11,7 +11,7 @@ use std::{
 use super::{Checks, No};
 use crate::{
     host::proc::{
-        ProcFs,
+        Allowance, ProcFs,
         fake::{Fake, FakeProc},
     },
     model::{Identity, Kind, Terminal},
@@ -219,4 +219,47 @@ fn who_is_about_to_lose_a_terminal_is_waited_for() {
         assert!(checks.was_hung_up(&mut stat, None, &decision).is_err());
         assert_eq!(checks.in_vain.get().is_some_and(|then| then >= asked), waits);
     }
+}
+
+/// What was found by a sensor is looked at anew, and where that would take too long the answer is no:
+/// for the workers of who is over the budget.
+#[test]
+fn who_has_more_to_read_than_there_is_time_for_keeps_his_workers() {
+    let fake = FakeProc::new();
+    // 20 is a worker of user 1000, 30 one of user 1001, who has another process.
+    for (pid, uid) in [(20, 1_000), (30, 1_001), (40, 1_001)] {
+        fake.put(&Fake { pid, ..Fake::default() });
+        fake.owned_by(pid, uid);
+    }
+    fake.fd(20, 0, "pipe:[500]", "00");
+    fake.fd(30, 0, "pipe:[600]", "00");
+    let proc = fake.proc();
+    let of = |pid: u32| {
+        let start_ns = proc.stat(pid).unwrap().unwrap().start_ns;
+        let worker = Identity { pid, start_ns };
+        Decision { worker, gateway: None, ..Subject::worker("echo").decision() }
+    };
+    let (of_b, of_a) = (of(20), of(30));
+    let checks = || {
+        let checks = Checks::new(proc.root(), Profile::hermes(), &Policy::default());
+        let allowance = Allowance { burst_ns: 300_000, rate_ns: 0 };
+        Checks { proc: checks.proc.with_counted(allowance), ..checks }
+    };
+    assert_eq!(checks().is_not_in_use(&of_a), Ok(()));
+    for fd in 10..600 {
+        fake.fd(40, fd, "/dev/null", "02");
+    }
+    let checks = checks();
+    let expected =
+        "who holds its stdin is not known: the processes of user 1001 take too long to read";
+    for _ in 0..3 {
+        assert_eq!(checks.is_not_in_use(&of_a), Err(No::Refused(expected.to_owned())));
+        assert_eq!(checks.is_not_in_use(&of_b), Ok(()));
+    }
+    // Who uses it is found all the same.
+    fake.fd(1, 5, "pipe:[600]", "01");
+    assert_eq!(
+        checks.is_not_in_use(&of_a),
+        Err(No::Refused("in use: 1 holds its stdin".to_owned()))
+    );
 }

@@ -59,8 +59,8 @@ fn ready(executor: &Executor, decision: Decision) -> Ready {
 
 /// Waits until a process that has a listener and no other socket has accepted a connection.
 fn accepts_one(subject: &Subject) {
-    let folder = Path::new("/proc").join(subject.id().pid.to_string());
-    wait_until(|| own_sockets(&folder).unwrap().0.len() == 2);
+    let proc = ProcFs::default();
+    wait_until(|| own_sockets(&proc, subject.id().pid).unwrap().0.len() == 2);
 }
 
 /// Why a decision is refused at once.

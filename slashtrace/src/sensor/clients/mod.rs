@@ -169,7 +169,7 @@ impl ClientsWatch {
         gateway.looked_ns = Some(now_ns);
         self.busy_until_ns = self.busy_until_ns.max(now_ns) + LOOKS_APART;
         let eyes = self.eyes.as_mut().ok();
-        let clients = look(self.proc.root(), id, eyes, gateway, &mut Shared::default(), now_ns);
+        let clients = look(&self.proc, id, eyes, gateway, &mut Shared::default(), now_ns);
         if clients.listening == 0 {
             return None;
         }
@@ -207,7 +207,7 @@ impl ClientsWatch {
             }
             let eyes = eyes.as_mut().ok();
             let looked_through = !gateway.unchanged;
-            let mut clients = look(proc.root(), identity, eyes, gateway, &mut shared, now_ns);
+            let mut clients = look(proc, identity, eyes, gateway, &mut shared, now_ns);
             if outbound_due && let Some((own, _)) = &gateway.own {
                 outbound.look(proc, identity, own, &mut gateway.outbound, now_ns);
                 clients.outbound = gateway.outbound.count;
@@ -253,14 +253,14 @@ fn same(a: &Clients, b: &Clients) -> bool {
 /// Looks at one gateway. Which sockets are its own is read before the tables: one that is accepted
 /// in between is seen in the next round.
 fn look(
-    root: &Path,
+    proc: &ProcFs,
     id: Identity,
     eyes: Option<&mut Eyes>,
     gateway: &mut Gateway,
     shared: &mut Shared,
     now_ns: u64,
 ) -> Clients {
-    let folder = root.join(id.pid.to_string());
+    let folder = proc.path(id.pid, "");
     let mut clients = Clients {
         pid: id.pid,
         start_ns: id.start_ns,
@@ -272,7 +272,7 @@ fn look(
         source: Source::Proc,
     };
     if !std::mem::take(&mut gateway.unchanged) || gateway.own.is_none() {
-        gateway.own = own_sockets(&folder).ok();
+        gateway.own = own_sockets(proc, id.pid).ok();
     }
     let Some((own, _)) = &gateway.own else { return clients };
     if own.is_empty() {

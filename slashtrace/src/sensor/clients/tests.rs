@@ -24,7 +24,7 @@ fn looked(diag: bool, id: Identity) -> Clients {
     let namespace = fs::read_link("/proc/self/ns/net").expect("it is in one");
     let mut eyes = diag.then(|| Eyes { diag: self::diag(), namespace });
     let gateway = &mut Gateway::default();
-    look(Path::new("/proc"), id, eyes.as_mut(), gateway, &mut Shared::default(), 1)
+    look(&ProcFs::new("/proc"), id, eyes.as_mut(), gateway, &mut Shared::default(), 1)
 }
 
 /// Inodes of clients by what tells of them.

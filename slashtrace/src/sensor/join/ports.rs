@@ -31,7 +31,7 @@ impl Ports {
     pub(in crate::sensor) fn listening(&mut self, proc: &ProcFs, pid: u32) -> Vec<u16> {
         let Some((diag, namespace)) = &mut self.eyes else { return Vec::new() };
         let here = fs::read_link(proc.path(pid, "ns/net")).is_ok_and(|its| its == *namespace);
-        let own = own_sockets(&proc.path(pid, "")).map(|(own, _)| own).unwrap_or_default();
+        let own = own_sockets(proc, pid).map(|(own, _)| own).unwrap_or_default();
         if !here || own.is_empty() {
             return Vec::new();
         }
@@ -60,8 +60,7 @@ pub(in crate::sensor) fn of(proc: &ProcFs, pid: u32, callers: &Callers) -> Vec<u
     if callers.is_empty() {
         return Vec::new();
     }
-    let own: HashSet<u64> =
-        own_sockets(&proc.path(pid, "")).map(|(own, _)| own).unwrap_or_default();
+    let own: HashSet<u64> = own_sockets(proc, pid).map(|(own, _)| own).unwrap_or_default();
     let mut ports: Vec<u16> = own.iter().filter_map(|inode| callers.get(inode)).copied().collect();
     ports.sort_unstable();
     ports.truncate(PORTS_MAX);

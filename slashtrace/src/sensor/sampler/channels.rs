@@ -3,12 +3,12 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use super::{
     Descendant, Worker,
     holders::{Holders, is_still},
-    kin::{Kin, Kinship},
     live::Pulse,
+    search::{Found, Owner, Owners, Search, Searcher},
     side::{MISSES_TO_BELIEVE, Peer, Side, Which},
 };
 use crate::{
-    host::proc::{Holder, INITIAL_PID_NAMESPACE, IdentityBook, ProcFs, Target},
+    host::proc::{Holder, IdentityBook, ProcFs, Target},
     host::unix::UnixEnds,
     model::{EndKind, Identity, Maybe, MaybeId, OutputPeer, StdinPeer},
 };
@@ -20,6 +20,8 @@ const SEARCH_URGENT_NS: u64 = 1_000_000_000;
 const SEARCH_EVERY_NS: u64 = 10_000_000_000;
 /// It grows to this while searches bring nothing new.
 const SEARCH_SLOWEST_NS: u64 = 60_000_000_000;
+/// The next search is so many times as far away as the last one took: it has a fifth of a CPU at most.
+const SEARCH_PART: u64 = 4;
 /// Holders of idle workers that are asked again in one round, if there are so many: each costs some
 /// microseconds, and a gateway that does anything may have closed any of its descriptors.
 const ASKED_A_ROUND: usize = 64;
@@ -34,14 +36,20 @@ const LAUNCHERS_MAX: usize = 8;
 ///
 /// The last holder is asked again in each round if it has run since, which costs a few reads; where
 /// that fails its gateway, and then every process. One search of every process serves all workers
-/// that need it. Of hundreds of workers that do not run themselves, some have their turn in each
+/// that need it, on a thread of its own; what it found is taken up by the round that began it, or by
+/// a later one if it takes long. Of hundreds of workers that do not run themselves, some have their turn in each
 /// round. Who reads a worker's output is searched for once its stdin is not held by somebody any
 /// more: until then nothing depends on it.
 #[derive(Debug, Default)]
 pub(super) struct ChannelWatch {
     pub(super) unix: UnixEnds,
+    search: Searcher,
     last_search_ns: Option<u64>,
     search_gap_ns: u64,
+    /// CPU time of the last search.
+    search_took_ns: u64,
+    /// Workers of which a process of another user was seen with an end: that user.
+    lenders: BTreeMap<Identity, u32>,
     /// The last worker whose holder was asked again because it was its turn.
     last_asked: Option<Identity>,
 }
@@ -92,6 +100,7 @@ impl ChannelWatch {
     /// One round: afterwards each worker knows what can be said of its stdin and stdout.
     pub(super) fn round(&mut self, world: &mut World<'_>, now_ns: u64) {
         self.unix.begin_round();
+        self.take_up(world, false, now_ns);
         let mut holders = Holders::new(world.proc);
         let mut wanted = false;
         for (worker, it) in world.workers.iter_mut() {
@@ -164,28 +173,49 @@ impl ChannelWatch {
         let_go
     }
 
+    /// Has every process searched, if that is due, and takes up what was found.
     fn search_everywhere(&mut self, world: &mut World<'_>, now_ns: u64) {
-        let mut owners: HashMap<Target, Vec<Owner>> = HashMap::new();
+        if self.search.is_under_way() {
+            return;
+        }
+        let mut owners = Owners::new();
         let mut urgent = false;
         for (worker, channels) in there(world.workers) {
-            let gateway = channels.speaker.get().or(channels.gateway.get());
+            let (speaker, gateway) = (channels.speaker.get(), channels.gateway.get());
+            let lender = self.lenders.get(&worker).copied();
             for side in channels.searched() {
                 if let Some(target) = side.target() {
-                    let owner = Owner { worker, gateway, outside: None, fellow: None };
+                    let owner = Owner {
+                        worker,
+                        speaker,
+                        gateway,
+                        lender,
+                        outside: None,
+                        fellow: None,
+                        concealed: false,
+                    };
                     owners.entry(target).or_default().push(owner);
                     urgent |= side.peer.is_undecided();
                 }
             }
         }
         let gap = if urgent { SEARCH_URGENT_NS } else { self.search_gap_ns };
+        let gap = gap.max(self.search_took_ns.saturating_mul(SEARCH_PART));
         let due = self.last_search_ns.is_none_or(|last| now_ns >= last.saturating_add(gap));
         if owners.is_empty() || !due {
             return;
         }
-        let Some(blind) = search(world, &mut owners) else { return };
+        self.search.start(Search::new(world.proc, world.workers, world.descendants, owners));
+        self.take_up(world, true, now_ns);
+    }
 
+    /// Takes up what a search found. What it says of an end that is another one by now, or somebody
+    /// was found to hold meanwhile, is not asked any more.
+    fn take_up(&mut self, world: &mut World<'_>, just_started: bool, now_ns: u64) {
+        let Some(Found { owners, blind, took_ns }) = self.search.take(just_started) else { return };
         let mut news = false;
         let (proc, book) = (world.proc, &mut *world.book);
+        let uid = |pid: u32| Some(proc.ids(pid).ok()??.uid);
         for (worker, channels) in there(world.workers) {
             for side in channels.searched() {
                 let owned = side.target().and_then(|target| owners.get(&target));
@@ -198,10 +228,16 @@ impl ChannelWatch {
                     Some(book.proc(holder.pid, stat.start_ns))
                 };
                 let outside = owner.outside.and_then(|at| Some(Peer::Held(name(at)?.into(), at)));
+                if let Some(by) = owner.outside.and_then(|at| uid(at.pid))
+                    && Some(by) != uid(worker.pid)
+                {
+                    self.lenders.insert(worker, by);
+                }
                 let before = side.peer;
                 side.holder_cpu_ns = Maybe::NONE;
                 side.peer = match (outside, before) {
                     (Some(held), _) => held,
+                    (None, _) if owner.concealed => Peer::Unread,
                     (None, _) if blind => Peer::Hidden,
                     (None, Peer::Missing(misses, _)) => {
                         let misses = (misses + 1).min(MISSES_TO_BELIEVE);
@@ -212,57 +248,15 @@ impl ChannelWatch {
                 news |= side.peer != before;
             }
         }
+        self.lenders.retain(|worker, _| world.workers.contains_key(worker));
         self.search_gap_ns = if news {
             SEARCH_EVERY_NS
         } else {
             (self.search_gap_ns * 2).clamp(SEARCH_EVERY_NS, SEARCH_SLOWEST_NS)
         };
+        self.search_took_ns = took_ns;
         self.last_search_ns = Some(now_ns);
     }
-}
-
-/// A worker whose end is searched for, and who has the other one.
-struct Owner {
-    worker: Identity,
-    gateway: Option<Identity>,
-    outside: Option<Holder>,
-    fellow: Option<Holder>,
-}
-
-/// Searches every process, those first which are no part of a worker's tree: of whom one that
-/// matters has the other end nobody else needs to be found. Whether somebody may be missed; `None`
-/// if there was no search.
-fn search(world: &World<'_>, owners: &mut HashMap<Target, Vec<Owner>>) -> Option<bool> {
-    let mut pids = world.proc.pids().ok()?;
-    let mut kin = Kin::new(world.proc, world.workers, world.descendants);
-    let speakers: HashSet<u32> =
-        owners.values().flatten().filter_map(|owner| Some(owner.gateway?.pid)).collect();
-    pids.sort_by_key(|pid| match pid {
-        pid if speakers.contains(pid) => 0,
-        pid if !kin.is_tracked(*pid) => 1,
-        _ => 2,
-    });
-    let mut wanted = owners.keys().copied().collect();
-    let mut blind = world.proc.search_holders(&pids, &mut wanted, &mut |target, holder| {
-        let mut still_wanted = false;
-        for owner in owners.get_mut(&target).into_iter().flatten() {
-            if owner.outside.is_none() {
-                match kin.of(holder.pid, owner.worker, owner.gateway) {
-                    Kinship::Own => {}
-                    Kinship::Fellow => owner.fellow = owner.fellow.or(Some(holder)),
-                    Kinship::Outside => owner.outside = Some(holder),
-                }
-            }
-            still_wanted |= owner.outside.is_none();
-        }
-        still_wanted
-    });
-    // With hidepid other users' processes are not even listed; pid 1 is never ours then.
-    blind |= !matches!(world.proc.stat(1), Ok(Some(_)));
-    // A process outside of this pid namespace (of `docker exec`, say) may hold it, unseen.
-    let here = std::fs::read_link(world.proc.root().join("self/ns/pid"));
-    blind |= here.is_ok_and(|here| here.to_str() != Some(INITIAL_PID_NAMESPACE));
-    Some(blind)
 }
 
 /// Before every process.
@@ -335,6 +329,12 @@ impl Watched {
     /// What can be said of its stdout; `None` while that is being found out.
     pub(super) fn output(&self) -> Option<OutputPeer> {
         self.output.output(self.is_log == Some(true)).filter(|_| self.looked)
+    }
+
+    /// Whether who has the other ends is not known because processes of users over their budgets were
+    /// not read.
+    pub(super) fn is_unread(&self) -> bool {
+        [&self.stdin, &self.output].into_iter().any(|side| side.peer == Peer::Unread)
     }
 
     /// Whether it was looked at at all.

@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::Worker;
 use crate::{
@@ -22,21 +22,30 @@ pub(super) enum Kinship {
 }
 
 /// Says who belongs to which worker, in one search of every process.
-pub(super) struct Kin<'a> {
-    proc: &'a ProcFs,
-    workers: &'a BTreeMap<Identity, Box<Worker>>,
-    descendants: &'a BTreeMap<Identity, Descendant>,
+#[derive(Debug)]
+pub(super) struct Kin {
+    proc: ProcFs,
+    /// Those that were there when the search began.
+    workers: BTreeSet<Identity>,
+    /// And who descended from them, each with its worker.
+    descendants: BTreeMap<Identity, Identity>,
     /// Pids above each process that was asked for, nearest first.
     chains: HashMap<u32, Vec<u32>>,
 }
 
-impl<'a> Kin<'a> {
+impl Kin {
     pub(super) fn new(
-        proc: &'a ProcFs,
-        workers: &'a BTreeMap<Identity, Box<Worker>>,
-        descendants: &'a BTreeMap<Identity, Descendant>,
+        proc: &ProcFs,
+        workers: &BTreeMap<Identity, Box<Worker>>,
+        descendants: &BTreeMap<Identity, Descendant>,
     ) -> Self {
-        Self { proc, workers, descendants, chains: HashMap::new() }
+        let there = workers.iter().filter(|(_, it)| it.live.pulse != Pulse::Gone);
+        Self {
+            proc: proc.clone(),
+            workers: there.map(|(worker, _)| *worker).collect(),
+            descendants: descendants.iter().map(|(id, it)| (*id, it.worker)).collect(),
+            chains: HashMap::new(),
+        }
     }
 
     /// What the process is to the worker, whose gateway that is.
@@ -63,15 +72,15 @@ impl<'a> Kin<'a> {
     }
 
     fn is_worker(&self, pid: u32) -> bool {
-        self.workers.range(all(pid)).any(|(_, it)| it.live.pulse != Pulse::Gone)
+        self.workers.range(all(pid)).next().is_some()
     }
 
     fn worker_above(&self, pid: u32) -> Option<Identity> {
-        self.descendants.range(all(pid)).next_back().map(|(_, it)| it.worker)
+        self.descendants.range(all(pid)).next_back().map(|(_, worker)| *worker)
     }
 
     fn is_above(&mut self, above: u32, pid: u32) -> bool {
-        let proc = self.proc;
+        let proc = &self.proc;
         let chain = self.chains.entry(pid).or_insert_with(|| {
             let parent = |pid: &u32| Some(proc.stat(*pid).ok()??.ppid).filter(|pid| *pid > 1);
             std::iter::successors(parent(&pid), parent).take(DEPTH_MAX).collect()

@@ -1,6 +1,6 @@
 //! Periodic samples of tracked workers: what the kernel programs cannot push. `live` says when a
 //! sample is worth writing, `channels` finds the other ends of a worker's stdin and stdout (each a
-//! `side`; `kin` says who belongs to whom, `holders` whether they are there, `unix` what the kernel
+//! `side`; `search` looks through every process, `kin` says who belongs to whom, `holders` whether they are there, `unix` what the kernel
 //! says of sockets, `fresh` when to look first), `work` what its tree
 //! did, `launchers` what started it, `sockets` which it has of its own, `waits` whether it waits for its stdin, `exited` watches for zombies, `memory` the machine.
 //! May touch: /proc through `proc`, sock_diag(7), `model`. Never the clock: it is told the time.
@@ -13,6 +13,7 @@ mod kin;
 mod launchers;
 mod live;
 mod memory;
+mod search;
 mod side;
 mod sockets;
 mod waits;

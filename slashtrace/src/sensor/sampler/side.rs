@@ -49,6 +49,9 @@ pub(super) enum Peer {
     Missing(u8, MaybeId),
     /// A search found nobody, but could not look everywhere.
     Hidden,
+    /// A search found nobody, but processes that may have it were not read: their users are over their
+    /// budgets.
+    Unread,
     /// The kernel says that the other end is closed.
     Shut,
     /// It has no other end that could be looked for.
@@ -57,7 +60,7 @@ pub(super) enum Peer {
 
 impl Peer {
     pub(super) fn wants_search(self) -> bool {
-        matches!(self, Self::Wanted | Self::Missing(..) | Self::Hidden)
+        matches!(self, Self::Wanted | Self::Missing(..) | Self::Hidden | Self::Unread)
     }
 
     /// Whether the next search may bring an answer, rather than another answer.
@@ -104,7 +107,7 @@ impl Side {
                 (StdinState::Inherited, fellow.get())
             }
             Peer::Missing(..) | Peer::Shut => (StdinState::Unheld, None),
-            Peer::Hidden | Peer::None => (StdinState::Unknown, None),
+            Peer::Hidden | Peer::Unread | Peer::None => (StdinState::Unknown, None),
             Peer::Wanted => return None,
         };
         Some(StdinPeer { kind: self.kind(), state, holder })
@@ -119,7 +122,7 @@ impl Side {
             Peer::Held(reader, _) => (OutputState::Read, reader.get()),
             Peer::Missing(misses, _) if misses < MISSES_TO_BELIEVE => return None,
             Peer::Missing(..) | Peer::Shut => (OutputState::Unread, None),
-            Peer::Hidden | Peer::None => (OutputState::Unknown, None),
+            Peer::Hidden | Peer::Unread | Peer::None => (OutputState::Unknown, None),
             Peer::Wanted => return None,
         };
         Some(OutputPeer { kind, state, reader })

@@ -153,10 +153,10 @@ impl Tree {
     fn read(proc: &ProcFs, worker: Identity, descendants: &[u32]) -> Self {
         let mut tree = Self { complete: descendants.len() <= DESCENDANTS_MAX, ..Self::default() };
         let mut stdio = HashSet::new();
-        let of_worker = own_sockets(&proc.path(worker.pid, ""));
+        let of_worker = own_sockets(proc, worker.pid);
         tree.own = tree.add(proc, worker.pid, of_worker, &mut stdio);
         for &pid in descendants.iter().take(DESCENDANTS_MAX) {
-            let of_descendant = own_sockets(&proc.path(pid, ""));
+            let of_descendant = own_sockets(proc, pid);
             let below = tree.add(proc, pid, of_descendant, &mut stdio);
             tree.below.extend(below);
         }

@@ -382,6 +382,7 @@ fn the_costly_reads_are_spread() {
     }
 }
 
+mod budget;
 mod channels;
 mod quiet;
 mod real;

@@ -67,6 +67,7 @@ impl Worker {
             output,
             sockets,
             waits,
+            over_budget: self.channels.is_unread(),
             cpu_ms,
             syscr_below,
             ..bare(identity, self.live.state())
@@ -112,6 +113,7 @@ pub(super) fn bare(identity: Identity, state: char) -> Sample {
         output: None,
         sockets: None,
         waits: false,
+        over_budget: false,
         cpu_ms: None,
         syscr_below: None,
     }

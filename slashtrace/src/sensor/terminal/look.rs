@@ -21,18 +21,22 @@ use crate::{
 const DESCRIPTORS_MAX: usize = 16_384;
 
 /// The terminals whose master a process holds (`tty-index`, proc_pid_fdinfo(5)), on the watched
-/// instances of devpts.
+/// instances of devpts; none of a user that is over its budget.
 /// Also how many descriptors were looked at for it.
 pub(super) fn masters(
     proc: &ProcFs,
     pid: u32,
     watched: &BTreeSet<u64>,
 ) -> (BTreeSet<Place>, usize) {
-    let Ok(fds) = fs::read_dir(proc.path(pid, "fd")) else { return (BTreeSet::new(), 0) };
+    let (Ok(Some(mut meter)), Ok(fds)) = (proc.meter(pid), fs::read_dir(proc.path(pid, "fd")))
+    else {
+        return (BTreeSet::new(), 0);
+    };
     let mut count = 0;
     // /dev/ptmx of a devtmpfs is that of the devpts beside it (`devpts_mntget`, fs/devpts/inode.c).
     let mut beside = None;
-    let held = fds.flatten().take(DESCRIPTORS_MAX).filter(|fd| {
+    let fds = fds.flatten().take(DESCRIPTORS_MAX).take_while(|_| meter.read());
+    let held = fds.filter(|fd| {
         count += 1;
         fs::read_link(fd.path())
             .is_ok_and(|to| to == Path::new("/dev/ptmx") || to == Path::new("/dev/pts/ptmx"))
