@@ -103,6 +103,9 @@ impl Samples {
         self.put("stdin", sample.stdin.map(Value::Stdin), seq);
         self.put("output", sample.output.map(Value::Output), seq);
         self.put("sockets", sample.sockets.map(Value::Sockets), seq);
+        if sample.stdin.is_some() || sample.output.is_some() {
+            self.put("over-budget", Some(Value::Number(sample.over_budget.into())), seq);
+        }
         if sample.waits && !self.values.contains_key("waits") {
             self.put("waits", Some(Value::Number(1)), seq);
         }

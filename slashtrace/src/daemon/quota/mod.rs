@@ -448,9 +448,12 @@ fn newer(before: Observation, now: Observation) -> Observation {
         output,
         sockets,
         waits,
+        over_budget,
         cpu_ms,
         syscr_below,
     } = now.clone();
+    // It is about the look at these.
+    let looked = stdin.is_some() || output.is_some();
     let body = Body::Sample(Sample {
         pid,
         start_ns,
@@ -465,6 +468,7 @@ fn newer(before: Observation, now: Observation) -> Observation {
         output: output.or(before.output),
         sockets: sockets.or(before.sockets),
         waits: waits || before.waits,
+        over_budget: if looked { over_budget } else { before.over_budget },
         cpu_ms: cpu_ms.or(before.cpu_ms),
         syscr_below: syscr_below.or(before.syscr_below),
     });
