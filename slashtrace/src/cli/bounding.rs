@@ -28,6 +28,8 @@ struct Size(Option<u64>);
 const UNITS: [(&str, u32); 4] = [("G", 30), ("M", 20), ("K", 10), ("", 0)];
 /// Less is not enough for the first worker of each user.
 const LEAST: u64 = 16 << 10;
+/// Less is full with what a busy user makes in seconds.
+const FOLDER_LEAST: u64 = 1 << 20;
 
 impl FromStr for Size {
     type Err = String;
@@ -59,6 +61,18 @@ impl fmt::Display for Size {
     }
 }
 
+/// How much a folder of evidence holds at most, bytes.
+///
+/// # Errors
+/// If it is no size, none, or so small that nothing would stay in it.
+pub(super) fn folder(text: &str) -> Result<u64, String> {
+    match text.parse::<Size>()?.0 {
+        Some(bytes) if bytes >= FOLDER_LEAST => Ok(bytes),
+        Some(_) => Err(format!("too little: {} at least", Size(Some(FOLDER_LEAST)))),
+        None => Err("a folder needs a bound: `256M`, `1G`".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,6 +90,10 @@ mod tests {
             assert_eq!((size.0, size.to_string()), (Some(bytes), written.to_owned()));
         }
         assert_eq!("none".parse::<Size>().unwrap().to_string(), "none");
+        assert_eq!(folder("64M"), Ok(64 << 20));
+        for wrong in ["none", "1023K", "64", ""] {
+            assert!(folder(wrong).is_err(), "{wrong}");
+        }
         for wrong in ["", "M", "16X", "-1", "1K", "99999999999G", "1.5M"] {
             assert!(wrong.parse::<Size>().is_err(), "{wrong}");
         }

@@ -6,8 +6,8 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use super::{
-    Color, Exit, FailOn, Watching, alone::Alone, bounding::Bounding, print_error, reaping::Reaping,
-    redacting::Redacting, runtime, screen::Screen,
+    Color, Exit, FailOn, Watching, alone::Alone, bounding, bounding::Bounding, print_error,
+    reaping::Reaping, redacting::Redacting, runtime, screen::Screen,
 };
 use crate::{
     daemon::{
@@ -37,8 +37,8 @@ pub struct Args {
     /// kept one after the other, the oldest go when it is full, and the next start goes on from them
     #[arg(long, value_name = "PATH", default_value = "-")]
     evidence: PathBuf,
-    /// How much a folder of evidence holds at most: `64MiB`, `1GiB`
-    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = bytes)]
+    /// How much a folder of evidence holds at most: `64M`, `1G`
+    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = bounding::folder)]
     evidence_max: u64,
     /// Stop after this time: `90s`, `10m`, `2h`
     #[arg(long, value_name = "TIME")]
@@ -139,33 +139,9 @@ fn is_folder(path: &Path) -> bool {
     path.is_dir() || path.as_os_str().as_encoded_bytes().ends_with(b"/")
 }
 
-/// `64MiB`: a number and a unit, at least 1 MiB.
-fn bytes(text: &str) -> Result<u64, String> {
-    const UNITS: [(&str, u64); 3] = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
-    let unit = UNITS.iter().find(|(unit, _)| text.ends_with(unit));
-    let (unit, factor) = unit.ok_or("give a number and a unit: `64MiB`, `1GiB`")?;
-    let number = text.trim_end_matches(unit).trim_end().parse::<u64>();
-    let number = number.map_err(|_| format!("a whole number is to stand before {unit}"))?;
-    match number.checked_mul(*factor) {
-        Some(bytes) if bytes >= 1 << 20 => Ok(bytes),
-        Some(_) => Err("too small: 1MiB at least".to_owned()),
-        None => Err("too large".to_owned()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_size_has_a_unit_and_a_least() {
-        assert_eq!(bytes("64MiB"), Ok(64 << 20));
-        assert_eq!(bytes("2048 KiB"), Ok(2 << 20));
-        assert_eq!(bytes("1GiB"), Ok(1 << 30));
-        for bad in ["64", "64MB", "MiB", "-1MiB", "1023KiB", "99999999999GiB", ""] {
-            assert!(bytes(bad).is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn a_folder_is_there_or_ends_with_a_slash() {

@@ -63,6 +63,12 @@ fn a_failure_here_does_not_hide_the_command_s() {
     }
 }
 
+/// Whether a recording of the whole machine ended in order. It may have seen workers of other tests,
+/// of which not every one can be judged.
+fn in_order(code: Option<i32>) -> bool {
+    matches!(code, Some(0 | 3))
+}
+
 #[test]
 fn ctrl_c_ends_in_order() {
     for (name, reason) in [("INT", "interrupted"), ("TERM", "terminated"), ("HUP", "hangup")] {
@@ -74,7 +80,7 @@ fn ctrl_c_ends_in_order() {
         let status = child.wait().unwrap();
         let mut text = String::new();
         stderr.read_to_string(&mut text).unwrap();
-        assert_eq!(status.code(), Some(0), "{name}: {text}");
+        assert!(in_order(status.code()), "{name}: {status} {text}");
         let records = lines(&folder);
         assert_eq!(records.last().unwrap()["reason"], reason);
     }
@@ -128,7 +134,8 @@ fn nohup_is_respected() {
     let mut child = command.spawn().unwrap();
     wait_for(&folder.path("rec/evidence.ndjson.part"));
     signal(&child, "HUP");
-    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let status = child.wait().unwrap();
+    assert!(in_order(status.code()), "{status}");
     let records = lines(&folder);
     assert_eq!(records.last().unwrap()["reason"], "duration");
 }
@@ -164,7 +171,7 @@ fn nobody_reading_stderr_is_no_error() {
     command.args(["record", "-o", &rec, "--sensor", "poll", "--duration", "1s"]);
     let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
     drop(child.stderr.take());
-    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert!(in_order(child.wait().unwrap().code()));
     assert!(folder.path("rec/evidence.ndjson.gz").exists());
 }
 
