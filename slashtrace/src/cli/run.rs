@@ -78,7 +78,7 @@ pub fn run(args: &Args, profile: &Profile, color: Color) -> Result<Exit> {
         folder if in_folder => EvidenceWriter::in_folder(folder, args.evidence_max)?,
         file => EvidenceWriter::append(file)?,
     };
-    let resumed = match in_folder.then(|| Resumed::from(&args.evidence, profile)) {
+    let resumed = match in_folder.then(|| Resumed::from(&args.evidence, profile, &plan.redaction)) {
         Some(Ok(resumed)) => resumed,
         // What is there stays, and is told of by whoever reads it.
         Some(Err(error)) => {

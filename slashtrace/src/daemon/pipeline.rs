@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     engine::Engine,
+    host::proc::Subordinates,
     model::{Body, Checkpoint, FORMAT_VERSION, Gap, GapReason, Observation, Record, Tick},
     profile::Profile,
     reaper::Reaper,
@@ -67,7 +68,7 @@ impl<'a> Pipeline<'a> {
     /// Leaves out what goes beyond these bounds, and tells of it.
     #[must_use]
     pub fn bounded(mut self, bounds: Bounds) -> Self {
-        self.quota = Some(Quota::new(bounds));
+        self.quota = Some(Quota::new(bounds).sharing(Subordinates::of_this_machine()));
         self
     }
 

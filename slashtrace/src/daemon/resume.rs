@@ -18,6 +18,7 @@ use crate::{
         Source, TerminalEvent, TerminalState,
     },
     profile::Profile,
+    redact::Redaction,
     roster::span,
     sensor::Before,
 };
@@ -46,7 +47,7 @@ impl Resumed {
     ///
     /// # Errors
     /// If it cannot be read.
-    pub fn from(folder: &Path, profile: &Profile) -> Result<Option<Self>> {
+    pub fn from(folder: &Path, profile: &Profile, redaction: &Redaction) -> Result<Option<Self>> {
         let Some(known) = last_known(folder)? else { return Ok(None) };
         let seq = known.last.seq;
         let nothing = |why: &str| {
@@ -58,6 +59,9 @@ impl Resumed {
         }
         if known.start.profile.workers != profile.workers {
             return nothing("the rules for workers are other ones");
+        }
+        if known.start.pseudonyms != Some(redaction.fingerprint()) {
+            return nothing("session keys were given other names then");
         }
         Self::living(known, &ProcFs::new("/proc")).map(Some)
     }

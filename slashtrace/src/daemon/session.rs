@@ -133,6 +133,7 @@ pub async fn record(
     let description = sensor.describe();
     let mut start = start_record(&description, profile, plan.policy.as_ref())?;
     start.resumed = plan.resumed.is_some();
+    start.pseudonyms = Some(plan.redaction.fingerprint());
     // The command's own start is part of the recording, so the recording begins before it.
     let mut began = vec![feed::now(Body::Start(Box::new(start)))];
     let resumed = plan.resumed.clone();

@@ -41,6 +41,7 @@ pub(super) fn start_record(
         continued: false,
         resumed: false,
         boot_id: boot_id(),
+        pseudonyms: None,
     })
 }
 

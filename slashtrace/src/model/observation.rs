@@ -647,6 +647,10 @@ pub struct Start {
     /// `checkpoint` says what is known from then. Findings are judged again from here.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub resumed: bool,
+    /// Which session keys have pseudonyms (`hidden` that look like a secret, or `every`), and by what:
+    /// where this is the same, a session has the same name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pseudonyms: Option<String>,
     /// The machine's boot, as /proc/sys/kernel/random/boot_id names it: times in ns of the boot clock,
     /// and processes, are those of this boot.
     #[serde(default, skip_serializing_if = "Option::is_none")]

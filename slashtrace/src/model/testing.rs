@@ -293,6 +293,7 @@ pub(crate) fn start() -> Start {
         continued: false,
         resumed: false,
         boot_id: None,
+        pseudonyms: None,
         limits: Limits {
             argv_searched_bytes: 4096,
             ring_bytes: 1 << 20,

@@ -346,7 +346,8 @@ impl Judge {
             seen_exec: worker.birth.source == Source::Kernel && !worker.birth.inherited,
             // While it starts it reads for itself.
             syscr: worker.served(now_ns, &roster.rules).and_then(|_| worker.usage().syscr()),
-            output_unread: worker.usage().is_unread(),
+            // What was not read before is asked for now.
+            output_unread: worker.usage().is_unread() || worker.usage().is_over_budget(),
             other_clients,
             ways: worker.ways(&roster.rules, now_ns),
             seq: open.seq,

@@ -53,6 +53,13 @@ impl Redaction {
         self
     }
 
+    /// Under which key, and of which keys, pseudonyms are made: the same where the same session has
+    /// the same name. It does not show the key.
+    pub fn fingerprint(&self) -> String {
+        let of = if self.every_session { "every" } else { "hidden" };
+        format!("{of}:{}", self.pseudonyms.pseudonym("which key this is"))
+    }
+
     /// What stands for a session key, escaped: itself, or a pseudonym.
     pub fn session_key<'a>(&self, key: &'a str) -> Cow<'a, str> {
         if self.every_session || keys::is_hidden(key) {

@@ -137,8 +137,11 @@ impl Usage {
     pub(super) fn sampled(&mut self, sample: &Sample, record: &Record, rules: &Rules) -> bool {
         let now = Moment { at: record.boottime_ns, seq: record.seq, source: Source::Proc };
         let mut news = false;
-        if let Some(stdin) = sample.stdin {
+        if sample.stdin.is_some() || sample.output.is_some() {
+            news |= self.over_budget != sample.over_budget;
             self.over_budget = sample.over_budget;
+        }
+        if let Some(stdin) = sample.stdin {
             let held = stdin.state == StdinState::Held;
             let StdinPeer { kind, state, holder } = stdin;
             let before = self.stdin.replace(Peer { kind, state, who: holder.into() });
@@ -198,7 +201,7 @@ impl Usage {
     }
 
     /// Whether processes that may have its other ends were not read.
-    pub(super) fn is_over_budget(&self) -> bool {
+    pub(crate) fn is_over_budget(&self) -> bool {
         self.over_budget
     }
 
@@ -290,6 +293,10 @@ impl Worker {
             }
         }
         if rules.sees_use && usage.output_state().is_none() {
+            return Reach::Unknown(Unseen::Hidden);
+        }
+        // Who reads there may be among those that were not looked at.
+        if usage.over_budget && !usage.is_unread() {
             return Reach::Unknown(Unseen::Hidden);
         }
         match channel {

@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 
 use self::{bucket::Bucket, owners::Owners};
 use crate::{
+    host::proc::Subordinates,
     model::{
         Body, Exec, Exit, Finding, Gap, GapReason, Identity, Observation, Role, Sample, Signal,
         Spawn,
@@ -85,6 +86,8 @@ struct User {
 #[derive(Debug)]
 pub(super) struct Quota {
     bounds: Bounds,
+    /// What users take for themselves are theirs.
+    subordinates: Subordinates,
     all: Bucket,
     users: BTreeMap<Option<u32>, User>,
     owners: Owners,
@@ -101,6 +104,7 @@ impl Quota {
     pub(super) fn new(bounds: Bounds) -> Self {
         Self {
             bounds,
+            subordinates: Subordinates::default(),
             all: Bucket::new(bounds.all),
             users: BTreeMap::new(),
             owners: Owners::default(),
@@ -109,6 +113,12 @@ impl Quota {
             look_ns: u64::MAX,
             left_out: false,
         }
+    }
+
+    /// Charges users for what they take for themselves.
+    pub(super) fn sharing(mut self, subordinates: Subordinates) -> Self {
+        self.subordinates = subordinates;
+        self
     }
 
     /// Whether anything was left out that findings need: what is recorded is not complete.
@@ -197,7 +207,8 @@ impl Quota {
             }
             Body::Terminal(event) => {
                 let master = event.master.as_ref().and_then(|master| owner(master.identity()));
-                (event.uid.or(master), Need::Worker)
+                // Told once: a terminal that is left out would not show its session to anybody.
+                (event.uid.or(master), Need::End)
             }
             Body::Program(program) => (owner(program.identity()), Need::Worker),
             Body::Clients(clients) => (owner(clients.identity()), Need::Worker),
@@ -254,6 +265,7 @@ impl Quota {
             observation = newer(before, observation);
             self.count((uid, Need::News));
         }
+        let need = need_of_sample(&observation).max(need);
         if self.has_room(uid, need) {
             self.admit((uid, Need::End), size::of(&observation.body));
             into.push(observation);
@@ -308,6 +320,10 @@ impl Quota {
             Need::Worker => 0.0,
             Need::End => return true,
         };
+        // Who has hardly written anything is not left out for what others wrote.
+        if need == Need::Worker && own > OF_ALL {
+            return true;
+        }
         // Where all together write much, those who write most are left out first.
         own > reserve && self.all.left() - reserve > OF_ALL * (1.0 - own)
     }
@@ -331,6 +347,7 @@ impl Quota {
 
     /// A user's account. One of too many is nobody's in particular.
     fn user(&mut self, uid: Option<u32>) -> &mut User {
+        let uid = uid.map(|uid| self.subordinates.account_of(uid));
         let key = if self.users.contains_key(&uid) || self.users.len() < USERS_MAX {
             uid
         } else {
@@ -358,10 +375,11 @@ impl Quota {
             if last || user.tell_ns <= now_ns {
                 user.tell(*uid, now_ns, into);
             }
-            waiting.extend(user.waiting.keys().map(|id| (*uid, *id)));
+            let all = user.waiting.iter();
+            waiting.extend(all.map(|(id, sample)| (*uid, *id, need_of_sample(sample))));
         }
-        for (uid, id) in waiting {
-            if last || self.has_room(uid, Need::News) {
+        for (uid, id, need) in waiting {
+            if last || self.has_room(uid, need) {
                 self.release(uid, id, into);
             }
         }
@@ -411,7 +429,8 @@ fn subject(body: &Body) -> Option<Identity> {
 fn of_exec(exec: &Exec, roster: &Roster) -> Need {
     let worker = roster.worker(exec.identity()).is_some_and(crate::roster::Worker::is_live);
     match exec.role {
-        Role::Worker if worker && !exec.is_worker => Need::Worker,
+        // Once for each that was admitted: it is no worker any more, and not to be ended.
+        Role::Worker if worker && !exec.is_worker => Need::End,
         Role::Gateway | Role::Ancestor => Need::Worker,
         // How long it may outlive its worker depends on which helper it is.
         Role::Descendant if exec.helper.is_some() => Need::Family,
@@ -424,10 +443,18 @@ fn need_of_signal(signal: &Signal) -> Need {
     if ends { Need::Family } else { Need::News }
 }
 
-/// Whether a sample says nothing of whether its process lives and who can use it.
+fn need_of_sample(observation: &Observation) -> Need {
+    match &observation.body {
+        Body::Sample(sample) if is_news(sample) => Need::News,
+        _ => Need::Worker,
+    }
+}
+
+/// Whether a sample says nothing of whether its process lives, works, and who can use it.
 fn is_news(sample: &Sample) -> bool {
     let used = sample.stdin.is_some() || sample.output.is_some() || sample.sockets.is_some();
-    !used && !sample.waits && !matches!(sample.state, 'Z' | 'X')
+    let worked = sample.cpu_ms.is_some() || sample.syscr_below.is_some();
+    !used && !worked && !sample.waits && !matches!(sample.state, 'Z' | 'X')
 }
 
 /// Two samples of one process as one: what was read later holds.
@@ -461,7 +488,8 @@ fn newer(before: Observation, now: Observation) -> Observation {
         rss_kib: rss_kib.or(before.rss_kib),
         launchers_rss_kib: launchers_rss_kib.or(before.launchers_rss_kib),
         pss_kib: pss_kib.or(before.pss_kib),
-        threads: threads.or(before.threads),
+        // One that is a zombie now has no threads of before.
+        threads: threads.or(before.threads.filter(|_| state != 'Z')),
         syscr: syscr.or(before.syscr),
         reads: reads.or(before.reads),
         stdin: stdin.or(before.stdin),

@@ -7,7 +7,7 @@ use super::*;
 use crate::{
     daemon::{Sink, pipeline::Pipeline, replay::replay},
     evidence::{Reader, line, samples},
-    model::{FORMAT_VERSION, Record, StdinPeer, StdinState, Stop, Tick, testing},
+    model::{FORMAT_VERSION, Record, StdinPeer, StdinState, Stop, TerminalEvent, Tick, testing},
     profile::Profile,
 };
 
@@ -92,6 +92,53 @@ fn sample(uid: u32, nth: u32, syscr: u64) -> Body {
 
 fn is_spawn_of(uid: u32) -> impl Fn(&Body) -> bool {
     move |body| matches!(body, Body::Spawn(spawn) if spawn.uid == uid)
+}
+
+#[test]
+fn what_keeps_a_worker_from_being_ended_is_never_left_out() {
+    let mut world = World::new(Some(16 << 10), None);
+    world.feed(0, worker(FLOODER, 1));
+    let mut nth = 2;
+    while world.quota.has_room(Some(FLOODER), Need::Worker) {
+        world.feed(MS, worker(FLOODER, nth));
+        nth += 1;
+    }
+    // A terminal that shows its session; that it is another program by now.
+    let terminal = TerminalEvent { uid: Some(FLOODER), ..testing::terminal(3, 5) };
+    world.feed(2 * MS, Body::Terminal(Box::new(terminal)));
+    let exec = Exec { role: Role::Worker, is_worker: false, ..testing::exec(id(FLOODER, 1)) };
+    world.feed(2 * MS, Body::Exec(exec));
+    assert_eq!(world.count(|body| matches!(body, Body::Terminal(_) | Body::Exec(_))), 2);
+    // Its work waits no longer than the births of others do.
+    let work = Sample { cpu_ms: Some(7), ..testing::sample(id(FLOODER, 1)) };
+    assert!(!is_news(&work));
+    assert!(is_news(&testing::sample(id(FLOODER, 1))));
+}
+
+#[test]
+fn what_users_take_for_themselves_is_theirs() {
+    let subordinates = Subordinates::parse("a:100000:65536");
+    let quota = Quota::new(Bounds { user: Some(64 << 10), all: None }).sharing(subordinates);
+    let mut world = World { quota, ..World::new(None, None) };
+    for nth in 1..2_000_u32 {
+        world.feed(u64::from(nth) * MS, worker(100_000 + nth % 1_000, nth));
+    }
+    let spawned = world.count(|body| matches!(body, Body::Spawn(_)));
+    assert!((50..400).contains(&spawned), "{spawned}");
+}
+
+#[test]
+fn who_wrote_little_is_not_left_out_for_what_others_wrote() {
+    let mut world = World::new(Some(64 << 10), Some(64 << 10));
+    let mut nth = 0;
+    while world.quota.all.left() > 0.0 {
+        nth += 1;
+        world.feed(MS, worker(3_000 + nth % 20, nth));
+        world.feed(MS, exit(3_000 + nth % 20, nth, Role::Worker));
+        assert!(nth < 10_000);
+    }
+    world.feed(2 * MS, worker(OTHER, 1));
+    assert_eq!(world.count(is_spawn_of(OTHER)), 1);
 }
 
 #[test]

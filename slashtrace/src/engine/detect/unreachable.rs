@@ -58,7 +58,7 @@ mod tests {
     use crate::engine::testing::scenario::{History, K, S, pids};
     use crate::evidence::samples;
     use crate::model::{
-        Body, Confidence, Kind,
+        Body, Confidence, EndKind, Kind, OutputPeer, OutputState, Sample,
         StdinState::{Held, Unheld, Unknown},
     };
 
@@ -101,6 +101,24 @@ mod tests {
         let mut history = History::new();
         history.spawn(101, 100, K).stdin(101, Unheld).after(4 * S).stdin(101, Held).after(60 * S);
         assert!(history.silent());
+    }
+
+    #[test]
+    fn where_readers_were_not_looked_at_for_want_of_budget_nothing_is_proven() {
+        let mut history = History::new();
+        history.spawn(101, 100, K).stdin(101, Held).after(60 * S);
+        let output = |over_budget| {
+            move |it: &mut Sample| {
+                let (kind, state) = (EndKind::Pipe, OutputState::Unknown);
+                it.output = Some(OutputPeer { kind, state, reader: None });
+                it.over_budget = over_budget;
+            }
+        };
+        history.stdin(101, Unheld).sample(101, output(true)).after(60 * S);
+        assert!(history.open(Kind::Unreachable).is_none());
+        // It is the gateway's own, say.
+        history.sample(101, output(false)).after(60 * S);
+        assert_eq!(pids(history.open(Kind::Unreachable).expect("open")), [101]);
     }
 
     #[test]

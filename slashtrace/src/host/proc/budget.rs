@@ -143,14 +143,14 @@ impl Budget {
 
 /// Ranges of user ids that users may take for their processes (newuidmap(1)).
 #[derive(Debug, Default)]
-struct Subordinates {
+pub(crate) struct Subordinates {
     /// First and last id, and whose account: the first id of the first range of that user. Ascending.
     ranges: Vec<(u32, u32, u32)>,
 }
 
 impl Subordinates {
     /// `name:first:count` a line.
-    fn parse(text: &str) -> Self {
+    pub(crate) fn parse(text: &str) -> Self {
         let mut accounts: HashMap<&str, u32> = HashMap::new();
         let mut ranges = Vec::new();
         for line in text.lines() {
@@ -173,7 +173,13 @@ impl Subordinates {
         Self { ranges }
     }
 
-    fn account_of(&self, uid: u32) -> u32 {
+    /// Those of this machine's /etc/subuid; none if it has no such file.
+    pub(crate) fn of_this_machine() -> Self {
+        Self::parse(&std::fs::read_to_string("/etc/subuid").unwrap_or_default())
+    }
+
+    /// Whose account a user's is.
+    pub(crate) fn account_of(&self, uid: u32) -> u32 {
         let after = self.ranges.partition_point(|(first, ..)| *first <= uid);
         let range = after.checked_sub(1).and_then(|at| self.ranges.get(at));
         range.filter(|(_, last, _)| uid <= *last).map_or(uid, |(.., account)| *account)

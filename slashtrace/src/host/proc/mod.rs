@@ -41,7 +41,7 @@ use rustix::{
 };
 
 pub use book::IdentityBook;
-pub(crate) use budget::Allowance;
+pub(crate) use budget::{Allowance, Subordinates};
 use budget::{Meter, ROOT, Reads};
 pub use ends::{Holder, Target, WriteEnds};
 pub use fds::FdEnd;

@@ -237,6 +237,8 @@ impl ChannelWatch {
                 side.holder_cpu_ns = Maybe::NONE;
                 side.peer = match (outside, before) {
                     (Some(held), _) => held,
+                    // Who held it is gone by now: others were not looked at.
+                    (None, _) if owner.outside.is_some() => Peer::Wanted,
                     (None, _) if owner.concealed => Peer::Unread,
                     (None, _) if blind => Peer::Hidden,
                     (None, Peer::Missing(misses, _)) => {

@@ -21,21 +21,23 @@ use crate::{
 const DESCRIPTORS_MAX: usize = 16_384;
 
 /// The terminals whose master a process holds (`tty-index`, proc_pid_fdinfo(5)), on the watched
-/// instances of devpts; none of a user that is over its budget.
-/// Also how many descriptors were looked at for it.
+/// instances of devpts, and how many descriptors were looked at for it. None where they could not all
+/// be looked at, because its user is over its budget.
 pub(super) fn masters(
     proc: &ProcFs,
     pid: u32,
     watched: &BTreeSet<u64>,
-) -> (BTreeSet<Place>, usize) {
-    let (Ok(Some(mut meter)), Ok(fds)) = (proc.meter(pid), fs::read_dir(proc.path(pid, "fd")))
-    else {
-        return (BTreeSet::new(), 0);
-    };
-    let mut count = 0;
+) -> Option<(BTreeSet<Place>, usize)> {
+    let Ok(meter) = proc.meter(pid) else { return Some((BTreeSet::new(), 0)) };
+    let mut meter = meter?;
+    let Ok(fds) = fs::read_dir(proc.path(pid, "fd")) else { return Some((BTreeSet::new(), 0)) };
+    let (mut count, mut stopped) = (0, false);
     // /dev/ptmx of a devtmpfs is that of the devpts beside it (`devpts_mntget`, fs/devpts/inode.c).
     let mut beside = None;
-    let fds = fds.flatten().take(DESCRIPTORS_MAX).take_while(|_| meter.read());
+    let fds = fds.flatten().take(DESCRIPTORS_MAX).take_while(|_| {
+        stopped = !meter.read();
+        !stopped
+    });
     let held = fds.filter(|fd| {
         count += 1;
         fs::read_link(fd.path())
@@ -50,7 +52,8 @@ pub(super) fn masters(
         })?;
         Some((instance, index.trim().parse().ok()?))
     });
-    (places.collect(), count)
+    let places = places.collect();
+    (!stopped).then_some((places, count))
 }
 
 /// Who has a terminal as controlling terminal.

@@ -103,8 +103,13 @@ impl Masters {
         if round && held.rest > 0 {
             held.rest -= 1;
         } else if !quiet {
-            let (places, descriptors) = look::masters(proc, pid, watched);
-            *held = Held { cpu_ns, places, rest: descriptors / DESCRIPTORS_A_ROUND };
+            match look::masters(proc, pid, watched) {
+                Some((places, descriptors)) => {
+                    *held = Held { cpu_ns, places, rest: descriptors / DESCRIPTORS_A_ROUND };
+                }
+                // What it held before is what is known; it is looked at again.
+                None => held.cpu_ns = None,
+            }
         }
         &held.places
     }
