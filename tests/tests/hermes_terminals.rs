@@ -2,7 +2,8 @@
 //! closed, a second one goes on; where slashtrace may, it ends the lost worker and no other. 0.13.0:
 //! the gateway of each tab lives below its terminal.
 //!
-//! Runs when nothing is built: on a machine that is short of CPU a tab loses its connection, and
+//! Runs alone: it counts the terminals of every dashboard on the machine; where that is short of CPU a
+//! tab loses its connection, and
 //! hermes-agent ends its worker.
 
 use std::{collections::BTreeSet, process::Command};

@@ -143,11 +143,14 @@ fn a_worker_that_ignores_sigterm_or_is_stopped_is_killed_after_the_grace() {
 }
 
 #[test]
-fn a_storm_opens_the_breaker_and_nobody_is_ended() {
+fn a_storm_opens_the_breaker() {
     if !host::may_load_kernel_programs() {
         return;
     }
     const STORM: usize = 500;
+    // Who holds their stdin is searched for bit by bit: as many as may be ended within a minute may be
+    // before it is known how many there are.
+    const BUDGET: usize = 10;
     let recording = reaper("enforce").start();
     let worker = |n: usize| recording.worker(&format!("storm-{n}"), vec![Step::Sleep(LONG)]);
     // The orders of one gateway must fit into one environment variable.
@@ -163,10 +166,12 @@ fn a_storm_opens_the_breaker_and_nobody_is_ended() {
     let records = recording.so_far();
     let all: Vec<Identity> = workers(&records).iter().map(|worker| worker.identity()).collect();
     assert_eq!(all.len(), STORM);
-    assert!(all.iter().all(|worker| is_there(worker.pid)), "everybody lives");
+    let live = all.iter().filter(|worker| is_there(worker.pid)).count();
     let recorded = recording.stop();
-    assert_eq!(actions(&recorded.records).len(), 1, "{recorded}");
-    assert!(all.iter().all(|worker| recorded.signals_of(*worker).is_empty()));
+    let stops = actions(&recorded.records).into_iter();
+    assert_eq!(stops.filter(|it| it.step == ReaperStep::Stop).count(), 1, "{recorded}");
+    let signalled = all.iter().filter(|worker| !recorded.signals_of(**worker).is_empty()).count();
+    assert!(signalled <= BUDGET && live >= STORM - BUDGET, "{signalled}, {live}: {recorded}");
 }
 
 #[test]
