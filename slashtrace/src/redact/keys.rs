@@ -213,7 +213,7 @@ fn has_address(key: &str) -> bool {
     };
     let found = |is_part: fn(char) -> bool, is_address: fn(&str) -> bool| {
         runs_of(key, is_part).any(|(from, run)| {
-            // A name's colon may come before it, a port's colon or a full stop behind it.
+            // A name's colon may come before it, and a port's colon or a full stop after it.
             let name = usize::from(run.starts_with(':') && !run.starts_with("::"));
             let word = run[name..].trim_end_matches('.');
             let port = usize::from(word.ends_with(':') && !word.ends_with("::"));

@@ -352,6 +352,11 @@ impl Roster {
         }
     }
 
+    /// Whether this opening of a terminal was observed before.
+    pub(crate) fn has_terminal(&self, event: &TerminalEvent) -> bool {
+        self.knows_terminal((event.instance, event.index, event.opened_ns))
+    }
+
     /// Whether a terminal is open, or closed and still of use.
     pub(super) fn knows_terminal(&self, key: Key) -> bool {
         self.terminals.all.contains_key(&key)

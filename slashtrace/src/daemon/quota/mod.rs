@@ -20,7 +20,7 @@ use crate::{
     host::proc::Subordinates,
     model::{
         Body, Exec, Exit, Finding, Gap, GapReason, Identity, Observation, Role, Sample, Signal,
-        Spawn,
+        Spawn, TerminalState,
     },
     roster::Roster,
 };
@@ -145,7 +145,7 @@ impl Quota {
         }
         let charge = self.charge_of(&observation.body, roster);
         if self.program.is_some() {
-            // It is the worker's that comes behind it.
+            // It belongs to the worker that comes after it.
             let with = charge.filter(|_| matches!(observation.body, Body::Spawn(_)));
             self.pass_program(roster, with, into);
         }
@@ -207,8 +207,10 @@ impl Quota {
             }
             Body::Terminal(event) => {
                 let master = event.master.as_ref().and_then(|master| owner(master.identity()));
-                // Told once: a terminal that is left out would not show its session to anybody.
-                (event.uid.or(master), Need::End)
+                // The sensors pace openings and closes, which keep workers from being ended. How often a
+                // process names another session is up to its user.
+                let news = roster.has_terminal(event) && event.state == TerminalState::Opened;
+                (event.uid.or(master), if news { Need::Worker } else { Need::End })
             }
             Body::Program(program) => (owner(program.identity()), Need::Worker),
             Body::Clients(clients) => (owner(clients.identity()), Need::Worker),

@@ -105,10 +105,22 @@ fn what_keeps_a_worker_from_being_ended_is_never_left_out() {
     }
     // A terminal that shows its session; that it is another program by now.
     let terminal = TerminalEvent { uid: Some(FLOODER), ..testing::terminal(3, 5) };
-    world.feed(2 * MS, Body::Terminal(Box::new(terminal)));
+    world.feed(2 * MS, Body::Terminal(Box::new(terminal.clone())));
+    // Its user may name sessions without end: that is left out.
+    for nth in 0..1_000 {
+        let session = Some(format!("s{nth}"));
+        let event = TerminalEvent { session, ..terminal.clone() };
+        world.feed(2 * MS, Body::Terminal(Box::new(event)));
+    }
+    let terminals = |body: &Body| matches!(body, Body::Terminal(_));
+    assert_eq!(world.count(terminals), 1);
+    let state = TerminalState::Closed;
+    let closed = TerminalEvent { state, ..terminal };
+    world.feed(2 * MS, Body::Terminal(Box::new(closed)));
+    assert_eq!(world.count(terminals), 2);
     let exec = Exec { role: Role::Worker, is_worker: false, ..testing::exec(id(FLOODER, 1)) };
     world.feed(2 * MS, Body::Exec(exec));
-    assert_eq!(world.count(|body| matches!(body, Body::Terminal(_) | Body::Exec(_))), 2);
+    assert_eq!(world.count(|body| matches!(body, Body::Exec(_))), 1);
     // Its work waits no longer than the births of others do.
     let work = Sample { cpu_ms: Some(7), ..testing::sample(id(FLOODER, 1)) };
     assert!(!is_news(&work));
