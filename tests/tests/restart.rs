@@ -283,7 +283,7 @@ fn what_was_known_before_a_restart_counts_after_it() {
     // The other one still answers.
     stays.order("spawn another");
     assert!(is_there(used), "{}", bench.said());
-    assert!(bench.said().contains("goes on from before"), "{}", bench.said());
+    assert!(bench.said().contains("resumes from earlier evidence"), "{}", bench.said());
     let code = daemon.stop();
     assert!(matches!(code, Some(0 | 3)), "{code:?}\n{}", bench.said());
     drop(stays);

@@ -82,7 +82,7 @@ pub fn run(args: &Args, profile: &Profile, color: Color) -> Result<Exit> {
         Some(Ok(resumed)) => resumed,
         // What is there stays, and is told of by whoever reads it.
         Some(Err(error)) => {
-            print_error(&error.context("what earlier evidence says cannot be taken over"));
+            print_error(&error.context("cannot resume from earlier evidence"));
             None
         }
         None => None,
@@ -91,8 +91,6 @@ pub fn run(args: &Args, profile: &Profile, color: Color) -> Result<Exit> {
         before: resumed.as_ref().map(|resumed| resumed.before.clone()).unwrap_or_default(),
         ..options
     };
-    let going_on = resumed.as_ref().and_then(|resumed| resumed.note.clone());
-    let plan = Plan { resumed, ..plan };
     ending::watch(Promise::Ended).context("cannot watch over signals")?;
     let screen = Screen::stderr(color);
     let mut live = Live::new(Box::new(screen.clone()));
@@ -104,10 +102,13 @@ pub fn run(args: &Args, profile: &Profile, color: Color) -> Result<Exit> {
         {
             screen.line(&why);
         }
-        let notes = note.into_iter().chain(going_on);
+        let sensors = chosen.sensor.describe();
+        let resumed = resumed.map(|it| it.for_sensors(sensors.kind, sensors.calls_counted));
+        let notes = note.into_iter().chain(resumed.as_ref().and_then(|it| it.note.clone()));
         for note in notes.filter(|_| !args.quiet) {
             screen.line(&note);
         }
+        let plan = Plan { resumed, ..plan };
         let mut sinks: Vec<&mut dyn Sink> = vec![&mut evidence];
         if !args.quiet {
             sinks.push(&mut live);

@@ -50,18 +50,15 @@ impl Resumed {
     pub fn from(folder: &Path, profile: &Profile, redaction: &Redaction) -> Result<Option<Self>> {
         let Some(known) = last_known(folder)? else { return Ok(None) };
         let seq = known.last.seq;
-        let nothing = |why: &str| {
-            let note = format!("nothing of before is taken over: {why}");
-            Ok(Some(Self { seq, note: Some(note), ..Self::default() }))
-        };
+        let nothing = |why: &str| Ok(Some(Self::afresh(seq, why)));
         if known.start.boot_id.is_none() || known.start.boot_id != boot_id() {
-            return nothing("the machine was started again since");
+            return nothing("the machine has rebooted");
         }
         if known.start.profile.workers != profile.workers {
-            return nothing("the rules for workers are other ones");
+            return nothing("the rules for workers have changed");
         }
         if known.start.pseudonyms != Some(redaction.fingerprint()) {
-            return nothing("session keys were given other names then");
+            return nothing("session keys are shown in another way");
         }
         Self::living(known, &ProcFs::new("/proc")).map(Some)
     }
@@ -72,7 +69,13 @@ impl Resumed {
         if self.seen_by.is_none_or(|by| by == (kind, calls_counted)) {
             return self;
         }
-        Self { seq: self.seq, ..Self::default() }
+        Self::afresh(self.seq, "other sensors are in use, or calls are counted in another way")
+    }
+
+    /// Numbers go on, and nothing else.
+    fn afresh(seq: u64, why: &str) -> Self {
+        let note = format!("does not resume from earlier evidence: {why}");
+        Self { seq, note: Some(note), ..Self::default() }
     }
 
     fn living(known: Known, proc: &ProcFs) -> Result<Self> {
@@ -107,9 +110,10 @@ impl Resumed {
         let workers = roster.totals().live;
         let unwatched = span(now.saturating_sub(last.boottime_ns));
         let note = format!(
-            "goes on from before: {workers} workers known; not watched for {unwatched}, {} \
-             processes ended meanwhile",
-            ended.len()
+            "resumes from earlier evidence: {} known; nobody watched for {unwatched}, and {} ended in \
+             that time",
+            count(workers as usize, "worker"),
+            count(ended.len(), "process")
         );
         Ok(Self {
             seq,
@@ -119,6 +123,12 @@ impl Resumed {
             note: Some(note),
         })
     }
+}
+
+/// `1 worker`, `2 workers`.
+fn count(n: usize, what: &str) -> String {
+    let plural = if what.ends_with('s') { "es" } else { "s" };
+    format!("{n} {what}{}", if n == 1 { "" } else { plural })
 }
 
 fn lives(proc: &ProcFs, id: Identity) -> bool {
@@ -180,5 +190,34 @@ fn fate(proc: &ProcFs, event: &TerminalEvent, last: &Record) -> Fate {
         Fate::Closed
     } else {
         Fate::Unknown
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_other_sensors_saw_is_not_taken_over() {
+        let resumed = Resumed {
+            seq: 7,
+            checkpoints: vec![Checkpoint::default()],
+            seen_by: Some((SensorKind::Ebpf, true)),
+            ..Resumed::default()
+        };
+        let same = resumed.clone().for_sensors(SensorKind::Ebpf, true);
+        assert_eq!((same.checkpoints.len(), same.note), (1, None));
+        for (kind, counted) in [(SensorKind::Ebpf, false), (SensorKind::Poll, true)] {
+            let other = resumed.clone().for_sensors(kind, counted);
+            assert_eq!((other.seq, other.checkpoints.len()), (7, 0));
+            assert!(other.note.is_some_and(|note| note.contains("does not resume")));
+        }
+    }
+
+    #[test]
+    fn people_read_numbers() {
+        assert_eq!(count(1, "process"), "1 process");
+        assert_eq!(count(0, "process"), "0 processes");
+        assert_eq!(count(2, "worker"), "2 workers");
     }
 }

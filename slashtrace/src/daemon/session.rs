@@ -136,9 +136,7 @@ pub async fn record(
     start.pseudonyms = Some(plan.redaction.fingerprint());
     // The command's own start is part of the recording, so the recording begins before it.
     let mut began = vec![feed::now(Body::Start(Box::new(start)))];
-    let resumed = plan.resumed.clone();
-    let resumed = resumed.map(|it| it.for_sensors(description.kind, description.calls_counted));
-    if let Some(resumed) = &resumed {
+    if let Some(resumed) = &plan.resumed {
         began.extend(feed::resumed(resumed));
     }
     let command =
@@ -148,12 +146,12 @@ pub async fn record(
     if let Some(policy) = &plan.policy {
         let reaper = Reaper::new(profile.clone(), policy.clone());
         let mut reaper = reaper.redacting(plan.redaction.clone());
-        if resumed.is_some() {
+        if plan.resumed.is_some() {
             reaper.wait_until(boottime_ns() + LOOKED_AROUND.as_nanos() as u64);
         }
         pipeline.reap_with(reaper);
     }
-    if let Some(resumed) = &resumed {
+    if let Some(resumed) = &plan.resumed {
         pipeline.resume_after(resumed.seq);
     }
     let mut course = Course::new(plan, profile, &description, signals, command, tell);
